@@ -1,0 +1,270 @@
+"""Rules of approvals. An approval is bound to content: its digest covers the tool, the arguments, the directory and
+the policy. Only an operator may resolve one; it waits for ever."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from kheish.core import questions, runs, tool_calls
+from kheish.core.codec import call_digest
+from kheish.core.commands import ApprovalResolution, Context, ResolveApprovals
+from kheish.core.draft import Draft
+from kheish.core.events import (
+    ApprovalKind,
+    ApprovalRequested,
+    ApprovalResolved,
+    ApprovalWithdrawn,
+    Arguments,
+    Behavior,
+    Resolution,
+    Rule,
+    RuleScope,
+)
+from kheish.core.permissions import evaluate, exact_rule, main_argument_of, matches, parse_pattern
+from kheish.core.state import Approval, KeyUse, Run, Settled, State, ToolCall
+from kheish.errors import Conflict, Forbidden, Invalid, NotFound
+from kheish.limits import JUSTIFICATION_CHARS_MAX
+
+VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
+    "tool_call": ("allow", "deny"),
+    "uncertain": ("verify", "retry", "mark_done", "give_up"),
+}
+"""What a human may say to each kind. `verify`: the model is told that the outcome is unknown and checks. `retry`: run
+it again. `mark_done`: it took effect. `give_up`: the run fails."""
+
+
+def request(
+    draft: Draft,
+    run: Run,
+    call: ToolCall,
+    *,
+    rule: str,
+    digest: str,
+    kind: ApprovalKind = "tool_call",
+    reason: str = "",
+    supersedes: str = "",
+) -> None:
+    draft.emit(
+        ApprovalRequested(
+            request_id=draft.new_id("approval"),
+            run_id=run.run_id,
+            tool_call_id=call.tool_call_id,
+            tool=call.tool,
+            arguments=call.arguments,
+            cwd=draft.state.cwd,
+            digest=digest,
+            policy_revision=draft.settings.policy_revision,
+            requested_at_ms=draft.at_ms,
+            rule=rule,
+            kind=kind,
+            reason=reason,
+            supersedes=supersedes,
+        )
+    )
+
+
+def resolve(draft: Draft, command: ResolveApprovals) -> str:
+    """All of the batch or none of it. The result is the run's id."""
+    if not draft.context.is_operator:
+        raise Forbidden(
+            f"cannot resolve an approval: only a local operator may, not {draft.context.principal}",
+            code="operator_required",
+        )
+    if not command.resolutions:
+        raise Invalid("cannot resolve: the list is empty", path="$.resolutions")
+    pending = [find(draft.state, item.request_id) for item in command.resolutions]
+    if len({approval.run_id for approval in pending}) > 1:
+        raise Invalid("cannot resolve: a batch may concern one run only", path="$.resolutions")
+    for approval, item in zip(pending, command.resolutions, strict=True):
+        _resolve_one(draft, approval, item)
+    return pending[0].run_id
+
+
+def find(state: State, request_id: str) -> Approval:
+    approval = state.approvals.get(request_id)
+    if approval is not None:
+        return approval
+    settled = state.settled.get(request_id)
+    if settled is not None:
+        raise Conflict(
+            f"cannot resolve {request_id}: it was settled before ({settled.how}, by {settled.principal})",
+            code="approval_state_conflict",
+            how=settled.how,
+            principal=settled.principal,
+            at_ms=settled.at_ms,
+        )
+    raise NotFound(f"cannot find approval {request_id}", code="approval_not_found")
+
+
+def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> None:
+    if item.resolution not in VERBS[approval.kind]:
+        raise Invalid(
+            f"cannot {item.resolution} {approval.request_id}: choose one of {', '.join(VERBS[approval.kind])}",
+            code="invalid_resolution",
+        )
+    if len(item.justification) > JUSTIFICATION_CHARS_MAX:
+        raise Invalid(f"cannot resolve: the justification has over {JUSTIFICATION_CHARS_MAX} characters")
+    if item.if_digest and not approval.digest.startswith(item.if_digest):
+        raise Conflict(
+            f"cannot resolve {approval.request_id}: its digest is {approval.digest}, not {item.if_digest}; "
+            "what would run is not what you saw",
+            code="approval_digest_mismatch",
+            digest=approval.digest,
+        )
+    if approval.policy_revision != draft.settings.policy_revision:
+        raise Conflict(
+            f"cannot resolve {approval.request_id}: the daemon's rules changed since it was asked; "
+            "restart the daemon to have it asked again",
+            code="approval_policy_changed",
+        )
+    run = draft.run(approval.run_id)
+    call = tool_calls.lookup(draft.state, approval.run_id, approval.tool_call_id)
+    assert call is not None
+    arguments = approval.arguments
+    digest = approval.digest
+    if item.updated_input is not None:
+        if item.resolution not in ("allow", "retry"):
+            raise Invalid("cannot edit the arguments of a call that will not run", path="$.updated_input")
+        arguments = item.updated_input
+        digest = _check_edit(draft, call, arguments)
+    rule = _remembered_rule(draft, approval, item, arguments)
+    draft.emit(
+        ApprovalResolved(
+            request_id=approval.request_id,
+            run_id=run.run_id,
+            resolution=item.resolution,
+            digest=digest,
+            at_ms=draft.at_ms,
+            principal=draft.context.principal,
+            remember=item.remember,
+            rule=rule,
+            updated_input=item.updated_input,
+            justification=item.justification,
+            body_digest=draft.context.body_digest,
+        )
+    )
+    call = tool_calls.lookup(draft.state, approval.run_id, approval.tool_call_id)
+    assert call is not None
+    reason = f": {item.justification}" if item.justification else "."
+    match item.resolution:
+        case "deny":
+            tool_calls.complete(draft, run.run_id, call, f"A human denied this call{reason}", is_error=True)
+        case "verify":
+            tool_calls.complete(draft, run.run_id, call, tool_calls.UNKNOWN_OUTCOME, is_error=True)
+        case "mark_done":
+            tool_calls.complete(draft, run.run_id, call, f"A human confirmed that this call took effect{reason}")
+        case "give_up":
+            runs.fail(
+                draft,
+                run.run_id,
+                "uncertain_given_up",
+                f"the outcome of {call.tool} is unknown, and a human gave it up{reason}",
+            )
+        case "allow" if call.kind == "question":
+            questions.request(draft, run, call)
+        case _:
+            pass
+
+
+def _check_edit(draft: Draft, call: ToolCall, arguments: Arguments) -> str:
+    spec = draft.settings.tools.get(call.tool)
+    problem = spec.check(arguments) if spec else f"there is no tool {call.tool}"
+    if problem:
+        raise Invalid(f"cannot use the edited arguments: {problem}", path="$.updated_input")
+    state, settings = draft.state, draft.settings
+    permission = evaluate(state.mode, [*state.rules, *settings.rules], call.tool, spec, arguments)
+    if permission.behavior == "deny":
+        raise Conflict(
+            f"cannot use the edited arguments: the rule {permission.rule} denies them",
+            code="edit_denied",
+        )
+    return call_digest(call.tool, arguments, state.cwd, settings.policy_revision)
+
+
+def _remembered_rule(draft: Draft, approval: Approval, item: ApprovalResolution, arguments: Arguments) -> Rule | None:
+    if item.remember == "once":
+        if item.rule:
+            raise Invalid("cannot make a rule for once: say session or always", path="$.rule")
+        return None
+    if item.resolution not in ("allow", "deny"):
+        raise Invalid(f"cannot remember {item.resolution}: it concerns this call alone", path="$.remember")
+    scope: RuleScope = "session" if item.remember == "session" else "user"
+    behavior: Behavior = "allow" if item.resolution == "allow" else "deny"
+    main = main_argument_of(draft.settings.tools.get(approval.tool), arguments)
+    if not item.rule:
+        return exact_rule(approval.tool, main, behavior, scope)
+    parse_pattern(item.rule, behavior)
+    rule = Rule(pattern=item.rule, behavior=behavior, scope=scope)
+    if not matches(rule, approval.tool, main):
+        raise Invalid(f"cannot make the rule {item.rule}: it does not match this very call", path="$.rule")
+    return rule
+
+
+def reissue(draft: Draft, approval: Approval) -> None:
+    """Asks again what was asked under other rules."""
+    run = draft.run(approval.run_id)
+    call = tool_calls.lookup(draft.state, approval.run_id, approval.tool_call_id)
+    if call is None:
+        return
+    draft.emit(
+        ApprovalWithdrawn(
+            request_id=approval.request_id,
+            run_id=run.run_id,
+            reason="the daemon's rules changed; asked again",
+        )
+    )
+    digest = call_digest(call.tool, call.arguments, draft.state.cwd, draft.settings.policy_revision)
+    request(
+        draft,
+        run,
+        call,
+        rule=approval.rule,
+        digest=digest,
+        kind=approval.kind,
+        reason=approval.reason,
+        supersedes=approval.request_id,
+    )
+
+
+# -- evolve ---------------------------------------------------------------------------------------------------------
+
+
+def on_requested(state: State, event: ApprovalRequested, context: Context) -> None:
+    state.approvals[event.request_id] = Approval(
+        request_id=event.request_id,
+        run_id=event.run_id,
+        tool_call_id=event.tool_call_id,
+        tool=event.tool,
+        arguments=event.arguments,
+        cwd=event.cwd,
+        digest=event.digest,
+        policy_revision=event.policy_revision,
+        requested_at_ms=event.requested_at_ms,
+        rule=event.rule,
+        kind=event.kind,
+        reason=event.reason,
+    )
+    run = state.runs[event.run_id]
+    state.runs[event.run_id] = replace(run, updated_at_ms=event.requested_at_ms)
+
+
+def on_resolved(state: State, event: ApprovalResolved, context: Context) -> None:
+    approval = state.approvals.pop(event.request_id)
+    state.settled[event.request_id] = Settled(how=event.resolution, principal=event.principal, at_ms=event.at_ms)
+    if context.key:
+        state.keys[context.key] = KeyUse(body_digest=event.body_digest, result=event.run_id)
+    if event.rule is not None:
+        state.rules.append(event.rule)
+    fields: dict[str, object] = {"digest": event.digest}
+    if event.updated_input is not None:
+        fields["arguments"] = event.updated_input
+    if event.resolution in ("allow", "retry"):
+        fields["phase"] = "allowed"
+        fields["human_approved"] = True
+    tool_calls.change(state, event.run_id, approval.tool_call_id, **fields)
+    state.runs[event.run_id] = replace(state.runs[event.run_id], updated_at_ms=event.at_ms)
+
+
+def on_withdrawn(state: State, event: ApprovalWithdrawn, context: Context) -> None:
+    state.approvals.pop(event.request_id)
+    state.settled[event.request_id] = Settled(how="withdrawn", principal=context.principal, at_ms=context.at_ms)

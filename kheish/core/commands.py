@@ -1,0 +1,100 @@
+"""Format page: intents, which the machine may refuse. They are not stored; the events they lead to are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kheish.core.events import Answer, Arguments, Attachment, Delivery, Mode, Remember, Resolution, Rule
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What surrounds every command and outcome. `id_base` seeds the ids of whatever the decision makes;
+    `is_operator` says whether the caller may decide for a human: a local person's client, never a run."""
+
+    at_ms: int
+    id_base: str
+    generation: int
+    principal: str
+    origin: str
+    is_operator: bool = False
+    key: str = ""
+    body_digest: str = ""
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command"):
+    pass
+
+
+class CreateSession(Command, tag="create_session", frozen=True):
+    session_id: str
+    cwd: str
+    mode: Mode = "default"
+    title: str = ""
+
+
+class EndSession(Command, tag="end_session", frozen=True):
+    reason: str = ""
+
+
+class SetMode(Command, tag="set_mode", frozen=True):
+    mode: Mode
+
+
+class AddRule(Command, tag="add_rule", frozen=True):
+    rule: Rule
+
+
+class SubmitRun(Command, tag="submit_run", frozen=True):
+    text: str
+    route: str
+    model: str
+    delivery: Delivery = "queue"
+    kind: str = "input"
+    attachments: tuple[Attachment, ...] = ()
+    metadata: dict[str, Any] = {}
+
+
+class EditRun(Command, tag="edit_run", frozen=True):
+    run_id: str
+    text: str
+
+
+class CancelRun(Command, tag="cancel_run", frozen=True):
+    run_id: str
+    reason: str = ""
+
+
+class InterruptSession(Command, tag="interrupt_session", frozen=True):
+    reason: str = ""
+
+
+class ApprovalResolution(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str
+    resolution: Resolution
+    if_digest: str = ""
+    remember: Remember = "once"
+    rule: str = ""
+    updated_input: Arguments | None = None
+    justification: str = ""
+
+
+class ResolveApprovals(Command, tag="resolve_approvals", frozen=True):
+    """A batch is atomic: one that cannot be resolved refuses all."""
+
+    resolutions: tuple[ApprovalResolution, ...]
+
+
+class AnswerQuestion(Command, tag="answer_question", frozen=True):
+    request_id: str
+    answers: tuple[Answer, ...] = ()
+    declined: bool = False
+    justification: str = ""
+
+
+class Recover(Command, tag="recover", frozen=True):
+    """The first command of a daemon that opens a session: notes what died with the last one."""
+
+    tail_bytes_dropped: int = 0
+    tail_file: str = ""

@@ -1,0 +1,129 @@
+"""What the core knows of the outside, as plain data: a model's request and reply, a tool's specification.
+
+Rooms implement these; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from kheish.core.events import Attachment, Effect, StopReason, Struct, ToolKind, ToolRequest, Usage
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool as the model, the permissions and recovery see it.
+
+    `effect`: `read` changes nothing; `idempotent` may be repeated; `unsafe` must not be repeated unasked.
+    `kind`: `function` starts when it is decided; `process` starts when its process is journaled; `question` is
+    answered by a human. `main_argument` names the argument that permission patterns match. `check` returns what is
+    wrong with the arguments, or "" - it is pure.
+    """
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    effect: Effect
+    kind: ToolKind = "function"
+    main_argument: str = ""
+    timeout_ms: int
+    check: Callable[[dict[str, Any]], str]
+
+
+class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
+    text: str
+    tool_requests: tuple[ToolRequest, ...] = ()
+    reasoning: str = ""
+    provider_state: dict[str, Any] = {}
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool", frozen=True):
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: bool = False
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
+class ToolDefinition(Struct, frozen=True):
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+
+
+class ModelRequest(Struct, frozen=True):
+    """One model call, provider-neutral. `ordinal` counts the session's completed model calls before this one."""
+
+    session_id: str
+    run_id: str
+    model_call_id: str
+    attempt: int
+    ordinal: int
+    step: int
+    model: str
+    system: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...]
+    output_tokens_max: int
+
+
+class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):
+    text: str
+
+
+class ReasoningDelta(Struct, tag_field="kind", tag="reasoning", frozen=True):
+    text: str
+
+
+class ToolCallDelta(Struct, tag_field="kind", tag="tool_call", frozen=True):
+    """The model began to ask for a tool; its arguments come with the reply."""
+
+    tool: str
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta
+
+
+class ReplyToolCall(Struct, frozen=True):
+    """`malformed` holds the raw text where it was not a JSON object."""
+
+    provider_id: str
+    tool: str
+    arguments: dict[str, Any]
+    malformed: str = ""
+
+
+class Reply(Struct, frozen=True):
+    """A complete reply. A stream that ends early never becomes one."""
+
+    text: str
+    stop_reason: StopReason
+    tool_calls: tuple[ReplyToolCall, ...] = ()
+    usage: Usage = Usage()
+    reasoning: str = ""
+    model: str = ""
+    provider_state: dict[str, Any] = {}
+
+
+FailureCode = Literal[
+    "rate_limited",
+    "overloaded",
+    "server_error",
+    "timeout",
+    "connection",
+    "too_large",
+    "auth",
+    "invalid",
+    "content_refused",
+    "route_not_ready",
+]

@@ -1,0 +1,431 @@
+"""Format page: every fact that a session's journal can hold. `type` is `noun.verb_past`.
+
+A change here is a change of the format on disk: fields are only added (with a default), types are never re-used, and
+a new type needs a golden journal. All times are unix milliseconds; all sizes bytes. The author of a fact (principal,
+origin) is on its record, not repeated here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Arguments = dict[str, Any]
+"""A tool call's arguments: a JSON object, as the model or a human wrote it."""
+
+Mode = Literal["default", "accept_edits", "plan", "dont_ask", "bypass"]
+Delivery = Literal["queue", "steer", "interrupt"]
+Effect = Literal["read", "idempotent", "unsafe"]
+ToolKind = Literal["function", "process", "question"]
+Behavior = Literal["allow", "ask", "deny"]
+RuleScope = Literal["session", "project", "user", "default"]
+ApprovalKind = Literal["tool_call", "uncertain"]
+Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
+Remember = Literal["once", "session", "always"]
+StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value that is stored: frozen, compared by content, defaults left out of the bytes."""
+
+
+class Attachment(Struct, frozen=True):
+    """A file handed in with an input: text in place, anything else as a blob."""
+
+    name: str
+    media_type: str
+    text: str = ""
+    blob: str = ""
+    bytes: int = 0
+
+
+class Rule(Struct, frozen=True):
+    """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards; the scope says who made it."""
+
+    pattern: str
+    behavior: Behavior
+    scope: RuleScope = "session"
+
+
+class ToolRequest(Struct, frozen=True):
+    """What a model asked for. `tool_call_id` is ours, `provider_id` the model's own."""
+
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    arguments: Arguments
+    malformed: str = ""
+    """The raw text, where it was not a JSON object: such a call is answered with an error, never run."""
+
+
+class Usage(Struct, frozen=True):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class Process(Struct, frozen=True):
+    """A process the daemon started. `start_ticks` and `boot_id` tell it from a later one with the same pid."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str = ""
+
+
+class Option(Struct, frozen=True):
+    id: str
+    label: str
+    description: str = ""
+
+
+class Question(Struct, frozen=True):
+    """Without options it asks for free text; with options free text stays possible."""
+
+    id: str
+    header: str
+    question: str
+    options: tuple[Option, ...] = ()
+    multi_select: bool = False
+
+
+class Answer(Struct, frozen=True):
+    question_id: str
+    selected_option_ids: tuple[str, ...] = ()
+    freeform_answer: str = ""
+
+
+class Event(Struct, tag_field="type", frozen=True):
+    """Base of all facts."""
+
+
+# -- the session ----------------------------------------------------------------------------------------------------
+
+
+class SessionCreated(Event, tag="session.created", frozen=True):
+    session_id: str
+    cwd: str
+    created_at_ms: int
+    mode: Mode = "default"
+    title: str = ""
+
+
+class SessionEnded(Event, tag="session.ended", frozen=True):
+    reason: str = ""
+
+
+class SessionModeChanged(Event, tag="session.mode_changed", frozen=True):
+    mode: Mode
+
+
+class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
+    rule: Rule
+
+
+class SessionRecovered(Event, tag="session.recovered", frozen=True):
+    """A daemon found work in flight of one that died. `died_generation` is the dead daemon's."""
+
+    died_generation: int
+    tail_bytes_dropped: int = 0
+    tail_file: str = ""
+
+
+# -- runs and their input -------------------------------------------------------------------------------------------
+
+
+class RunSubmitted(Event, tag="run.submitted", frozen=True):
+    run_id: str
+    text: str
+    submitted_at_ms: int
+    route: str
+    model: str
+    kind: str = "input"
+    attachments: tuple[Attachment, ...] = ()
+    metadata: dict[str, Any] = {}
+    first: bool = False
+    """Goes to the head of the queue: it interrupted the run before it."""
+    body_digest: str = ""
+    """Digest of the request, kept with its idempotency key."""
+
+
+class RunEdited(Event, tag="run.edited", frozen=True):
+    """A queued input was changed."""
+
+    run_id: str
+    text: str
+
+
+class RunStarted(Event, tag="run.started", frozen=True):
+    run_id: str
+    at_ms: int
+
+
+class InputSteered(Event, tag="input.steered", frozen=True):
+    """Accepted for the active run; enters the transcript at the next safe boundary."""
+
+    input_id: str
+    run_id: str
+    text: str
+    at_ms: int
+    attachments: tuple[Attachment, ...] = ()
+    body_digest: str = ""
+
+
+class InputEntered(Event, tag="input.entered", frozen=True):
+    """A steered input took its place in the transcript."""
+
+    input_id: str
+    run_id: str
+
+
+class RunCompleted(Event, tag="run.completed", frozen=True):
+    run_id: str
+    at_ms: int
+
+
+class RunFailed(Event, tag="run.failed", frozen=True):
+    run_id: str
+    at_ms: int
+    code: str
+    message: str
+
+
+class RunCancelled(Event, tag="run.cancelled", frozen=True):
+    """Stopped on purpose: this run alone."""
+
+    run_id: str
+    at_ms: int
+    reason: str = ""
+
+
+class RunInterrupted(Event, tag="run.interrupted", frozen=True):
+    """Died with something broader: an interrupt or the end of its session."""
+
+    run_id: str
+    at_ms: int
+    reason: str = ""
+
+
+# -- model calls ----------------------------------------------------------------------------------------------------
+
+
+class ModelCallStarted(Event, tag="model_call.started", frozen=True):
+    """`step` counts the run's model calls from 1; `attempt` the tries of this one."""
+
+    run_id: str
+    model_call_id: str
+    step: int
+    attempt: int
+    at_ms: int
+
+
+class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
+    run_id: str
+    model_call_id: str
+    attempt: int
+    at_ms: int
+    text: str
+    stop_reason: StopReason
+    tool_requests: tuple[ToolRequest, ...] = ()
+    usage: Usage = Usage()
+    reasoning: str = ""
+    model: str = ""
+    provider_state: dict[str, Any] = {}
+    """What a provider needs back verbatim with this reply (signed reasoning blocks), keyed by driver."""
+
+
+class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
+    """An attempt failed and the next is due at `retry_at_ms`."""
+
+    run_id: str
+    model_call_id: str
+    attempt: int
+    code: str
+    message: str
+    retry_at_ms: int
+
+
+class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
+    run_id: str
+    model_call_id: str
+    attempt: int
+    code: str
+    message: str
+
+
+class ModelCallDied(Event, tag="model_call.died", frozen=True):
+    """The daemon died during this attempt; the next one is made at once."""
+
+    run_id: str
+    model_call_id: str
+    attempt: int
+
+
+# -- tool calls -----------------------------------------------------------------------------------------------------
+
+
+class ToolCallDecided(Event, tag="tool_call.decided", frozen=True):
+    """The permission decision, with the rule that made it and the mode that applied."""
+
+    run_id: str
+    tool_call_id: str
+    tool: str
+    behavior: Behavior
+    rule: str
+    rule_scope: RuleScope
+    mode: Mode
+    digest: str
+    effect: Effect
+    kind: ToolKind
+    reason: str = ""
+
+
+class ToolCallStarted(Event, tag="tool_call.started", frozen=True):
+    """From here on the side effect may have happened. For a process it is written before the process may go."""
+
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    at_ms: int
+    process: Process | None = None
+
+
+class ToolCallCompleted(Event, tag="tool_call.completed", frozen=True):
+    """`output` is what the model sees; where the whole is larger, `blob` (sha256) holds it, `output_bytes` long."""
+
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    at_ms: int
+    output: str
+    is_error: bool = False
+    output_bytes: int = 0
+    blob: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class ToolCallDied(Event, tag="tool_call.died", frozen=True):
+    """A started read or idempotent call lost its daemon; it runs again as the next attempt."""
+
+    run_id: str
+    tool_call_id: str
+    attempt: int
+
+
+class ToolCallUncertain(Event, tag="tool_call.became_uncertain", frozen=True):
+    """A started unsafe call lost its daemon: nobody knows whether it took effect."""
+
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    at_ms: int
+
+
+class ProcessEnded(Event, tag="process.ended", frozen=True):
+    """A process that outlived its call (cancel, dead daemon) is gone. `killed` says by whom."""
+
+    tool_call_id: str
+    pid: int
+    killed: bool
+
+
+# -- human decisions ------------------------------------------------------------------------------------------------
+
+
+class ApprovalRequested(Event, tag="approval.requested", frozen=True):
+    request_id: str
+    run_id: str
+    tool_call_id: str
+    tool: str
+    arguments: Arguments
+    cwd: str
+    digest: str
+    policy_revision: str
+    requested_at_ms: int
+    rule: str
+    kind: ApprovalKind = "tool_call"
+    reason: str = ""
+    supersedes: str = ""
+
+
+class ApprovalResolved(Event, tag="approval.resolved", frozen=True):
+    request_id: str
+    run_id: str
+    resolution: Resolution
+    digest: str
+    at_ms: int
+    principal: str
+    remember: Remember = "once"
+    rule: Rule | None = None
+    updated_input: Arguments | None = None
+    justification: str = ""
+    body_digest: str = ""
+
+
+class ApprovalWithdrawn(Event, tag="approval.withdrawn", frozen=True):
+    """No longer asked: the run ended, or the policy changed and it is asked anew."""
+
+    request_id: str
+    run_id: str
+    reason: str
+
+
+class QuestionRequested(Event, tag="question.requested", frozen=True):
+    request_id: str
+    run_id: str
+    tool_call_id: str
+    questions: tuple[Question, ...]
+    requested_at_ms: int
+
+
+class QuestionAnswered(Event, tag="question.answered", frozen=True):
+    request_id: str
+    run_id: str
+    at_ms: int
+    principal: str
+    answers: tuple[Answer, ...] = ()
+    declined: bool = False
+    justification: str = ""
+    body_digest: str = ""
+
+
+class QuestionWithdrawn(Event, tag="question.withdrawn", frozen=True):
+    request_id: str
+    run_id: str
+    reason: str
+
+
+AnyEvent = (
+    SessionCreated
+    | SessionEnded
+    | SessionModeChanged
+    | SessionRuleAdded
+    | SessionRecovered
+    | RunSubmitted
+    | RunEdited
+    | RunStarted
+    | InputSteered
+    | InputEntered
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | RunInterrupted
+    | ModelCallStarted
+    | ModelCallCompleted
+    | ModelCallRetrying
+    | ModelCallFailed
+    | ModelCallDied
+    | ToolCallDecided
+    | ToolCallStarted
+    | ToolCallCompleted
+    | ToolCallDied
+    | ToolCallUncertain
+    | ProcessEnded
+    | ApprovalRequested
+    | ApprovalResolved
+    | ApprovalWithdrawn
+    | QuestionRequested
+    | QuestionAnswered
+    | QuestionWithdrawn
+)

@@ -1,0 +1,209 @@
+"""Rules of model calls: replies, failures and when another attempt is worth it."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from kheish.core import runs
+from kheish.core.commands import Context
+from kheish.core.contracts import AssistantMessage, FailureCode
+from kheish.core.draft import Draft
+from kheish.core.events import (
+    ModelCallCompleted,
+    ModelCallDied,
+    ModelCallFailed,
+    ModelCallRetrying,
+    ModelCallStarted,
+    ToolRequest,
+    Usage,
+)
+from kheish.core.outcomes import ModelFailed, ModelReplied, RetryDue
+from kheish.core.state import ModelCall, Run, State, ToolCall
+from kheish.limits import MODEL_ATTEMPTS_MAX, RETRY_AFTER_MAX_MS, RETRY_BASE_MS, RETRY_MAX_MS
+
+
+class Failure(msgspec.Struct, frozen=True):
+    is_retryable: bool
+    advice: str
+
+
+FAILURES: dict[FailureCode, Failure] = {
+    "rate_limited": Failure(True, "the provider limits the rate"),
+    "overloaded": Failure(True, "the provider is overloaded"),
+    "server_error": Failure(True, "the provider failed"),
+    "timeout": Failure(True, "the provider did not answer in time"),
+    "connection": Failure(True, "the connection broke"),
+    "too_large": Failure(False, "the request is larger than the model takes; start another session"),
+    "auth": Failure(False, "the provider refused the key; check it with `kheish routes list`"),
+    "invalid": Failure(False, "the provider refused the request"),
+    "content_refused": Failure(False, "the provider refused the content"),
+    "route_not_ready": Failure(False, "the route cannot be used; see `kheish routes list`"),
+}
+"""Every way a model call can fail, and whether the same call is worth another attempt."""
+
+
+def current(state: State, run_id: str, model_call_id: str, attempt: int) -> Run | None:
+    """The run, if this is the attempt it is in; None for a report that came too late."""
+    run = state.runs.get(run_id)
+    if run is None or run.is_terminal or run.model_call is None:
+        return None
+    call = run.model_call
+    return run if (call.model_call_id, call.attempt) == (model_call_id, attempt) else None
+
+
+def replied(draft: Draft, outcome: ModelReplied) -> None:
+    run = current(draft.state, outcome.run_id, outcome.model_call_id, outcome.attempt)
+    if run is None:
+        return
+    reply = outcome.reply
+    requests = tuple(
+        ToolRequest(
+            tool_call_id=draft.new_id("toolcall"),
+            provider_id=call.provider_id,
+            tool=call.tool,
+            arguments=call.arguments,
+            malformed=call.malformed,
+        )
+        for call in reply.tool_calls
+    )
+    draft.emit(
+        ModelCallCompleted(
+            run_id=run.run_id,
+            model_call_id=outcome.model_call_id,
+            attempt=outcome.attempt,
+            at_ms=draft.at_ms,
+            text=reply.text,
+            stop_reason=reply.stop_reason,
+            tool_requests=requests,
+            usage=reply.usage,
+            reasoning=reply.reasoning,
+            model=reply.model,
+            provider_state=reply.provider_state,
+        )
+    )
+    if reply.stop_reason == "refused" and not requests:
+        runs.fail(draft, run.run_id, "content_refused", FAILURES["content_refused"].advice)
+
+
+def failed(draft: Draft, outcome: ModelFailed) -> None:
+    run = current(draft.state, outcome.run_id, outcome.model_call_id, outcome.attempt)
+    if run is None or run.model_call is None:
+        return
+    call = run.model_call
+    failure = FAILURES.get(outcome.code, Failure(False, ""))  # type: ignore[call-overload]
+    if failure.is_retryable and call.failures + 1 < MODEL_ATTEMPTS_MAX:
+        draft.emit(
+            ModelCallRetrying(
+                run_id=run.run_id,
+                model_call_id=call.model_call_id,
+                attempt=call.attempt,
+                code=outcome.code,
+                message=outcome.message,
+                retry_at_ms=draft.at_ms + retry_delay_ms(call.failures, outcome.retry_after_ms, outcome.jitter),
+            )
+        )
+        return
+    draft.emit(
+        ModelCallFailed(
+            run_id=run.run_id,
+            model_call_id=call.model_call_id,
+            attempt=call.attempt,
+            code=outcome.code,
+            message=outcome.message,
+        )
+    )
+    tries = f" after {call.failures + 1} attempts" if call.failures else ""
+    runs.fail(
+        draft,
+        run.run_id,
+        outcome.code,
+        f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}",
+    )
+
+
+def retry_delay_ms(failures: int, retry_after_ms: int | None, jitter: float) -> int:
+    """Full jitter over a doubling ceiling (AWS Architecture Blog, "Exponential Backoff And Jitter"); never sooner than
+    the server asked for."""
+    ceiling = min(RETRY_MAX_MS, RETRY_BASE_MS << min(failures, 16))
+    delay = 1 + int(jitter * ceiling)
+    return max(delay, min(retry_after_ms or 0, RETRY_AFTER_MAX_MS))
+
+
+def retry_due(draft: Draft, outcome: RetryDue) -> None:
+    run = current(draft.state, outcome.run_id, outcome.model_call_id, outcome.attempt)
+    if run is None or run.model_call is None or not run.model_call.retry_at_ms:
+        return
+    start_attempt(draft, run.run_id, run.model_call)
+
+
+def start_attempt(draft: Draft, run_id: str, call: ModelCall) -> None:
+    draft.emit(
+        ModelCallStarted(
+            run_id=run_id,
+            model_call_id=call.model_call_id,
+            step=call.step,
+            attempt=call.attempt + 1,
+            at_ms=draft.at_ms,
+        )
+    )
+
+
+# -- evolve ---------------------------------------------------------------------------------------------------------
+
+
+def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
+    run = state.runs[event.run_id]
+    old = run.model_call
+    call = (
+        replace(old, attempt=event.attempt, retry_at_ms=0)
+        if old is not None and old.model_call_id == event.model_call_id
+        else ModelCall(model_call_id=event.model_call_id, step=event.step, attempt=event.attempt)
+    )
+    state.runs[event.run_id] = replace(
+        run, model_call=call, step=event.step, calls=(), answered=False, updated_at_ms=event.at_ms
+    )
+
+
+def on_completed(state: State, event: ModelCallCompleted, context: Context) -> None:
+    run = state.runs[event.run_id]
+    state.ordinal += 1
+    state.messages.append(
+        AssistantMessage(
+            text=event.text,
+            tool_requests=event.tool_requests,
+            reasoning=event.reasoning,
+            provider_state=event.provider_state,
+        )
+    )
+    state.runs[event.run_id] = replace(
+        run,
+        model_call=None,
+        calls=tuple(ToolCall(request=r, arguments=r.arguments) for r in event.tool_requests),
+        answered=True,
+        output=event.text or run.output,
+        usage=_add(run.usage, event.usage),
+        updated_at_ms=event.at_ms,
+    )
+
+
+def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> None:
+    run = state.runs[event.run_id]
+    assert run.model_call is not None
+    call = replace(run.model_call, failures=run.model_call.failures + 1, retry_at_ms=event.retry_at_ms)
+    state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
+
+
+def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
+    state.runs[event.run_id] = replace(state.runs[event.run_id], model_call=None, updated_at_ms=context.at_ms)
+
+
+def on_died(state: State, event: ModelCallDied, context: Context) -> None:
+    run = state.runs[event.run_id]
+    assert run.model_call is not None
+    call = replace(run.model_call, deaths=run.model_call.deaths + 1)
+    state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
+
+
+def _add(a: Usage, b: Usage) -> Usage:
+    return Usage(**{name: getattr(a, name) + getattr(b, name) for name in Usage.__struct_fields__})

@@ -1,0 +1,63 @@
+"""Format page: reports of effects. They are never refused; one that came too late changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kheish.core.contracts import Reply
+from kheish.core.events import Process
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
+    pass
+
+
+class ModelReplied(Outcome, tag="model_replied", frozen=True):
+    run_id: str
+    model_call_id: str
+    attempt: int
+    reply: Reply
+
+
+class ModelFailed(Outcome, tag="model_failed", frozen=True):
+    """`jitter` in [0, 1) spreads the retry; randomness is not the core's."""
+
+    run_id: str
+    model_call_id: str
+    attempt: int
+    code: str
+    message: str
+    retry_after_ms: int | None = None
+    jitter: float = 0.0
+
+
+class RetryDue(Outcome, tag="retry_due", frozen=True):
+    run_id: str
+    model_call_id: str
+    attempt: int
+
+
+class ToolProcessMade(Outcome, tag="tool_process_made", frozen=True):
+    """A process exists and waits at its gate for this to be durable."""
+
+    run_id: str
+    tool_call_id: str
+    process: Process
+
+
+class ToolFinished(Outcome, tag="tool_finished", frozen=True):
+    run_id: str
+    tool_call_id: str
+    output: str
+    is_error: bool = False
+    output_bytes: int = 0
+    blob: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class ProcessGone(Outcome, tag="process_gone", frozen=True):
+    tool_call_id: str
+    pid: int
+    killed: bool

@@ -1,0 +1,245 @@
+"""Rules of runs: submit, queue, steer, edit, cancel; when one starts and when it is over.
+
+A run is a loop of steps. A step is one model call and the tool calls it asked for. Between steps is the safe boundary
+at which steered input enters.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from kheish.core import tool_calls
+from kheish.core.commands import CancelRun, Context, EditRun, SubmitRun
+from kheish.core.contracts import UserMessage
+from kheish.core.draft import Draft
+from kheish.core.events import (
+    ApprovalWithdrawn,
+    InputEntered,
+    InputSteered,
+    QuestionWithdrawn,
+    RunCancelled,
+    RunCompleted,
+    RunEdited,
+    RunFailed,
+    RunInterrupted,
+    RunStarted,
+    RunSubmitted,
+)
+from kheish.core.state import KeyUse, Run, RunPhase, State, SteeredInput
+from kheish.errors import Conflict, Invalid, NotFound
+from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
+
+TRANSITIONS: dict[RunPhase, frozenset[RunPhase]] = {
+    "queued": frozenset(("running", "failed", "interrupted", "cancelled")),
+    "running": frozenset(("completed", "failed", "interrupted", "cancelled")),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "interrupted": frozenset(),
+    "cancelled": frozenset(),
+}
+"""Every legal change of a run's phase. The two waiting statuses are views of `running` (`state.status_of`)."""
+
+
+def find(state: State, run_id: str) -> Run:
+    run = state.runs.get(run_id)
+    if run is None:
+        raise NotFound(f"cannot find run {run_id} in session {state.session_id}", code="run_not_found")
+    return run
+
+
+def submit(draft: Draft, command: SubmitRun) -> str:
+    """The id of the run that carries the input: a new one, or for `steer` the active one."""
+    state = draft.state
+    if state.ended:
+        raise Conflict(f"cannot submit: session {state.session_id} was ended; create another", code="session_ended")
+    if len(command.text) > INPUT_CHARS_MAX:
+        raise Invalid(
+            f"cannot submit: the text has {len(command.text)} characters, the limit is {INPUT_CHARS_MAX}; "
+            "hand it in as an attachment"
+        )
+    if not command.text.strip() and not command.attachments:
+        raise Invalid("cannot submit: the text is empty", code="empty_input", path="$.content")
+    if command.delivery == "steer" and state.active:
+        draft.emit(
+            InputSteered(
+                input_id=draft.new_id("input"),
+                run_id=state.active,
+                text=command.text,
+                at_ms=draft.at_ms,
+                attachments=command.attachments,
+                body_digest=draft.context.body_digest,
+            )
+        )
+        return state.active
+    if len(state.queue) >= QUEUED_RUNS_MAX:
+        raise Conflict(
+            f"cannot submit: session {state.session_id} has {len(state.queue)} queued runs; wait or withdraw some",
+            code="queue_full",
+        )
+    run_id = draft.new_id("run")
+    if command.delivery == "interrupt" and state.active:
+        stop(draft, state.active, "interrupted", "another input took its place")
+    draft.emit(
+        RunSubmitted(
+            run_id=run_id,
+            text=command.text,
+            submitted_at_ms=draft.at_ms,
+            route=command.route,
+            model=command.model,
+            kind=command.kind,
+            attachments=command.attachments,
+            metadata=command.metadata,
+            first=command.delivery == "interrupt",
+            body_digest=draft.context.body_digest,
+        )
+    )
+    return run_id
+
+
+def edit(draft: Draft, command: EditRun) -> str:
+    run = find(draft.state, command.run_id)
+    if run.phase != "queued":
+        raise _illegal(run, "edit", "only a queued run can be edited")
+    if not command.text.strip():
+        raise Invalid("cannot edit: the text is empty", code="empty_input", path="$.content")
+    if command.text != run.text:
+        draft.emit(RunEdited(run_id=run.run_id, text=command.text))
+    return run.run_id
+
+
+def cancel(draft: Draft, command: CancelRun) -> str:
+    """A terminal run stays as it is."""
+    run = find(draft.state, command.run_id)
+    if not run.is_terminal:
+        stop(draft, run.run_id, "cancelled", command.reason)
+    return run.run_id
+
+
+def stop(draft: Draft, run_id: str, how: Literal["cancelled", "interrupted"], reason: str) -> None:
+    """Ends a run from outside; whatever it waits for is withdrawn, whatever it runs is no longer owed."""
+    _withdraw_waits(draft, run_id, f"the run was {how}")
+    event = RunCancelled if how == "cancelled" else RunInterrupted
+    draft.emit(event(run_id=run_id, at_ms=draft.at_ms, reason=reason))
+
+
+def fail(draft: Draft, run_id: str, code: str, message: str) -> None:
+    _withdraw_waits(draft, run_id, "the run failed")
+    draft.emit(RunFailed(run_id=run_id, at_ms=draft.at_ms, code=code, message=message))
+
+
+def _withdraw_waits(draft: Draft, run_id: str, reason: str) -> None:
+    for approval in list(draft.state.approvals.values()):
+        if approval.run_id == run_id:
+            draft.emit(ApprovalWithdrawn(request_id=approval.request_id, run_id=run_id, reason=reason))
+    for question in list(draft.state.questions.values()):
+        if question.run_id == run_id:
+            draft.emit(QuestionWithdrawn(request_id=question.request_id, run_id=run_id, reason=reason))
+
+
+def _illegal(run: Run, verb: str, why: str) -> Conflict:
+    return Conflict(
+        f"cannot {verb} run {run.run_id}: it is {run.phase}; {why}",
+        code="run_state_conflict",
+        status=run.phase,
+    )
+
+
+# -- evolve ---------------------------------------------------------------------------------------------------------
+
+
+def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
+    state.runs[event.run_id] = Run(
+        run_id=event.run_id,
+        text=event.text,
+        route=event.route,
+        model=event.model,
+        kind=event.kind,
+        attachments=event.attachments,
+        metadata=event.metadata,
+        submitted_at_ms=event.submitted_at_ms,
+        updated_at_ms=event.submitted_at_ms,
+        origin=context.origin,
+        principal=context.principal,
+    )
+    if event.first:
+        state.queue.insert(0, event.run_id)
+    else:
+        state.queue.append(event.run_id)
+    remember_key(state, context, event.body_digest, event.run_id)
+
+
+def on_edited(state: State, event: RunEdited, context: Context) -> None:
+    state.runs[event.run_id] = replace(state.runs[event.run_id], text=event.text, updated_at_ms=context.at_ms)
+
+
+def on_started(state: State, event: RunStarted, context: Context) -> None:
+    run = replace(move(state, event.run_id, "running"), started_at_ms=event.at_ms, updated_at_ms=event.at_ms)
+    state.runs[event.run_id] = run
+    state.queue.remove(event.run_id)
+    state.active = event.run_id
+    state.messages.append(UserMessage(text=run.text, attachments=run.attachments))
+
+
+def on_steered(state: State, event: InputSteered, context: Context) -> None:
+    run = state.runs[event.run_id]
+    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments)
+    state.runs[event.run_id] = replace(run, steered=(*run.steered, steered), updated_at_ms=event.at_ms)
+    remember_key(state, context, event.body_digest, event.run_id)
+
+
+def on_entered(state: State, event: InputEntered, context: Context) -> None:
+    run = state.runs[event.run_id]
+    entered = next(s for s in run.steered if s.input_id == event.input_id)
+    state.messages.append(UserMessage(text=entered.text, attachments=entered.attachments))
+    state.runs[event.run_id] = replace(
+        run, steered=tuple(s for s in run.steered if s is not entered), calls=(), answered=False
+    )
+
+
+def on_completed(state: State, event: RunCompleted, context: Context) -> None:
+    _finish(state, event.run_id, "completed", event.at_ms)
+
+
+def on_failed(state: State, event: RunFailed, context: Context) -> None:
+    _finish(state, event.run_id, "failed", event.at_ms, event.code, event.message)
+
+
+def on_cancelled(state: State, event: RunCancelled, context: Context) -> None:
+    _finish(state, event.run_id, "cancelled", event.at_ms, "cancelled", event.reason)
+
+
+def on_interrupted(state: State, event: RunInterrupted, context: Context) -> None:
+    _finish(state, event.run_id, "interrupted", event.at_ms, "interrupted", event.reason)
+
+
+def move(state: State, run_id: str, phase: RunPhase) -> Run:
+    run = state.runs[run_id]
+    if phase not in TRANSITIONS[run.phase]:
+        raise _illegal(run, f"make {phase}", "that is not a legal transition")
+    return replace(run, phase=phase)
+
+
+def _finish(state: State, run_id: str, phase: RunPhase, at_ms: int, code: str = "", message: str = "") -> None:
+    tool_calls.close_step(state, state.runs[run_id])
+    run = move(state, run_id, phase)
+    state.runs[run_id] = replace(
+        run,
+        model_call=None,
+        calls=(),
+        steered=(),
+        finished_at_ms=at_ms,
+        updated_at_ms=at_ms,
+        error_code=code,
+        error_message=message,
+    )
+    if state.active == run_id:
+        state.active = ""
+    else:
+        state.queue.remove(run_id)
+
+
+def remember_key(state: State, context: Context, body_digest: str, result: str) -> None:
+    if context.key:
+        state.keys[context.key] = KeyUse(body_digest=body_digest, result=result)

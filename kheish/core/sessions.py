@@ -1,0 +1,117 @@
+"""Rules of the session itself: create, end, mode, rules, interrupt."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from msgspec.structs import replace
+
+from kheish.core import runs
+from kheish.core.commands import AddRule, Context, CreateSession, EndSession, InterruptSession, SetMode
+from kheish.core.draft import Draft
+from kheish.core.events import (
+    Mode,
+    SessionCreated,
+    SessionEnded,
+    SessionModeChanged,
+    SessionRecovered,
+    SessionRuleAdded,
+)
+from kheish.core.permissions import parse_pattern
+from kheish.core.state import State
+from kheish.errors import Conflict, Forbidden, Invalid
+
+
+def create(draft: Draft, command: CreateSession) -> str:
+    """Idempotent: an existing session is returned; another directory or mode than it has is a conflict."""
+    state = draft.state
+    if state.session_id:
+        if command.cwd and command.cwd != state.cwd:
+            raise Conflict(
+                f"cannot create session {state.session_id}: it exists with the directory {state.cwd}; "
+                "choose another name, or leave the directory out",
+                code="session_conflict",
+                cwd=state.cwd,
+            )
+        return state.session_id
+    if command.mode not in get_args(Mode):
+        raise Invalid(f"cannot use mode {command.mode!r}: choose one of {', '.join(get_args(Mode))}")
+    if command.mode != "default":
+        require_operator(draft, "choose a permission mode")
+    draft.emit(
+        SessionCreated(
+            session_id=command.session_id,
+            cwd=command.cwd,
+            created_at_ms=draft.at_ms,
+            mode=command.mode,
+            title=command.title,
+        )
+    )
+    return command.session_id
+
+
+def end(draft: Draft, command: EndSession) -> str:
+    state = draft.state
+    if not state.ended:
+        for run_id in [state.active, *state.queue]:
+            if run_id:
+                runs.stop(draft, run_id, "interrupted", command.reason or "the session was ended")
+        draft.emit(SessionEnded(reason=command.reason))
+    return state.session_id
+
+
+def interrupt(draft: Draft, command: InterruptSession) -> str:
+    """Stops the active run; the queue goes on. The result is the run's id, or "" when none was active."""
+    run_id = draft.state.active
+    if run_id:
+        runs.stop(draft, run_id, "interrupted", command.reason or "interrupted")
+    return run_id
+
+
+def set_mode(draft: Draft, command: SetMode) -> str:
+    require_operator(draft, "change the permission mode")
+    if draft.state.mode != command.mode:
+        draft.emit(SessionModeChanged(mode=command.mode))
+    return draft.state.session_id
+
+
+def add_rule(draft: Draft, command: AddRule) -> str:
+    require_operator(draft, "add a permission rule")
+    parse_pattern(command.rule.pattern, command.rule.behavior)
+    rule = replace(command.rule, scope="session")
+    if rule not in draft.state.rules:
+        draft.emit(SessionRuleAdded(rule=rule))
+    return draft.state.session_id
+
+
+def require_operator(draft: Draft, what: str) -> None:
+    if not draft.context.is_operator:
+        raise Forbidden(
+            f"cannot {what}: only a local operator may, not {draft.context.principal}",
+            code="operator_required",
+        )
+
+
+def on_created(state: State, event: SessionCreated, context: Context) -> None:
+    state.session_id = event.session_id
+    state.cwd = event.cwd
+    state.mode = event.mode
+    state.title = event.title
+    state.created_at_ms = event.created_at_ms
+
+
+def on_ended(state: State, event: SessionEnded, context: Context) -> None:
+    state.ended = True
+    state.end_reason = event.reason
+
+
+def on_mode_changed(state: State, event: SessionModeChanged, context: Context) -> None:
+    state.mode = event.mode
+
+
+def on_rule_added(state: State, event: SessionRuleAdded, context: Context) -> None:
+    state.rules.append(event.rule)
+
+
+def on_recovered(state: State, event: SessionRecovered, context: Context) -> None:
+    pass

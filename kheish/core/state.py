@@ -1,0 +1,205 @@
+"""Format page: the folded state of one session, as a checkpoint stores it.
+
+Leaves are frozen values that are replaced; the containers of `State` are changed in place by `machine.evolve` alone,
+on a state that the caller owns (`State.fork` makes one cheaply). What can be derived is a function, not a field.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from kheish.core.contracts import Message
+from kheish.core.events import (
+    ApprovalKind,
+    Arguments,
+    Attachment,
+    Effect,
+    Mode,
+    Process,
+    Question,
+    Rule,
+    Struct,
+    ToolKind,
+    ToolRequest,
+    Usage,
+)
+
+REDUCER_VERSION = 1
+"""Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
+
+RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
+RunStatus = Literal[
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_question",
+    "completed",
+    "failed",
+    "interrupted",
+    "cancelled",
+]
+TERMINAL: frozenset[str] = frozenset(("completed", "failed", "interrupted", "cancelled"))
+
+ToolCallPhase = Literal["requested", "waiting", "allowed", "started", "uncertain", "done"]
+
+
+class ModelCall(Struct, frozen=True):
+    """A model call that is not finished. `retry_at_ms` > 0: it waits for that time instead of running."""
+
+    model_call_id: str
+    step: int
+    attempt: int
+    failures: int = 0
+    deaths: int = 0
+    retry_at_ms: int = 0
+
+
+class ToolCall(Struct, frozen=True):
+    """A tool call of the run's current step. `arguments` are those that run: a human may have edited them."""
+
+    request: ToolRequest
+    arguments: Arguments
+    phase: ToolCallPhase = "requested"
+    attempt: int = 0
+    deaths: int = 0
+    effect: Effect = "unsafe"
+    kind: ToolKind = "function"
+    digest: str = ""
+    human_approved: bool = False
+    output: str = ""
+    is_error: bool = False
+
+    @property
+    def tool_call_id(self) -> str:
+        return self.request.tool_call_id
+
+    @property
+    def tool(self) -> str:
+        return self.request.tool
+
+
+class SteeredInput(Struct, frozen=True):
+    input_id: str
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+class Run(Struct, frozen=True):
+    """One execution of an input. `calls` are the tool calls of the current step, in the model's order."""
+
+    run_id: str
+    text: str
+    route: str
+    model: str
+    submitted_at_ms: int
+    kind: str = "input"
+    phase: RunPhase = "queued"
+    attachments: tuple[Attachment, ...] = ()
+    metadata: dict[str, Any] = {}
+    origin: str = ""
+    principal: str = ""
+    started_at_ms: int = 0
+    finished_at_ms: int = 0
+    updated_at_ms: int = 0
+    step: int = 0
+    model_call: ModelCall | None = None
+    calls: tuple[ToolCall, ...] = ()
+    answered: bool = False
+    """The current step's reply is in the transcript with all its tool results."""
+    steered: tuple[SteeredInput, ...] = ()
+    output: str = ""
+    usage: Usage = Usage()
+    error_code: str = ""
+    error_message: str = ""
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.phase in TERMINAL
+
+
+class Approval(Struct, frozen=True):
+    request_id: str
+    run_id: str
+    tool_call_id: str
+    tool: str
+    arguments: Arguments
+    cwd: str
+    digest: str
+    policy_revision: str
+    requested_at_ms: int
+    rule: str
+    kind: ApprovalKind = "tool_call"
+    reason: str = ""
+
+
+class QuestionRequest(Struct, frozen=True):
+    request_id: str
+    run_id: str
+    tool_call_id: str
+    questions: tuple[Question, ...]
+    requested_at_ms: int
+
+
+class Settled(Struct, frozen=True):
+    """How an approval or question ended, kept so that a second answer learns of the first."""
+
+    how: str
+    principal: str
+    at_ms: int
+
+
+class KeyUse(Struct, frozen=True):
+    """An idempotency key of the past: the digest of its request and what it made."""
+
+    body_digest: str
+    result: str
+
+
+class State(msgspec.Struct, kw_only=True, omit_defaults=True):
+    session_id: str = ""
+    cwd: str = ""
+    title: str = ""
+    mode: Mode = "default"
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
+    ended: bool = False
+    end_reason: str = ""
+    generation: int = 0
+    ordinal: int = 0
+    """Completed model calls of the session."""
+    rules: list[Rule] = []
+    runs: dict[str, Run] = {}
+    queue: list[str] = []
+    active: str = ""
+    messages: list[Message] = []
+    approvals: dict[str, Approval] = {}
+    questions: dict[str, QuestionRequest] = {}
+    settled: dict[str, Settled] = {}
+    keys: dict[str, KeyUse] = {}
+    processes: dict[str, Process] = {}
+    """Processes that may live, by tool call."""
+
+    def fork(self) -> State:
+        """A state that may be evolved without changing this one: containers copied, leaves shared."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name in ("rules", "queue", "messages"):
+            fields[name] = list(fields[name])
+        for name in ("runs", "approvals", "questions", "settled", "keys", "processes"):
+            fields[name] = dict(fields[name])
+        return State(**fields)
+
+    @property
+    def active_run(self) -> Run | None:
+        return self.runs[self.active] if self.active else None
+
+
+def status_of(state: State, run: Run) -> RunStatus:
+    """The public status: a running run with a pending human decision is waiting for it."""
+    if run.phase == "running":
+        if any(a.run_id == run.run_id for a in state.approvals.values()):
+            return "waiting_for_approval"
+        if any(q.run_id == run.run_id for q in state.questions.values()):
+            return "waiting_for_user_question"
+    return run.phase

@@ -1,0 +1,106 @@
+"""What follows from a state by itself: the next run starts, a call is decided, the next model call is owed."""
+
+from __future__ import annotations
+
+from kheish.core import approvals, questions, runs, tool_calls
+from kheish.core.codec import call_digest
+from kheish.core.contracts import ToolSpec
+from kheish.core.draft import Draft
+from kheish.core.events import InputEntered, ModelCallStarted, RunCompleted, RunStarted, ToolCallDecided
+from kheish.core.permissions import evaluate
+from kheish.core.state import Run, ToolCall
+from kheish.limits import TOOL_CALLS_PARALLEL_MAX, TOOL_CALLS_PER_STEP_MAX
+
+
+def advance(draft: Draft) -> bool:
+    """Takes the next step that follows from the state alone; whether there was one."""
+    state = draft.state
+    run = state.active_run
+    if run is None:
+        if not state.queue or state.ended:
+            return False
+        draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms))
+        return True
+    if run.model_call is not None or not all(call.phase == "done" for call in run.calls):
+        return _advance_calls(draft, run)
+    if run.steered:
+        draft.emit(InputEntered(input_id=run.steered[0].input_id, run_id=run.run_id))
+        return True
+    if run.answered and not run.calls:
+        draft.emit(RunCompleted(run_id=run.run_id, at_ms=draft.at_ms))
+        return True
+    if draft.settings.steps_max and run.step >= draft.settings.steps_max:
+        runs.fail(
+            draft,
+            run.run_id,
+            "step_limit",
+            f"the run reached its limit of {draft.settings.steps_max} model calls",
+        )
+        return True
+    draft.emit(
+        ModelCallStarted(
+            run_id=run.run_id,
+            model_call_id=draft.new_id("modelcall"),
+            step=run.step + 1,
+            attempt=1,
+            at_ms=draft.at_ms,
+        )
+    )
+    return True
+
+
+def _advance_calls(draft: Draft, run: Run) -> bool:
+    """Decides the first undecided call, or starts the first allowed one that there is room for."""
+    for call in run.calls:
+        if call.phase == "requested":
+            _decide(draft, run, call)
+            return True
+    started = sum(call.phase == "started" for call in run.calls)
+    for call in run.calls:
+        if call.phase == "allowed" and call.kind == "function" and started < TOOL_CALLS_PARALLEL_MAX:
+            tool_calls.start(draft, run.run_id, call)
+            return True
+    return False
+
+
+def _decide(draft: Draft, run: Run, call: ToolCall) -> None:
+    spec = draft.settings.tools.get(call.tool)
+    problem = _problem(run, call, spec)
+    if problem or spec is None:
+        tool_calls.complete(draft, run.run_id, call, problem, is_error=True)
+        return
+    state, settings = draft.state, draft.settings
+    permission = evaluate(state.mode, [*state.rules, *settings.rules], call.tool, spec, call.arguments)
+    digest = call_digest(call.tool, call.arguments, state.cwd, settings.policy_revision)
+    draft.emit(
+        ToolCallDecided(
+            run_id=run.run_id,
+            tool_call_id=call.tool_call_id,
+            tool=call.tool,
+            behavior=permission.behavior,
+            rule=permission.rule,
+            rule_scope=permission.scope,
+            mode=permission.mode,
+            digest=digest,
+            effect=spec.effect,
+            kind=spec.kind,
+            reason=permission.mode_effect,
+        )
+    )
+    if permission.behavior == "deny":
+        why = permission.mode_effect or f"the rule {permission.rule} ({permission.scope}) denies it"
+        tool_calls.complete(draft, run.run_id, call, f"Permission denied: {why}.", is_error=True)
+    elif permission.behavior == "ask":
+        approvals.request(draft, run, call, rule=permission.rule, digest=digest)
+    elif spec.kind == "question":
+        questions.request(draft, run, call)
+
+
+def _problem(run: Run, call: ToolCall, spec: ToolSpec | None) -> str:
+    if spec is None:
+        return f"There is no tool named {call.tool!r}."
+    if call.request.malformed:
+        return f"The arguments are not a JSON object: {call.request.malformed[:500]}"
+    if run.calls.index(call) >= TOOL_CALLS_PER_STEP_MAX:
+        return f"A reply may ask for at most {TOOL_CALLS_PER_STEP_MAX} tool calls; this one was not run."
+    return spec.check(call.arguments)

@@ -1,0 +1,44 @@
+"""Identifiers: `<noun>_<ULID>`, sortable by time of creation, monotone within a process.
+
+Source: the ULID specification (48 bits of unix milliseconds, 80 random bits, Crockford base 32).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+
+
+def _encode(value: int) -> str:
+    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+class IdSource:
+    """Makes ids; two ids of one source compare as they were made, even within a millisecond."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def new(self, noun: str) -> str:
+        now = time.time_ns() // 1_000_000
+        with self._lock:
+            value = now << 80 | int.from_bytes(os.urandom(10), "big")
+            if value <= self._last:
+                value = self._last + 1
+            self._last = value
+        return f"{noun}_{_encode(value)}"
+
+
+new_id = IdSource().new
+
+
+def is_session_name(name: str) -> bool:
+    """Whether a caller may choose this session id: 1-128 of letters, digits, `.`, `_`, `-`, not starting with
+    a punctuation mark, so that it is a safe directory name everywhere."""
+    return _SESSION_NAME.match(name) is not None

@@ -1,0 +1,83 @@
+"""The narrow ports through which the kernel reaches the outside. Rooms implement them; the daemon wires them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
+from kheish.core.events import Process
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        ...
+
+
+class Provider(Protocol):
+    """Code that reaches a model API.
+
+    `stream` yields deltas and, last, exactly one `Reply`. It raises `kheish.errors.ProviderError` with a code of
+    `core.model_calls.FAILURES` for every failure, including a stream that ends before the reply is complete. Closing
+    the iterator or cancelling the awaiting task closes the connection. It never retries on its own.
+    """
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]: ...
+
+
+class Providers(Protocol):
+    """The routes of this daemon."""
+
+    def resolve(self, selector: str | None) -> tuple[str, str]:
+        """`[route/]model` (or None for the default) -> (route, model). Raises Invalid or ProviderError."""
+        ...
+
+    async def open(self, route: str) -> Provider:
+        """The provider of a route; loads SDKs off the event loop on first use. Raises ProviderError."""
+        ...
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The routes for people and scripts: id, driver, default_model, is_default, ready, problem. No secrets."""
+        ...
+
+
+class ToolOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool produced. `data` is its whole output, at most limits.TOOL_OUTPUT_BYTES_MAX; the kernel bounds what
+    the model sees and keeps the rest in a blob. `metadata` is small and shown to people (exit_code, path, ...)."""
+
+    data: bytes
+    is_error: bool = False
+    metadata: dict[str, Any] = {}
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    """One attempt at a tool call, as the tool sees it.
+
+    `cwd` is the workspace root: absolute, resolved. `emit` publishes live output (text, not journaled). A tool of
+    kind `process` awaits `announce` with the process it made before it lets that process do anything; when it
+    returns, the start is durable. `read_blob(sha256, offset, limit)` reads stored output. Cancelling the task that
+    runs the tool must kill what it started, with all descendants, and only then end.
+    """
+
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    arguments: dict[str, Any]
+    cwd: str
+    timeout_ms: int
+    emit: Callable[[str], None]
+    announce: Callable[[Process], Awaitable[None]]
+    read_blob: Callable[[str, int, int], Awaitable[bytes]]
+
+
+class Tool(Protocol):
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, call: ToolCall) -> ToolOutput:
+        """Raises nothing but CancelledError: what went wrong is an output with is_error, in words for the model."""
+        ...

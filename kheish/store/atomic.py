@@ -1,0 +1,114 @@
+"""Durable primitives on files and directories; every sync of the product goes through this module.
+
+Rules and their sources: a name is durable after a sync of its directory, a replaced file only if its bytes were
+synced before the rename (fsync(2), rename(2); "All File Systems Are Not Created Equal", OSDI'14); a short write is
+continued, never repeated from the start. On macOS fsync does not reach the platter and F_FULLFSYNC does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sys
+from pathlib import Path
+
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+DIR_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+
+TEMP_PREFIX = ".tmp-"
+"""Names that start so are unfinished and may be deleted by whoever holds the lock over their directory."""
+
+if sys.platform == "darwin":
+
+    def sync_file(fd: int) -> None:
+        """Make a file's bytes and size durable."""
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+    sync_data = sync_file
+else:
+
+    def sync_file(fd: int) -> None:
+        """Make a file's bytes and metadata durable."""
+        os.fsync(fd)
+
+    def sync_data(fd: int) -> None:
+        """Make a file's bytes and size durable; enough for an append (fdatasync(2))."""
+        os.fdatasync(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, going on after a short write; EINTR is retried by Python itself (PEP 475)."""
+    written = os.write(fd, data)
+    if written == len(data):
+        return
+    view = memoryview(data)
+    while written < len(data):
+        written += os.write(fd, view[written:])
+
+
+def sync_dir(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, DIR_FLAGS)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_private_dir(path: Path) -> None:
+    """Make a directory, 0700, with its parents; each new name is durable on return."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    except FileNotFoundError:
+        make_private_dir(path.parent)
+        make_private_dir(path)
+        return
+    sync_dir(path.parent)
+
+
+def temp_beside(path: Path) -> Path:
+    """A fresh name in the same directory, so that a rename cannot cross file systems."""
+    return path.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}")
+
+
+def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Create a file that must not exist and make its bytes durable; the name still needs `sync_dir`."""
+    fd = os.open(path, CREATE_FLAGS, mode)
+    try:
+        write_all(fd, data)
+        sync_file(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` at `path`: after a crash the file is the old or the new one, whole; durable on return."""
+    temp = temp_beside(path)
+    try:
+        create_file(temp, data, mode)
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
+    sync_dir(path.parent)
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a regular file, never through a symbolic link."""
+    with os.fdopen(os.open(path, READ_FLAGS), "rb") as file:
+        return file.read()
+
+
+def clear_temps(directory: Path) -> None:
+    """Delete unfinished files; only for the holder of the lock over this directory."""
+    for entry in os.scandir(directory):
+        if entry.name.startswith(TEMP_PREFIX) and entry.is_file(follow_symlinks=False):
+            os.unlink(entry.path)

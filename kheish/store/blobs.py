@@ -1,0 +1,125 @@
+"""Content-addressed bytes: `blobs/<aa>/<sha256>`. A blob is durable before the record that names it is written.
+
+Writing is idempotent: equal content is one file, and a reader sees all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from kheish.errors import Corrupt, Invalid, NotFound
+from kheish.limits import MIB
+from kheish.store.atomic import (
+    CREATE_FLAGS,
+    READ_FLAGS,
+    make_private_dir,
+    sync_dir,
+    sync_file,
+    temp_beside,
+    write_all,
+)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def is_blob_name(name: str) -> bool:
+    """Whether this is a sha256 in lower-case hex, the only thing that may become a path here."""
+    return _SHA256.match(name) is not None
+
+
+class Blobs:
+    """The blobs of one state root."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = root / "blobs"
+
+    def put(self, data: bytes) -> str:
+        """Store bytes durably; returns their sha256 in hex."""
+        sha = hashlib.sha256(data).hexdigest()
+        return sha if self.exists(sha) else self.put_chunks((data,))
+
+    def put_chunks(self, chunks: Iterable[bytes]) -> str:
+        """As `put`, in bounded memory."""
+        make_private_dir(self._directory)
+        temp = temp_beside(self._directory / "blob")
+        hasher = hashlib.sha256()
+        fd = os.open(temp, CREATE_FLAGS, 0o600)
+        try:
+            try:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    write_all(fd, chunk)
+                sync_file(fd)
+            finally:
+                os.close(fd)
+            sha = hasher.hexdigest()
+            path = self._path(sha)
+            make_private_dir(path.parent)
+            os.replace(temp, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temp)
+            raise
+        sync_dir(path.parent)
+        return sha
+
+    def exists(self, sha: str) -> bool:
+        return self._path(sha).is_file()
+
+    def size(self, sha: str) -> int:
+        """Length in bytes. Raises NotFound."""
+        try:
+            return os.stat(self._path(sha), follow_symlinks=False).st_size
+        except FileNotFoundError:
+            raise _missing(sha) from None
+
+    def read(self, sha: str, offset: int = 0, limit: int = MIB) -> bytes:
+        """At most `limit` bytes from `offset`; empty at the end. Raises NotFound."""
+        if offset < 0 or limit < 0:
+            raise Invalid("cannot read a blob: offset and limit are not negative", path="offset")
+        with self._open(sha) as file:
+            file.seek(offset)
+            return file.read(limit)
+
+    def chunks(self, sha: str, chunk_bytes: int = MIB) -> Iterable[bytes]:
+        """The whole blob, piece by piece. Raises NotFound."""
+        with self._open(sha) as file:
+            while chunk := file.read(chunk_bytes):
+                yield chunk
+
+    def verify(self, sha: str) -> None:
+        """Read the blob back. Raises NotFound or Corrupt."""
+        hasher = hashlib.sha256()
+        for chunk in self.chunks(sha):
+            hasher.update(chunk)
+        if hasher.hexdigest() != sha:
+            path = self._path(sha)
+            raise Corrupt(
+                f"cannot trust {path}: its content has another sha256 than its name; restore it from a backup",
+                code="blob_corrupt",
+                file=str(path),
+                line=1,
+                offset=0,
+                reason="digest",
+            )
+
+    def _path(self, sha: str) -> Path:
+        if not is_blob_name(sha):
+            raise Invalid("cannot name a blob so: it takes 64 hex digits in lower case", path="blob")
+        return self._directory / sha[:2] / sha
+
+    def _open(self, sha: str) -> BinaryIO:
+        try:
+            return os.fdopen(os.open(self._path(sha), READ_FLAGS), "rb")
+        except FileNotFoundError:
+            raise _missing(sha) from None
+
+
+def _missing(sha: str) -> NotFound:
+    return NotFound(f"cannot read blob {sha}: there is none of this name", code="blob_not_found", blob=sha)

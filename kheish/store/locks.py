@@ -1,0 +1,196 @@
+"""Who may write: one daemon per state root, one writer per session, and a generation that only grows.
+
+flock(2) on files that are never unlinked: record locks vanish with any descriptor of the file, and an unlinked lock
+file gives two holders two inodes, hence the comparison of the descriptor with the name after locking. The content of
+a lock file is information, never the lock. A generation is durable before it is used, so that a reader can tell a
+stale writer's records (fencing; a smaller generation after a larger one is a fork).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from kheish.errors import Conflict, Corrupt, StoreError
+from kheish.store.atomic import make_private_dir, sync_data, write_all
+from kheish.store.documents import read_document, write_document
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_OWNER_BYTES_MAX = 4096
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """What a lock's holder wrote into the locked file."""
+
+    pid: int
+    started_at_ms: int
+    generation: int
+
+
+class _Generation(msgspec.Struct):
+    generation: int
+
+
+class _Held(Exception):
+    """Somebody else has the lock."""
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds the lock on the file that has this name now."""
+    while True:
+        fd = os.open(path, _FLAGS, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.fstat(fd)
+            try:
+                named = os.stat(path, follow_symlinks=False)
+            except FileNotFoundError:
+                named = None
+            if named is not None and (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise _Held from None
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _UNSUPPORTED:
+                raise StoreError(
+                    f"cannot lock {path}: the file system does not support flock ({os.strerror(error.errno)}); "
+                    "put the state root on a local file system",
+                    code="locks_unsupported",
+                ) from error
+            raise
+        os.close(fd)
+
+
+def _decode_owner(data: bytes) -> Owner | None:
+    try:
+        return msgspec.json.decode(data, type=Owner)
+    except msgspec.MsgspecError:
+        return None
+
+
+def read_owner(root: Path) -> Owner | None:
+    """Who holds, or last held, the state root; None where nobody did or the file is just being written."""
+    try:
+        fd = os.open(root / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        return _decode_owner(os.pread(fd, _OWNER_BYTES_MAX, 0))
+    finally:
+        os.close(fd)
+
+
+class DaemonLock:
+    """The state root's lock, held for the daemon's life; death of the process releases it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._fd: int | None = None
+        self._started_at_ms = 0
+        self.generation = 0
+
+    def acquire(self, *, now_ms: int | None = None, generation_min: int = 0) -> DaemonLock:
+        """Take the lock and the next generation, which is above every earlier one and at least `generation_min`.
+
+        Raises Conflict `state_root_locked` with the holder's pid, started_at_ms and generation.
+        """
+        make_private_dir(self._root)
+        make_private_dir(self._root / "daemon")
+        try:
+            self._fd = _lock(self._root / "daemon.lock")
+        except _Held:
+            raise self._conflict() from None
+        self._started_at_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        try:
+            self._advance(self._last_generation() + 1, generation_min)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def raise_generation(self, minimum: int) -> int:
+        """Make the generation at least `minimum`, durably: for a session that comes from another state root."""
+        if self._fd is None:
+            raise StoreError("cannot raise the generation: the state root is not locked", code="not_locked")
+        if minimum > self.generation:
+            self._advance(minimum, minimum)
+        return self.generation
+
+    def release(self) -> None:
+        """Let go; the file stays."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _advance(self, generation: int, minimum: int) -> None:
+        assert self._fd is not None
+        generation = max(generation, minimum)
+        write_document(self._root / "daemon" / "generation.json", _Generation(generation))
+        owner = Owner(pid=os.getpid(), started_at_ms=self._started_at_ms, generation=generation)
+        data = msgspec.json.encode(owner) + b"\n"
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        write_all(self._fd, data)
+        os.ftruncate(self._fd, len(data))
+        sync_data(self._fd)
+        self.generation = generation
+
+    def _last_generation(self) -> int:
+        """The larger of the document and the lock file: either may be lost, neither may be guessed."""
+        assert self._fd is not None
+        owner = _decode_owner(os.pread(self._fd, _OWNER_BYTES_MAX, 0))
+        try:
+            document = read_document(self._root / "daemon" / "generation.json", _Generation).generation
+        except FileNotFoundError:
+            document = 0
+        except Corrupt:
+            if owner is None:
+                raise
+            document = 0
+        return max(document, owner.generation if owner else 0)
+
+    def _conflict(self) -> Conflict:
+        owner = read_owner(self._root)
+        if owner is None:
+            holder, details = "another process", {}
+        else:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.started_at_ms / 1000))
+            holder = f"the daemon with pid {owner.pid}, running since {since} (generation {owner.generation})"
+            details = msgspec.structs.asdict(owner)
+        return Conflict(
+            f"cannot use {self._root}: it is held by {holder}; stop that daemon first or choose another state root",
+            code="state_root_locked",
+            **details,
+        )
+
+
+class SessionLock:
+    """The lock of one session's single writer."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fd: int | None = None
+
+    def acquire(self) -> SessionLock:
+        """Raises Conflict `session_locked`."""
+        try:
+            self._fd = _lock(self._directory / "session.lock")
+        except _Held:
+            raise Conflict(
+                f"cannot write to session {self._directory.name}: another process has it open; "
+                "close that one first",
+                code="session_locked",
+            ) from None
+        return self
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
