@@ -59,12 +59,15 @@ def sync_dir(path: Path) -> None:
 
 
 def make_private_dir(path: Path) -> None:
-    """Make a directory, 0700, with its parents; each new name is durable on return."""
+    """Make a directory, 0700, with its parents; the names are durable on return, also where another process made
+    the directory and died before it could sync."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         if not path.is_dir():
             raise
+        with contextlib.suppress(PermissionError):  # a parent that we may not read is not ours to make durable
+            sync_dir(path.parent)
         return
     except FileNotFoundError:
         make_private_dir(path.parent)

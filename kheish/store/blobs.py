@@ -38,15 +38,24 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self._directory = root / "blobs"
+        self._known_dirs: set[Path] = set()
 
     def put(self, data: bytes) -> str:
         """Store bytes durably; returns their sha256 in hex."""
         sha = hashlib.sha256(data).hexdigest()
-        return sha if self.exists(sha) else self.put_chunks((data,))
+        path = self.path(sha)
+        try:
+            if os.stat(path, follow_symlinks=False).st_size != len(data):
+                return self.put_chunks((data,))
+        except FileNotFoundError:
+            return self.put_chunks((data,))
+        self._make_dir(path.parent)
+        sync_dir(path.parent)  # whoever renamed it here may have died before its own sync
+        return sha
 
     def put_chunks(self, chunks: Iterable[bytes]) -> str:
         """As `put`, in bounded memory."""
-        make_private_dir(self._directory)
+        self._make_dir(self._directory)
         temp = temp_beside(self._directory / "blob")
         hasher = hashlib.sha256()
         fd = os.open(temp, CREATE_FLAGS, 0o600)
@@ -59,8 +68,8 @@ class Blobs:
             finally:
                 os.close(fd)
             sha = hasher.hexdigest()
-            path = self._path(sha)
-            make_private_dir(path.parent)
+            path = self.path(sha)
+            self._make_dir(path.parent)
             os.replace(temp, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -70,12 +79,12 @@ class Blobs:
         return sha
 
     def exists(self, sha: str) -> bool:
-        return self._path(sha).is_file()
+        return self.path(sha).is_file()
 
     def size(self, sha: str) -> int:
         """Length in bytes. Raises NotFound."""
         try:
-            return os.stat(self._path(sha), follow_symlinks=False).st_size
+            return os.stat(self.path(sha), follow_symlinks=False).st_size
         except FileNotFoundError:
             raise _missing(sha) from None
 
@@ -99,7 +108,7 @@ class Blobs:
         for chunk in self.chunks(sha):
             hasher.update(chunk)
         if hasher.hexdigest() != sha:
-            path = self._path(sha)
+            path = self.path(sha)
             raise Corrupt(
                 f"cannot trust {path}: its content has another sha256 than its name; restore it from a backup",
                 code="blob_corrupt",
@@ -109,14 +118,21 @@ class Blobs:
                 reason="digest",
             )
 
-    def _path(self, sha: str) -> Path:
+    def _make_dir(self, directory: Path) -> None:
+        """Make a directory whose name is known to be durable, at the cost of one sync per process."""
+        if directory not in self._known_dirs:
+            make_private_dir(directory)
+            self._known_dirs.add(directory)
+
+    def path(self, sha: str) -> Path:
+        """Where a blob lives or would live. Raises Invalid for anything but a sha256."""
         if not is_blob_name(sha):
             raise Invalid("cannot name a blob so: it takes 64 hex digits in lower case", path="blob")
         return self._directory / sha[:2] / sha
 
     def _open(self, sha: str) -> BinaryIO:
         try:
-            return os.fdopen(os.open(self._path(sha), READ_FLAGS), "rb")
+            return os.fdopen(os.open(self.path(sha), READ_FLAGS), "rb")
         except FileNotFoundError:
             raise _missing(sha) from None
 

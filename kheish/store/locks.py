@@ -184,8 +184,7 @@ class SessionLock:
             self._fd = _lock(self._directory / "session.lock")
         except _Held:
             raise Conflict(
-                f"cannot write to session {self._directory.name}: another process has it open; "
-                "close that one first",
+                f"cannot write to session {self._directory.name}: another process has it open; close that one first",
                 code="session_locked",
             ) from None
         return self

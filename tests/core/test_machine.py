@@ -1,14 +1,330 @@
-"""The session machine as a conversation: given events, when a command, then events or a refusal."""
+"""The session machine as a conversation: when a command or outcome, then events or a refusal."""
 
 from __future__ import annotations
 
+import pytest
+
+from kheish.core import commands as c
+from kheish.core import events as e
+from kheish.core import outcomes as o
+from kheish.core.contracts import Reply
+from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
+from kheish.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.core.conversation import Conversation
+
+ASK = {"questions": [{"question": "Which?", "options": [{"label": "A"}, {"label": "B"}]}]}
+
+
+def kinds(events: list[e.Event]) -> list[str]:
+    return [str(event.__struct_config__.tag) for event in events]
 
 
 def test_a_run_without_tools_completes() -> None:
     talk = Conversation()
     run_id = talk.submit("hello")
     assert talk.status(run_id) == "running"
-    talk.reply("hi")
+    assert kinds(talk.reply("hi")) == ["model_call.completed", "run.completed"]
     assert talk.status(run_id) == "completed"
     assert talk.state.runs[run_id].output == "hi"
+    assert talk.effects() == []
+
+
+def test_runs_queue_in_order_and_one_is_active() -> None:
+    talk = Conversation()
+    first, second, third = talk.submit("1"), talk.submit("2"), talk.submit("3")
+    assert [talk.status(r) for r in (first, second, third)] == ["running", "queued", "queued"]
+    talk.reply("one")
+    assert talk.status(second) == "running"
+    assert talk.state.queue == [third]
+
+
+def test_interrupting_input_takes_the_place_of_the_active_run() -> None:
+    talk = Conversation()
+    first, waiting = talk.submit("1"), talk.submit("2")
+    urgent = talk.submit("now", delivery="interrupt")
+    assert talk.status(first) == "interrupted"
+    assert talk.status(urgent) == "running"
+    assert talk.status(waiting) == "queued"
+
+
+def test_steered_input_enters_between_results_and_the_next_model_call() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.reply("", ("read_file", {"path": "a"}))
+    assert talk.submit("also b", delivery="steer") == run_id
+    roles = [type(m).__name__ for m in talk.state.messages]
+    assert roles == ["UserMessage", "AssistantMessage"], "never between a call and its result"
+    talk.finish_tool(talk.tool_effect())
+    roles = [type(m).__name__ for m in talk.state.messages]
+    assert roles == ["UserMessage", "AssistantMessage", "ToolMessage", "UserMessage"]
+    talk.reply("done")
+    assert talk.status(run_id) == "completed"
+
+
+def test_input_steered_during_the_last_reply_is_answered_too() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.submit("wait, also this", delivery="steer")
+    assert talk.status(run_id) == "running"
+    talk.reply("first")
+    assert talk.status(run_id) == "running"
+    talk.reply("second")
+    assert talk.status(run_id) == "completed"
+
+
+def test_results_enter_the_transcript_in_the_order_of_the_requests() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("read_file", {"path": "a"}), ("read_file", {"path": "b"}))
+    first, second = [x for x in talk.effects() if isinstance(x, RunTool)]
+    talk.finish_tool(second, "B")
+    talk.finish_tool(first, "A")
+    assert [m.text for m in talk.state.messages if hasattr(m, "tool_call_id")] == ["A", "B"]
+
+
+def test_an_approved_process_starts_once_its_process_is_known() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.reply("", ("bash", {"command": "make"}))
+    assert talk.status(run_id) == "waiting_for_approval"
+    assert talk.effects() == []
+    talk.resolve()
+    effect = talk.tool_effect()
+    assert talk.state.runs[run_id].calls[0].phase == "allowed"
+    assert kinds(talk.start_process(effect)) == ["tool_call.started"]
+    assert talk.tool_effect() == effect, "the same attempt goes on"
+    talk.finish_tool(effect)
+    assert isinstance(talk.effects()[0], CallModel)
+
+
+def test_a_denied_call_tells_the_model_why() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "rm -rf /"}))
+    talk.resolve("deny", justification="not here")
+    assert talk.state.messages[-1].text == "A human denied this call: not here"
+
+
+def test_edited_arguments_make_a_new_digest_and_run() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.reply("", ("bash", {"command": "make"}))
+    before = next(iter(talk.state.approvals.values())).digest
+    talk.resolve(updated_input={"command": "make -n"})
+    call = talk.state.runs[run_id].calls[0]
+    assert call.arguments == {"command": "make -n"}
+    assert call.digest != before
+
+
+def test_a_wrong_digest_resolves_nothing() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "make"}))
+    with pytest.raises(Conflict) as refusal:
+        talk.resolve(if_digest="0" * 64)
+    assert refusal.value.code == "approval_digest_mismatch"
+    assert talk.state.approvals
+
+
+def test_a_batch_with_one_stale_id_resolves_nothing() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "a"}), ("bash", {"command": "b"}))
+    first, second = talk.state.approvals
+    item = c.ApprovalResolution(request_id=first, resolution="allow")
+    with pytest.raises(NotFound):
+        talk.send(
+            c.ResolveApprovals(resolutions=(item, c.ApprovalResolution(request_id="approval_x", resolution="allow")))
+        )
+    assert list(talk.state.approvals) == [first, second]
+
+
+def test_a_second_answer_learns_of_the_first() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "a"}))
+    request_id = next(iter(talk.state.approvals))
+    talk.resolve()
+    with pytest.raises(Conflict) as refusal:
+        talk.resolve("deny", request_id=request_id)
+    assert refusal.value.details["how"] == "allow"
+
+
+def test_a_run_may_not_decide_for_a_human() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "a"}), ("ask_user_question", ASK))
+    item = c.ApprovalResolution(request_id=next(iter(talk.state.approvals)), resolution="allow")
+    for command in (
+        c.ResolveApprovals(resolutions=(item,)),
+        c.AnswerQuestion(request_id=next(iter(talk.state.questions)), declined=True),
+        c.SetMode(mode="bypass"),
+        c.AddRule(rule=e.Rule(pattern="bash", behavior="allow")),
+    ):
+        with pytest.raises(Forbidden):
+            talk.send(command, principal="run:x", is_operator=False)
+
+
+def test_allow_for_the_session_makes_the_exact_rule() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "make *"}))
+    talk.resolve(remember="session")
+    assert talk.state.rules == [e.Rule(pattern=r"bash(make \*)", behavior="allow", scope="session")]
+    talk.start_process(talk.tool_effect())
+    talk.finish_tool(talk.tool_effect())
+    talk.reply("", ("bash", {"command": "make *"}), ("bash", {"command": "make all"}))
+    assert [a.arguments["command"] for a in talk.state.approvals.values()] == ["make all"]
+
+
+def test_a_question_waits_and_its_answer_reaches_the_model() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.reply("", ("ask_user_question", ASK))
+    assert talk.status(run_id) == "waiting_for_user_question"
+    pending = next(iter(talk.state.questions.values()))
+    talk.send(
+        c.AnswerQuestion(
+            request_id=pending.request_id, answers=(e.Answer(question_id="1", selected_option_ids=("2",)),)
+        )
+    )
+    assert talk.state.messages[-1].text == "Which?\n-> B"
+    assert talk.status(run_id) == "running"
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        ((), "question_answer_missing"),
+        ((e.Answer(question_id="9", freeform_answer="x"),), "question_unknown_answer"),
+        ((e.Answer(question_id="1", selected_option_ids=("7",)),), "question_option_not_found"),
+        ((e.Answer(question_id="1", selected_option_ids=("1", "2")),), "question_single_select_violation"),
+        ((e.Answer(question_id="1", selected_option_ids=("1", "1")),), "question_duplicate_option"),
+        ((e.Answer(question_id="1"),), "question_answer_empty"),
+        ((e.Answer(question_id="1", freeform_answer="x"),) * 2, "question_duplicate_answer"),
+    ],
+)
+def test_bad_answers_are_refused_with_a_code(answers: tuple[e.Answer, ...], code: str) -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("ask_user_question", ASK))
+    with pytest.raises(Invalid) as refusal:
+        talk.send(c.AnswerQuestion(request_id=next(iter(talk.state.questions)), answers=answers))
+    assert refusal.value.code == code
+    assert talk.state.questions
+
+
+@pytest.mark.parametrize("call", [("nothing", {}), ("bash", {"bad": 1})])
+def test_an_impossible_call_is_answered_not_asked(call: tuple[str, dict[str, object]]) -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", call)
+    assert not talk.state.approvals
+    assert talk.state.messages[-1].is_error
+
+
+def test_retries_back_off_and_end() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    delays = []
+    for _ in range(4):
+        talk.fail("overloaded", jitter=0.999)
+        (wake,) = talk.effects()
+        assert isinstance(wake, WakeAt)
+        delays.append(wake.at_ms - talk.clock)
+        talk.send(o.RetryDue(run_id=wake.run_id, model_call_id=wake.model_call_id, attempt=wake.attempt))
+    assert delays == sorted(delays)
+    talk.fail("overloaded")
+    assert talk.status(run_id) == "failed"
+    assert talk.state.runs[run_id].error_code == "overloaded"
+
+
+def test_retry_after_is_obeyed() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.fail("rate_limited", retry_after_ms=7_000)
+    (wake,) = talk.effects()
+    assert isinstance(wake, WakeAt)
+    assert wake.at_ms - talk.clock == 7_000
+
+
+def test_what_is_not_retryable_fails_at_once() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.fail("auth")
+    assert talk.status(run_id) == "failed"
+
+
+def test_cancel_withdraws_waits_and_closes_the_transcript() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.reply("", ("bash", {"command": "a"}), ("ask_user_question", ASK), ("read_file", {"path": "a"}))
+    talk.send(c.CancelRun(run_id=run_id))
+    assert talk.status(run_id) == "cancelled"
+    assert not talk.state.approvals
+    assert not talk.state.questions
+    assert [type(m).__name__ for m in talk.state.messages[-3:]] == ["ToolMessage"] * 3
+    assert talk.send(c.CancelRun(run_id=run_id)) == [], "cancelling again is no news"
+
+
+def test_a_cancelled_process_is_ended_before_anything_else_begins() -> None:
+    talk = Conversation(mode="bypass")
+    run_id = talk.submit("go")
+    talk.submit("next")
+    talk.reply("", ("bash", {"command": "sleep"}))
+    talk.start_process(talk.tool_effect())
+    talk.send(c.CancelRun(run_id=run_id))
+    (effect,) = talk.effects()
+    assert isinstance(effect, EndProcess)
+    talk.end_process(effect)
+    assert isinstance(talk.effects()[0], CallModel)
+
+
+def test_late_outcomes_change_nothing() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    (call,) = talk.effects()
+    assert isinstance(call, CallModel)
+    talk.send(c.CancelRun(run_id=run_id))
+    late = o.ModelReplied(
+        run_id=run_id, model_call_id=call.model_call_id, attempt=1, reply=Reply(text="x", stop_reason="end")
+    )
+    assert talk.send(late) == []
+
+
+def test_the_same_key_has_the_same_answer() -> None:
+    talk = Conversation()
+    first = talk.submit("go", key="k", body_digest="d")
+    assert talk.submit("go", key="k", body_digest="d") == first
+    assert len(talk.state.runs) == 1
+    with pytest.raises(Conflict) as refusal:
+        talk.submit("other", key="k", body_digest="e")
+    assert refusal.value.code == "idempotency_conflict"
+
+
+def test_queued_input_can_be_edited_and_withdrawn() -> None:
+    talk = Conversation()
+    active, queued = talk.submit("1"), talk.submit("2")
+    talk.send(c.EditRun(run_id=queued, text="two"))
+    assert talk.state.runs[queued].text == "two"
+    with pytest.raises(Conflict):
+        talk.send(c.EditRun(run_id=active, text="one"))
+    talk.send(c.CancelRun(run_id=queued))
+    assert talk.state.queue == []
+
+
+def test_an_ended_session_takes_no_input() -> None:
+    talk = Conversation()
+    run_id, queued = talk.submit("1"), talk.submit("2")
+    talk.send(c.EndSession(reason="done"))
+    assert {talk.status(run_id), talk.status(queued)} == {"interrupted"}
+    with pytest.raises(Conflict) as refusal:
+        talk.submit("more")
+    assert refusal.value.code == "session_ended"
+
+
+def test_creating_again_is_idempotent_and_another_directory_is_a_conflict() -> None:
+    talk = Conversation()
+    assert talk.send(c.CreateSession(session_id="s", cwd="/work")) == []
+    with pytest.raises(Conflict):
+        talk.send(c.CreateSession(session_id="s", cwd="/other"))

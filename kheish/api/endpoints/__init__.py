@@ -1,0 +1,1 @@
+"""One file per noun: what the API does for it."""

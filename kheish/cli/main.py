@@ -1,0 +1,7 @@
+"""The console script."""
+
+from kheish import __version__
+
+
+def main() -> None:
+    print(__version__)

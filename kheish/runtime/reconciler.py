@@ -1,0 +1,162 @@
+"""Makes the world match what a session's state owes: starts what is missing, cancels what is no longer owed.
+
+It looks only at `pending(state)` and at what it is doing, never at what happened: after a restart, a cancel or an
+approval it is the same code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
+from kheish.core.events import Process
+from kheish.core.machine import pending
+from kheish.core.outcomes import Outcome, ProcessGone, RetryDue, ToolProcessMade
+from kheish.core.prompt import build_request
+from kheish.core.tool_calls import lookup
+from kheish.errors import KheishError
+from kheish.limits import PROCESS_KILL_GRACE_MS
+from kheish.runtime.actor import Actor
+from kheish.runtime.model_calls import call_model
+from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.tool_calls import run_tool
+from kheish.store.blobs import Blobs
+
+KillTree = Callable[[Process, int], Awaitable[bool]]
+Report = Callable[[Actor, Outcome], Awaitable[object]]
+
+
+class Handle:
+    """What is being done for one effect. While it reports its outcome it is not cancelled."""
+
+    def __init__(self, effect: AnyEffect) -> None:
+        self.effect = effect
+        self.is_reporting = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Reconciler:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        providers: Providers,
+        tools: dict[str, Tool],
+        blobs: Blobs,
+        kill_tree: KillTree,
+        report: Report,
+        on_trouble: Callable[[Actor, BaseException], None],
+    ) -> None:
+        self._clock = clock
+        self._providers = providers
+        self._tools = tools
+        self._blobs = blobs
+        self._kill_tree = kill_tree
+        self._report = report
+        self._on_trouble = on_trouble
+        self._handles: dict[str, dict[str, Handle]] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._stopped = False
+
+    def is_idle(self, session_id: str) -> bool:
+        return not self._handles.get(session_id)
+
+    def reconcile(self, actor: Actor) -> None:
+        if self._stopped:
+            return
+        owed = {effect.effect_id: effect for effect in pending(actor.state)}
+        handles = self._handles.setdefault(actor.session_id, {})
+        for effect_id, handle in list(handles.items()):
+            if effect_id not in owed and not handle.is_reporting and handle.task is not None:
+                handle.task.cancel()
+                if isinstance(handle.effect, RunTool):
+                    self._ending[handle.effect.tool_call_id] = handle.task
+        for effect_id, effect in owed.items():
+            if effect_id not in handles:
+                handle = Handle(effect)
+                handles[effect_id] = handle
+                handle.task = asyncio.ensure_future(self._perform(actor, handle))
+        if not handles:
+            self._handles.pop(actor.session_id, None)
+
+    async def _perform(self, actor: Actor, handle: Handle) -> None:
+        effect = handle.effect
+        try:
+            outcome = await self._outcome(actor, effect)
+            handle.is_reporting = True
+            await self._report(actor, outcome)
+        except asyncio.CancelledError:
+            pass
+        except KheishError as error:
+            self._on_trouble(actor, error)
+        except Exception as error:
+            self._on_trouble(actor, error)
+        finally:
+            handles = self._handles.get(actor.session_id, {})
+            handles.pop(effect.effect_id, None)
+            if isinstance(effect, RunTool):
+                self._ending.pop(effect.tool_call_id, None)
+        if not actor.journal.is_poisoned:
+            self.reconcile(actor)
+
+    async def _outcome(self, actor: Actor, effect: AnyEffect) -> Outcome:
+        match effect:
+            case CallModel():
+                run = actor.state.runs[effect.run_id]
+                request = build_request(actor.state, run, actor.kernel.settings.tools)
+                return await call_model(effect, request, run.route, self._providers, actor.kernel.hub)
+            case WakeAt():
+                await asyncio.sleep(max(0, effect.at_ms - self._clock.now_ms()) / 1000)
+                return RetryDue(run_id=effect.run_id, model_call_id=effect.model_call_id, attempt=effect.attempt)
+            case RunTool():
+                return await self._run_tool(actor, effect)
+            case EndProcess():
+                ending = self._ending.get(effect.tool_call_id)
+                if ending is not None:
+                    await asyncio.wait([ending])
+                killed = await self._kill_tree(effect.process, PROCESS_KILL_GRACE_MS)
+                return ProcessGone(tool_call_id=effect.tool_call_id, pid=effect.process.pid, killed=killed)
+
+    async def _run_tool(self, actor: Actor, effect: RunTool) -> Outcome:
+        call = lookup(actor.state, effect.run_id, effect.tool_call_id)
+        assert call is not None
+
+        async def announce(process: Process) -> None:
+            await self._report(
+                actor, ToolProcessMade(run_id=effect.run_id, tool_call_id=effect.tool_call_id, process=process)
+            )
+            now = lookup(actor.state, effect.run_id, effect.tool_call_id)
+            if now is None or now.phase != "started" or now.attempt != effect.attempt:
+                raise asyncio.CancelledError
+
+        return await run_tool(
+            effect,
+            call,
+            self._tools[call.tool],
+            session_id=actor.session_id,
+            cwd=actor.state.cwd,
+            hub=actor.kernel.hub,
+            blobs=self._blobs,
+            committer=actor.kernel.committer,
+            announce=announce,
+        )
+
+    async def stop(self, grace_ms: int) -> None:
+        """Starts nothing more; gives tool calls the grace to finish and report; then cancels everything, which kills
+        what they started. What did not finish is found by recovery at the next start."""
+        self._stopped = True
+        tools = [
+            h.task
+            for handles in self._handles.values()
+            for h in handles.values()
+            if h.task is not None and isinstance(h.effect, RunTool)
+        ]
+        if tools and grace_ms:
+            await asyncio.wait(tools, timeout=grace_ms / 1000)
+        tasks = [h.task for handles in self._handles.values() for h in handles.values() if h.task is not None]
+        for handle in [h for handles in self._handles.values() for h in handles.values()]:
+            if handle.task is not None and not handle.is_reporting:
+                handle.task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,0 +1,467 @@
+"""The daemon's face to its clients: finds, opens, feeds and puts away the actors of all sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from kheish.core.codec import canonical_digest, decode_events, decode_state
+from kheish.core.commands import Command, Context, CreateSession, Recover
+from kheish.core.draft import Settings
+from kheish.core.events import Rule
+from kheish.core.machine import evolve, pending
+from kheish.core.outcomes import Outcome
+from kheish.core.permissions import DEFAULT_RULES
+from kheish.core.recovery import in_flight
+from kheish.core.state import REDUCER_VERSION, State
+from kheish.errors import Conflict, Corrupt, KheishError, NotFound
+from kheish.ids import new_id
+from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, STEPS_PER_RUN_MAX
+from kheish.runtime.actor import Actor, Applied, Kernel
+from kheish.runtime.hub import Hub
+from kheish.runtime.index import Index, SessionSummary, summarize
+from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.reconciler import KillTree, Reconciler
+from kheish.store.blobs import Blobs
+from kheish.store.committer import Committer
+from kheish.store.documents import read_document, write_document
+from kheish.store.records import Record, segment_name
+from kheish.store.segments import read_records
+from kheish.store.session_dir import Opened, SessionDir, SessionInfo, clear_unfinished, list_sessions, session_path
+
+log = logging.getLogger(__name__)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sends a command. `is_operator`: a local person's client, never a run."""
+
+    principal: str
+    origin: str
+    is_operator: bool
+
+
+DAEMON = Caller(principal="daemon", origin="daemon", is_operator=False)
+
+
+class SystemClock:
+    """Unix milliseconds that never run backwards within a process."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def now_ms(self) -> int:
+        self._last = max(self._last, time.time_ns() // 1_000_000)
+        return self._last
+
+
+def fold_records(records: Iterable[Record], state: State) -> State:
+    """The state after these stored records, on top of the one given (which is changed)."""
+    for record in records:
+        context = context_of(record)
+        for event in decode_events(record.events_json):
+            evolve(state, event, context)
+    return state
+
+
+def context_of(record: Record) -> Context:
+    return Context(
+        at_ms=record.at,
+        id_base="",
+        generation=record.gen,
+        principal=str(record.by.get("principal", "")),
+        origin=str(record.by.get("origin", "")),
+        key=str(record.by.get("key", "")),
+    )
+
+
+class Supervisor:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        generation: int,
+        providers: Providers,
+        tools: dict[str, Tool],
+        kill_tree: KillTree,
+        config_rules: tuple[Rule, ...] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.root = root
+        self.generation = generation
+        self.providers = providers
+        self.clock: Clock = clock or SystemClock()
+        self.started_at_ms = self.clock.now_ms()
+        self.hub = Hub()
+        self.blobs = Blobs(root)
+        self.index = Index(root / "daemon" / "index.json")
+        self._user_rules_path = root / "daemon" / "permissions.json"
+        self._user_rules = self._load_user_rules()
+        self._config_rules = config_rules
+        self.committer = Committer(asyncio.get_running_loop())
+        self._kernel = Kernel(
+            hub=self.hub,
+            committer=self.committer,
+            settings=self._make_settings(tools),
+            generation=generation,
+            next_pos=self._next_pos,
+            on_change=self._changed,
+        )
+        self._reconciler = Reconciler(
+            clock=self.clock,
+            providers=providers,
+            tools=tools,
+            blobs=self.blobs,
+            kill_tree=kill_tree,
+            report=self._report,
+            on_trouble=self._trouble,
+        )
+        self._actors: dict[str, Actor] = {}
+        self._opening: dict[str, asyncio.Task[Actor]] = {}
+        self._unloading: dict[str, asyncio.TimerHandle] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._pos = 0
+        self._save_timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self.is_draining = False
+
+    @property
+    def settings(self) -> Settings:
+        return self._kernel.settings
+
+    # -- start and stop ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Builds the index and takes up all work that is owed. Returns when every client can be served."""
+        stale = await self.committer.run(self._load_index)
+        for info in stale:
+            row = await self.committer.run(self._summarize_from_disk, info)
+            if row.created_at_ms or row.problem:
+                self.index.put(row)
+        for row in list(self.index.rows.values()):
+            if not row.problem and row.is_owed:
+                try:
+                    await self._open(row.session_id)
+                except KheishError as error:
+                    self._quarantine(row.session_id, error)
+        if stale:
+            self._save_index_later()
+
+    def _load_index(self) -> list[SessionInfo]:
+        clear_unfinished(self.root)
+        return self.index.load(list(list_sessions(self.root)))
+
+    def _summarize_from_disk(self, info: SessionInfo) -> SessionSummary:
+        try:
+            loaded = SessionDir.read_only(self.root, info.session_id, reducer=REDUCER_VERSION)
+            state = decode_state(loaded.checkpoint) if loaded.checkpoint else State()
+            fold_records(loaded.tail, state)
+        except KheishError as error:
+            return SessionSummary(session_id=info.session_id, problem=error.message)
+        last = loaded.tail[-1] if loaded.tail else None
+        seq = last.seq if last else loaded.checkpoint_seq
+        row = summarize(
+            state,
+            seq,
+            last.gen if last else state.generation,
+            last.pos if last else 0,
+            is_owed=_is_owed(state),
+            segment=info.segment,
+            size=info.size,
+        )
+        row.session_id = info.session_id
+        if loaded.fault is not None:
+            row.problem, row.is_owed = loaded.fault.message, False
+        elif loaded.torn is not None:
+            row.is_owed = True
+        return row
+
+    async def drain(self, grace_ms: int) -> None:
+        """Stops taking work and lets tool calls finish within the grace."""
+        self.is_draining = True
+        await self._reconciler.stop(grace_ms)
+
+    async def close(self) -> None:
+        """After `drain`: puts every session away and saves the index."""
+        for timer in self._unloading.values():
+            timer.cancel()
+        if self._save_timer is not None:
+            self._save_timer.cancel()
+        self.hub.close()
+        if self._closing:
+            await asyncio.wait(self._closing.values())
+        for actor in list(self._actors.values()):
+            await actor.close()
+        self._actors.clear()
+        if self._background:
+            await asyncio.wait(self._background)
+        await self._save_index()
+        await self.committer.close()
+
+    # -- commands and outcomes -----------------------------------------------------------------------------------
+
+    async def submit(
+        self, session_id: str, command: Command, caller: Caller, *, key: str = "", body_digest: str = ""
+    ) -> Applied:
+        """Applies a command durably. Raises KheishError where it is refused."""
+        if self.is_draining:
+            raise Conflict("cannot take commands: the daemon is stopping; try again", code="daemon_draining")
+        creating = isinstance(command, CreateSession)
+        actor = await self._open(session_id, create=creating)
+        return await actor.submit(command, lambda: self._context(caller, key, body_digest))
+
+    async def _report(self, actor: Actor, outcome: Outcome) -> object:
+        return await actor.submit(outcome, lambda: self._context(DAEMON))
+
+    def _context(self, caller: Caller, key: str = "", body_digest: str = "") -> Context:
+        return Context(
+            at_ms=self.clock.now_ms(),
+            id_base=new_id("x").partition("_")[2],
+            generation=self.generation,
+            principal=caller.principal,
+            origin=caller.origin,
+            is_operator=caller.is_operator,
+            key=key,
+            body_digest=body_digest,
+        )
+
+    def _next_pos(self) -> int:
+        self._pos += 1
+        return self._pos
+
+    def _changed(self, actor: Actor) -> None:
+        self._reconciler.reconcile(actor)
+        durable = actor.journal.locate(actor.seq)
+        self.index.put(
+            summarize(
+                actor.state,
+                actor.seq,
+                actor.gen,
+                actor.pos,
+                is_owed=_is_owed(actor.state),
+                segment=segment_name(durable.segment_first_seq),
+                size=durable.offset,
+            )
+        )
+        self._save_index_later()
+        self._unload_later(actor)
+
+    def _trouble(self, actor: Actor, error: BaseException) -> None:
+        log.error("session %s: %s", actor.session_id, error, exc_info=error)
+        row = self.index.rows.get(actor.session_id)
+        if row is not None:
+            row.problem = str(error)
+
+    # -- opening and putting away --------------------------------------------------------------------------------
+
+    async def _open(self, session_id: str, *, create: bool = False) -> Actor:
+        while (closing := self._closing.get(session_id)) is not None:
+            await asyncio.wait([closing])
+        actor = self._actors.get(session_id)
+        if actor is not None:
+            self._unload_later(actor)
+            return actor
+        task = self._opening.get(session_id)
+        if task is None:
+            task = asyncio.ensure_future(self._load(session_id, create))
+            self._opening[session_id] = task
+            task.add_done_callback(lambda _: self._opening.pop(session_id, None))
+        return await asyncio.shield(task)
+
+    async def _load(self, session_id: str, create: bool) -> Actor:
+        if create and session_id not in self.index.rows:
+            try:
+                await self.committer.run(lambda: SessionDir.create(self.root, session_id))
+            except Conflict:
+                pass
+        now_ms = self.clock.now_ms()
+        try:
+            opened, state = await self.committer.run(lambda: self._fold_from_disk(session_id, now_ms))
+        except Corrupt as error:
+            self._quarantine(session_id, error)
+            raise
+        actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
+        if opened.tail:
+            actor.pos = opened.tail[-1].pos
+        elif (row := self.index.rows.get(session_id)) is not None:
+            actor.pos = row.pos
+        if state.session_id:
+            torn = opened.torn
+            recover = Recover(tail_bytes_dropped=torn.bytes if torn else 0, tail_file=torn.saved_as if torn else "")
+            await actor.submit(
+                recover, lambda: self._context(Caller(principal="daemon", origin="recovery", is_operator=False))
+            )
+        self._actors[session_id] = actor
+        if state.session_id:
+            self._changed(actor)
+        return actor
+
+    def _fold_from_disk(self, session_id: str, now_ms: int) -> tuple[Opened, State]:
+        opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION, now_ms=now_ms)
+        try:
+            state = decode_state(opened.checkpoint) if opened.checkpoint else State()
+            return opened, fold_records(opened.tail, state)
+        except BaseException:
+            opened.journal.close()
+            raise
+
+    def _quarantine(self, session_id: str, error: KheishError) -> None:
+        log.error("session %s is read-only: %s", session_id, error.message)
+        row = self.index.rows.get(session_id) or SessionSummary(session_id=session_id)
+        row.problem, row.is_owed = error.message, False
+        self.index.put(row)
+
+    def _unload_later(self, actor: Actor) -> None:
+        timer = self._unloading.pop(actor.session_id, None)
+        if timer is not None:
+            timer.cancel()
+        if actor.session_id in self._actors and self._is_idle(actor) and not self.is_draining:
+            self._unloading[actor.session_id] = asyncio.get_running_loop().call_later(
+                SESSION_UNLOAD_AFTER_MS / 1000, self._unload, actor
+            )
+
+    def _is_idle(self, actor: Actor) -> bool:
+        return not actor.is_busy and self._reconciler.is_idle(actor.session_id)
+
+    def _unload(self, actor: Actor) -> None:
+        self._unloading.pop(actor.session_id, None)
+        if not self._is_idle(actor) or self._actors.get(actor.session_id) is not actor:
+            return
+        del self._actors[actor.session_id]
+        task = asyncio.ensure_future(actor.close())
+        self._closing[actor.session_id] = task
+        task.add_done_callback(lambda _: self._closing.pop(actor.session_id, None))
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def state(self, session_id: str) -> tuple[State, int]:
+        """The session's state and last seq. Raises NotFound."""
+        actor = await self._open(session_id)
+        if not actor.state.session_id:
+            raise NotFound(f"cannot find session {session_id}", code="session_not_found")
+        return actor.state, actor.seq
+
+    async def read_records(self, session_id: str, after_seq: int, limit: int) -> list[Record]:
+        """Durable records after a seq, oldest first; also of a session that is read-only after a fault."""
+        actor = self._actors.get(session_id)
+        until = actor.seq if actor is not None else None
+        path = session_path(self.root, session_id)
+        if not path.is_dir():
+            raise NotFound(f"cannot find session {session_id}", code="session_not_found")
+        if until is not None and after_seq >= until:
+            return []
+        if actor is not None:
+            journal = actor.journal
+            return await self.committer.run(lambda: list(journal.read(after_seq + 1, limit, until)))
+        return await self.committer.run(lambda: list(read_records(path, after_seq + 1, limit, until)))
+
+    async def read_global(self, after: tuple[int, int], limit: int) -> list[tuple[str, Record]]:
+        """Durable records of all sessions after a (generation, position), in the order they were published."""
+        sessions = [row for row in self.index.rows.values() if (row.gen, row.pos) > after and not row.problem]
+        newest: list[tuple[tuple[int, int], str, Record]] = []
+        for row in sessions:
+            session_id, after_seq = row.session_id, 0
+            while True:
+                page = await self.read_records(session_id, after_seq, 500)
+                newest += [((r.gen, r.pos), session_id, r) for r in page if (r.gen, r.pos) > after]
+                if len(page) < 500:
+                    break
+                after_seq = page[-1].seq
+                newest = heapq.nsmallest(limit, newest, key=lambda item: item[0])
+        return [(session_id, record) for _, session_id, record in heapq.nsmallest(limit, newest, key=lambda i: i[0])]
+
+    async def find_run(self, run_id: str) -> tuple[str, str]:
+        """(session id, full run id) of a run id or an unambiguous prefix of one."""
+        if (session_id := self.index.session_of_run(run_id)) is not None:
+            return session_id, run_id
+        prefix = run_id if run_id.startswith("run_") else f"run_{run_id}"
+        full = _one(self.index.runs_with_prefix(prefix), "run", run_id)
+        session = self.index.session_of_run(full)
+        assert session is not None
+        return session, full
+
+    async def find_request(self, request_id: str) -> tuple[str, str]:
+        """(session id, full id) of an approval or question, by id or unambiguous prefix; settled ones of loaded
+        sessions too, so that a late answer learns of the first."""
+        found: dict[str, str] = {}
+        for row in self.index.rows.values():
+            for full in (*row.approval_ids, *row.question_ids):
+                if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
+                    found[full] = row.session_id
+        if not found:
+            for actor in self._actors.values():
+                for full in actor.state.settled:
+                    if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
+                        found[full] = actor.session_id
+        full = _one(list(found), "approval or question", request_id)
+        return found[full], full
+
+    async def read_blob(self, sha256: str, offset: int, limit: int) -> bytes:
+        return await self.committer.run(lambda: self.blobs.read(sha256, offset, limit))
+
+    # -- rules ---------------------------------------------------------------------------------------------------
+
+    def _load_user_rules(self) -> list[Rule]:
+        if not self._user_rules_path.exists():
+            return []
+        return read_document(self._user_rules_path, list[Rule])
+
+    def _make_settings(self, tools: dict[str, Tool]) -> Settings:
+        rules = (*self._user_rules, *self._config_rules, *DEFAULT_RULES)
+        restricting = [[r.pattern, r.behavior, r.scope] for r in rules if r.behavior != "allow"]
+        return Settings(
+            tools={name: tool.spec for name, tool in tools.items()},
+            rules=rules,
+            policy_revision=canonical_digest(restricting)[:16],
+            steps_max=STEPS_PER_RUN_MAX,
+        )
+
+    async def add_user_rule(self, rule: Rule) -> None:
+        """Makes a rule for all sessions, durably. The policy revision of this daemon's life stays: what is being
+        asked now was asked under it."""
+        if rule in self._user_rules:
+            return
+        rules = [*self._user_rules, rule]
+        await self.committer.run(lambda: write_document(self._user_rules_path, rules))
+        self._user_rules = rules
+        settings = self._kernel.settings
+        self._kernel.settings = msgspec.structs.replace(settings, rules=(*rules, *self._config_rules, *DEFAULT_RULES))
+
+    # -- the index on disk ---------------------------------------------------------------------------------------
+
+    def _save_index_later(self) -> None:
+        if self._save_timer is None and not self.is_draining:
+            self._save_timer = asyncio.get_running_loop().call_later(INDEX_SAVE_DELAY_MS / 1000, self._save_index_now)
+
+    def _save_index_now(self) -> None:
+        self._save_timer = None
+        task = asyncio.ensure_future(self._save_index())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _save_index(self) -> None:
+        rows = list(self.index.rows.values())
+        try:
+            await self.committer.run(self.index.save, rows)
+        except OSError as error:
+            log.warning("cannot save the index: %s", error)
+
+
+def _is_owed(state: State) -> bool:
+    return in_flight(state) or bool(pending(state))
+
+
+def _one(found: list[str], noun: str, given: str) -> str:
+    if not found:
+        raise NotFound(f"cannot find {noun} {given}", code=f"{noun.partition(' ')[0]}_not_found")
+    if len(found) > 1:
+        raise Conflict(
+            f"cannot tell which {noun} {given} is: {', '.join(sorted(found)[:5])}",
+            code="ambiguous_id",
+        )
+    return found[0]

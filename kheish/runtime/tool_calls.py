@@ -1,0 +1,89 @@
+"""Performs `RunTool`: runs the tool, publishes live output, bounds the result and keeps the whole in a blob."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from kheish.core.contracts import ToolSpec
+from kheish.core.effects import RunTool
+from kheish.core.events import Process
+from kheish.core.outcomes import ToolFinished
+from kheish.core.state import ToolCall as CallState
+from kheish.limits import TOOL_PREVIEW_HEAD_BYTES, TOOL_PREVIEW_TAIL_BYTES, TOOL_RESULT_INLINE_BYTES_MAX
+from kheish.runtime.hub import Hub
+from kheish.runtime.model_calls import DeltaPublisher
+from kheish.runtime.ports import Tool, ToolCall, ToolOutput
+from kheish.store.blobs import Blobs
+from kheish.store.committer import Committer
+
+
+def timeout_of(spec: ToolSpec, call: CallState) -> int:
+    """A call may ask for its own `timeout_ms`."""
+    asked = call.arguments.get("timeout_ms")
+    return asked if isinstance(asked, int) and asked > 0 else spec.timeout_ms
+
+
+async def run_tool(
+    effect: RunTool,
+    call: CallState,
+    tool: Tool,
+    *,
+    session_id: str,
+    cwd: str,
+    hub: Hub,
+    blobs: Blobs,
+    committer: Committer,
+    announce: Callable[[Process], Awaitable[None]],
+) -> ToolFinished:
+    """One attempt. Only cancellation escapes."""
+    deltas = DeltaPublisher(hub, session_id, effect.run_id, tool_call_id=effect.tool_call_id, tool=call.tool)
+
+    async def read_blob(sha256: str, offset: int, limit: int) -> bytes:
+        return await committer.run(lambda: blobs.read(sha256, offset, limit))
+
+    try:
+        output = await tool.run(
+            ToolCall(
+                session_id=session_id,
+                run_id=effect.run_id,
+                tool_call_id=effect.tool_call_id,
+                attempt=effect.attempt,
+                arguments=call.arguments,
+                cwd=cwd,
+                timeout_ms=timeout_of(tool.spec, call),
+                emit=lambda text: deltas.add("tool_output", text),
+                announce=announce,
+                read_blob=read_blob,
+            )
+        )
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        output = ToolOutput(data=f"The tool failed: {type(error).__name__}: {error}".encode(), is_error=True)
+    finally:
+        deltas.flush()
+    text, blob = output.data.decode("utf-8", "replace"), ""
+    if len(output.data) > TOOL_RESULT_INLINE_BYTES_MAX:
+        blob = await committer.run(lambda: blobs.put(output.data))
+        text = preview(output.data, blob)
+    return ToolFinished(
+        run_id=effect.run_id,
+        tool_call_id=effect.tool_call_id,
+        output=text,
+        is_error=output.is_error,
+        output_bytes=len(output.data),
+        blob=blob,
+        metadata=output.metadata,
+    )
+
+
+def preview(data: bytes, blob: str) -> str:
+    """The head and the tail of a large output, and where the whole is."""
+    head = data[:TOOL_PREVIEW_HEAD_BYTES].decode("utf-8", "ignore")
+    tail = data[-TOOL_PREVIEW_TAIL_BYTES:].decode("utf-8", "ignore")
+    left_out = len(data) - TOOL_PREVIEW_HEAD_BYTES - TOOL_PREVIEW_TAIL_BYTES
+    return (
+        f"{head}\n[... {left_out} of {len(data)} bytes left out; "
+        f"read_file with the path blob:{blob} pages through the whole ...]\n{tail}"
+    )

@@ -1,0 +1,243 @@
+"""The directory of one session: made whole, opened from its newest checkpoint, never deleted here.
+
+Opening reads the newest good checkpoint and the records after it. A torn tail is copied aside and cut before the
+first append. What is left of the tail is written over itself and synced: a process that died between write and sync
+leaves records that this one can read and the disk may not have.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from kheish.errors import Conflict, Corrupt, Invalid, NotFound
+from kheish.ids import is_session_name
+from kheish.store import atomic
+from kheish.store.checkpoint import good_checkpoints
+from kheish.store.framing import ZERO_CHAIN
+from kheish.store.journal import Journal
+from kheish.store.locks import SessionLock
+from kheish.store.records import Header, Position, Record, frame_header, reframe_header, segment_first_seq, segment_name
+from kheish.store.segments import OffsetIndex, TornTail, Walk, corrupt, repair
+
+_UNFINISHED_PREFIX = ".new-"
+
+
+class Opened(NamedTuple):
+    """A session ready for its actor: fold `tail` over `checkpoint`, journal `torn`, append to `journal`."""
+
+    checkpoint: bytes | None
+    checkpoint_seq: int
+    tail: list[Record]
+    torn: TornTail | None
+    journal: Journal
+
+
+class Loaded(NamedTuple):
+    """A session as it can be read without its lock. `fault` is where reading had to stop."""
+
+    checkpoint: bytes | None
+    checkpoint_seq: int
+    tail: list[Record]
+    torn: TornTail | None
+    fault: Corrupt | None
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """What the index compares: it changes with every append."""
+
+    session_id: str
+    segment: str
+    size: int
+    mtime_ns: int
+
+
+def sessions_dir(root: Path) -> Path:
+    return root / "sessions"
+
+
+def session_path(root: Path, session_id: str) -> Path:
+    """Where a session lives; the name cannot lead elsewhere."""
+    if not is_session_name(session_id):
+        raise Invalid(
+            "cannot use this session id: it takes 1-128 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit",
+            path="session_id",
+        )
+    return sessions_dir(root) / session_id
+
+
+class SessionDir:
+    """The ways into a session's directory."""
+
+    @staticmethod
+    def create(root: Path, session_id: str) -> Path:
+        """Make an empty session, durably and all at once. Raises Conflict `session_exists`."""
+        path = session_path(root, session_id)
+        if os.path.lexists(path):
+            raise session_exists(session_id)
+        atomic.make_private_dir(path.parent)
+        building = unfinished_path(root, session_id)
+        os.mkdir(building, 0o700)
+        line, _ = frame_header(session_id, 1, 1, ZERO_CHAIN)
+        atomic.create_file(building / segment_name(1), line)
+        publish(building, path)
+        return path
+
+    @staticmethod
+    def open(root: Path, session_id: str, *, reducer: int, now_ms: int) -> Opened:
+        """Take the session's lock, repair a torn tail and return what to fold.
+
+        Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
+        """
+        path = _existing(root, session_id)
+        lock = SessionLock(path).acquire()
+        try:
+            return _open(path, reducer, now_ms, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @staticmethod
+    def read_only(root: Path, session_id: str, *, reducer: int) -> Loaded:
+        """The state up to the last whole record, or up to the fault, without lock or repair."""
+        reading, fault = _Reading(_existing(root, session_id), reducer), None
+        try:
+            for _ in reading:
+                pass
+        except Corrupt as error:
+            fault = error
+        return Loaded(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, reading.walk.torn, fault)
+
+
+def list_sessions(root: Path) -> Iterator[SessionInfo]:
+    """Every session with its newest segment, from names and one stat each; unfinished ones are not sessions."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(sessions_dir(root)) if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return
+    for name in names:
+        if not is_session_name(name):
+            continue
+        directory = sessions_dir(root) / name
+        segments = [file for file in os.listdir(directory) if segment_first_seq(file) is not None]
+        newest = max(segments, default="")
+        if newest:
+            status = os.stat(directory / newest, follow_symlinks=False)
+            yield SessionInfo(name, newest, status.st_size, status.st_mtime_ns)
+        else:
+            yield SessionInfo(name, "", 0, 0)
+
+
+def clear_unfinished(root: Path) -> None:
+    """Delete what a crash left of sessions in the making; only under the daemon's lock."""
+    try:
+        entries = list(os.scandir(sessions_dir(root)))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.name.startswith(_UNFINISHED_PREFIX) and entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+
+
+def unfinished_path(root: Path, session_id: str) -> Path:
+    return sessions_dir(root) / f"{_UNFINISHED_PREFIX}{session_id}-{secrets.token_hex(4)}"
+
+
+def publish(building: Path, path: Path) -> None:
+    """Give a finished directory, whose files are synced, its name. Raises Conflict `session_exists`."""
+    atomic.sync_dir(building)
+    try:
+        if os.path.lexists(path):
+            raise session_exists(path.name)
+        os.replace(building, path)
+    except BaseException as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise session_exists(path.name) from error
+        raise
+    atomic.sync_dir(path.parent)
+
+
+def _existing(root: Path, session_id: str) -> Path:
+    path = session_path(root, session_id)
+    if not path.is_dir():
+        raise NotFound(f"cannot open session {session_id}: there is none of this name", code="session_not_found")
+    return path
+
+
+def session_exists(session_id: str) -> Conflict:
+    return Conflict(f"cannot create session {session_id}: it exists already; choose another id", code="session_exists")
+
+
+def _open(path: Path, reducer: int, now_ms: int, lock: SessionLock) -> Opened:
+    atomic.clear_temps(path)
+    reading = _Reading(path, reducer)
+    for _ in reading:
+        pass
+    header, position = reading.walk.header, reading.walk.position
+    assert header is not None and position is not None
+    torn = repair(path, reading.walk.torn, now_ms) if reading.walk.torn else None
+    _settle(path / segment_name(header.first_seq), header, position, reading.tail)
+    journal = Journal(path, header, position, reading.index, lock)
+    return Opened(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, torn, journal)
+
+
+class _Reading:
+    """The newest good checkpoint and, by iteration, the proven records after it."""
+
+    def __init__(self, path: Path, reducer: int) -> None:
+        self.index = OffsetIndex()
+        self.tail: list[Record] = []
+        self._witness_seq = 0
+        checkpoint = None
+        for found in good_checkpoints(path):
+            self._witness_seq = max(self._witness_seq, found.seq)
+            if found.reducer == reducer:
+                checkpoint = found
+                break
+        self.checkpoint_state = bytes(checkpoint.state) if checkpoint else None
+        self.checkpoint_seq = checkpoint.seq if checkpoint else 0
+        self.walk = Walk(path, path.name, checkpoint.position if checkpoint else None)
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in self.walk:
+            assert self.walk.position is not None
+            self.index.note(self.walk.position)
+            self.tail.append(record)
+            yield record
+        position = self.walk.position
+        assert position is not None
+        if position.seq < self._witness_seq:
+            raise corrupt(
+                self.walk.directory / segment_name(position.segment_first_seq),
+                position.offset,
+                f"the journal ends at seq {position.seq} and a checkpoint has seen seq {self._witness_seq}",
+            )
+
+
+def _settle(path: Path, header: Header, position: Position, tail: list[Record]) -> None:
+    """Write what was read of the newest segment's tail over itself, as it was read, and sync it with its name.
+
+    What lies before a checkpoint was durable when that was made.
+    """
+    data = b"".join([record.line for record in tail if record.seq >= header.first_seq])
+    if position.seq < header.first_seq:
+        data = reframe_header(header)
+    if not data:
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.lseek(fd, position.offset - len(data), os.SEEK_SET)
+        atomic.write_all(fd, data)
+        atomic.sync_data(fd)
+    finally:
+        os.close(fd)
+    atomic.sync_dir(path.parent)

@@ -1,0 +1,1 @@
+"""PURE: the public JSON shapes, one file per noun. Imports the core and the foundations."""
