@@ -19,10 +19,11 @@ from kheish.core.contracts import ToolSpec
 from kheish.core.events import Behavior, Mode, Rule, RuleScope
 from kheish.errors import Invalid
 
-DEFAULT_RULES: tuple[Rule, ...] = tuple(
-    Rule(pattern=pattern, behavior="ask", scope="default")
-    for pattern in ("bash", "write_file", "edit_file", "apply_patch", "mcp__*")
-) + (Rule(pattern="*", behavior="allow", scope="default"),)
+_ASKING = ("bash", "write_file", "edit_file", "apply_patch", "mcp__*")
+DEFAULT_RULES: tuple[Rule, ...] = (
+    *(Rule(pattern=pattern, behavior="ask", scope="default") for pattern in _ASKING),
+    Rule(pattern="*", behavior="allow", scope="default"),
+)
 
 _SCOPES: dict[RuleScope, int] = {"session": 0, "project": 1, "user": 2, "default": 3}
 EDIT_TOOLS = frozenset(("write_file", "edit_file", "apply_patch"))
@@ -31,7 +32,7 @@ _SHELL_UNSAFE = r"[^;&|`$<>\n\r(){}\\]*"
 
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True):
-    """`base_behavior` is what the rule said before the mode applied; `mode_effect` is empty where it changed nothing."""
+    """`base_behavior` is the rule's, before the mode applied; `mode_effect` is empty where that changed nothing."""
 
     behavior: Behavior
     base_behavior: Behavior

@@ -85,10 +85,14 @@ class SessionDir:
             raise session_exists(session_id)
         atomic.make_private_dir(path.parent)
         building = unfinished_path(root, session_id)
-        os.mkdir(building, 0o700)
         line, _ = frame_header(session_id, 1, 1, ZERO_CHAIN)
-        atomic.create_file(building / segment_name(1), line)
-        publish(building, path)
+        try:
+            os.mkdir(building, 0o700)
+            atomic.create_file(building / segment_name(1), line)
+            publish(building, path)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
         return path
 
     @staticmethod
@@ -152,15 +156,14 @@ def unfinished_path(root: Path, session_id: str) -> Path:
 
 
 def publish(building: Path, path: Path) -> None:
-    """Give a finished directory, whose files are synced, its name. Raises Conflict `session_exists`."""
+    """Give a finished directory, whose files are synced, its name; the caller deletes it on failure. Raises Conflict `session_exists`."""
     atomic.sync_dir(building)
     try:
         if os.path.lexists(path):
             raise session_exists(path.name)
         os.replace(building, path)
-    except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise session_exists(path.name) from error
         raise
     atomic.sync_dir(path.parent)
