@@ -156,7 +156,10 @@ def unfinished_path(root: Path, session_id: str) -> Path:
 
 
 def publish(building: Path, path: Path) -> None:
-    """Give a finished directory, whose files are synced, its name; the caller deletes it on failure. Raises Conflict `session_exists`."""
+    """Give a finished directory, whose files are synced, its name; the caller deletes it on failure.
+
+    Raises Conflict `session_exists`.
+    """
     atomic.sync_dir(building)
     try:
         if os.path.lexists(path):

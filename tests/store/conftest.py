@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.store.disk import disk
 from tests.store.sessions import SESSION, Session
+
+__all__ = ["disk"]
 
 
 @pytest.fixture

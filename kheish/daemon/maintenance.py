@@ -1,0 +1,77 @@
+"""What may be done to sessions on disk, with or without a running daemon: verify, export, import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from kheish.core.codec import encode_state
+from kheish.core.state import REDUCER_VERSION, State
+from kheish.errors import KheishError
+from kheish.runtime.supervisor import fold_records
+from kheish.store.archive import export_session, import_session
+from kheish.store.atomic import make_private_dir
+from kheish.store.blobs import Blobs
+from kheish.store.locks import read_owner
+from kheish.store.records import Record
+from kheish.store.session_dir import list_sessions, session_path
+from kheish.store.verify import Fault, verify_session
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A session's check: no fault means that every byte of it is what was written."""
+
+    session_id: str
+    faults: list[Fault]
+
+
+def fold(records: Iterable[Record]) -> bytes:
+    """The canonical bytes of the state after these records."""
+    return encode_state(fold_records(records, State()))
+
+
+def blobs_of(record: Record) -> list[str]:
+    """The blobs that a record names."""
+    found = []
+    for event in record.events:
+        if event.get("blob"):
+            found.append(str(event["blob"]))
+        found += [str(a["blob"]) for a in event.get("attachments", ()) if a.get("blob")]
+    return found
+
+
+def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verified]:
+    """Checks sessions (all of them by default): framing, chain, checkpoints against the fold, blobs. Writes nothing."""
+    live = read_owner(root) is not None
+    names = list(session_ids) if session_ids is not None else [info.session_id for info in list_sessions(root)]
+    blobs = Blobs(root)
+    results = []
+    for name in names:
+        directory = session_path(root, name)
+        try:
+            faults = verify_session(
+                directory, fold, reducer=REDUCER_VERSION, blob_refs=blobs_of, blobs=blobs, live=live
+            )
+        except KheishError as error:
+            if error.code == "session_not_found":
+                raise
+            faults = [Fault(str(directory), 0, 0, error.message)]
+        results.append(Verified(name, faults))
+    return results
+
+
+def export(root: Path, session_id: str, out: BinaryIO) -> None:
+    """Writes one self-contained archive of a session."""
+    export_session(root, session_id, out, blob_refs=blobs_of, live=read_owner(root) is not None)
+
+
+def import_(root: Path, source: BinaryIO) -> str:
+    """Reads an archive back, after checking all of it; returns the session's id. A running daemon sees it when it is
+    asked for by name."""
+    make_private_dir(root)
+    os.umask(0o077)
+    return import_session(root, source).session
