@@ -44,9 +44,23 @@ def blobs_of(record: Record) -> list[str]:
     return found
 
 
+def _is_served(root: Path) -> bool:
+    """Whether a daemon may be writing just now."""
+    owner = read_owner(root)
+    if owner is None:
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verified]:
     """Checks sessions (all of them by default): framing, chain, checkpoints against the fold, blobs. Writes nothing."""
-    live = read_owner(root) is not None
+    live = _is_served(root)
     names = list(session_ids) if session_ids is not None else [info.session_id for info in list_sessions(root)]
     blobs = Blobs(root)
     results = []
@@ -66,7 +80,7 @@ def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verifie
 
 def export(root: Path, session_id: str, out: BinaryIO) -> None:
     """Writes one self-contained archive of a session."""
-    export_session(root, session_id, out, blob_refs=blobs_of, live=read_owner(root) is not None)
+    export_session(root, session_id, out, blob_refs=blobs_of, live=_is_served(root))
 
 
 def import_(root: Path, source: BinaryIO) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
+from kheish.store.atomic import make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 from kheish.store.documents import read_document, write_document
@@ -89,11 +90,12 @@ class Supervisor:
         providers: Providers,
         tools: dict[str, Tool],
         kill_tree: KillTree,
+        raise_generation: Callable[[int], int],
         config_rules: tuple[Rule, ...] = (),
         clock: Clock | None = None,
     ) -> None:
         self.root = root
-        self.generation = generation
+        self._raise_generation = raise_generation
         self.providers = providers
         self.clock: Clock = clock or SystemClock()
         self.started_at_ms = self.clock.now_ms()
@@ -131,6 +133,10 @@ class Supervisor:
         self.is_draining = False
 
     @property
+    def generation(self) -> int:
+        return self._kernel.generation
+
+    @property
     def settings(self) -> Settings:
         return self._kernel.settings
 
@@ -153,6 +159,8 @@ class Supervisor:
             self._save_index_later()
 
     def _load_index(self) -> list[SessionInfo]:
+        make_private_dir(self.root)
+        make_private_dir(self.root / "daemon")
         clear_unfinished(self.root)
         return self.index.load(list(list_sessions(self.root)))
 
@@ -285,6 +293,9 @@ class Supervisor:
         except Corrupt as error:
             self._quarantine(session_id, error)
             raise
+        if opened.journal.gen > self.generation:
+            # Taken in from another state root: no record may be of an older generation than one before it.
+            self._kernel.generation = await self.committer.run(self._raise_generation, opened.journal.gen)
         actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
         if opened.tail:
             actor.pos = opened.tail[-1].pos

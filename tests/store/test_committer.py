@@ -1,0 +1,256 @@
+"""Group commit: order, grouping, failure, closing; the disk's speed is a gate that the test opens."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kheish.errors import Poisoned, StoreError
+from kheish.store import atomic
+from kheish.store.committer import Committer
+from kheish.store.journal import Framed, Journal
+from tests.store.disk import FailingDisk
+from tests.store.sessions import Session, frame, numbers
+
+
+@pytest.fixture
+async def committer() -> AsyncIterator[Committer]:
+    made = Committer(asyncio.get_running_loop())
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def sessions(root: Path) -> Iterator[list[Session]]:
+    made = [Session.create(root, f"s{number}") for number in range(12)]
+    yield made
+    for session in made:
+        session.close()
+
+
+class Gate:
+    """Holds every sync until it is opened, and tells when one has arrived."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.arrived = threading.Event()
+        self.opened = threading.Event()
+        self.syncs = 0
+        self._sync = atomic.sync_data
+        monkeypatch.setattr(atomic, "sync_data", self._wait)
+
+    def _wait(self, fd: int) -> None:
+        self.syncs += 1
+        self.arrived.set()
+        assert self.opened.wait(10)
+        self._sync(fd)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch, sessions: list[Session]) -> Gate:
+    return Gate(monkeypatch)
+
+
+def put(committer: Committer, journal: Journal, number: int) -> asyncio.Future[None]:
+    return committer.append(journal, frame(journal, number))
+
+
+async def test_what_is_acknowledged_is_in_the_file(committer: Committer, session: Session) -> None:
+    for number in range(1, 21):
+        await put(committer, session.journal, number)
+        assert numbers(session.walk()) == list(range(1, number + 1))
+        assert session.journal.durable_seq == number
+
+
+async def test_nothing_is_acknowledged_before_the_sync_ends(
+    committer: Committer, sessions: list[Session], gate: Gate
+) -> None:
+    future = put(committer, sessions[0].journal, 1)
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    assert not future.done()
+    assert sessions[0].journal.durable_seq == 0
+    gate.opened.set()
+    await future
+    assert sessions[0].journal.durable_seq == 1
+
+
+async def test_what_gathers_during_a_sync_is_one_batch(
+    committer: Committer, sessions: list[Session], gate: Gate
+) -> None:
+    journal = sessions[0].journal
+    first = put(committer, journal, 1)
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    rest = [put(committer, journal, number) for number in range(2, 102)]
+    assert committer.waiting_bytes > 0
+    gate.opened.set()
+    await asyncio.gather(first, *rest)
+    assert gate.syncs == 2
+    assert committer.waiting_bytes == 0
+    assert numbers(sessions[0].walk()) == list(range(1, 102))
+
+
+async def test_a_batch_is_bounded_in_bytes(
+    committer: Committer, sessions: list[Session], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = sessions[0].journal
+    first = put(committer, journal, 1)
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    framed = [frame(journal, number) for number in range(2, 12)]
+    monkeypatch.setattr("kheish.store.committer.COMMIT_BATCH_BYTES_MAX", 3 * len(framed[-1].line))
+    rest = [committer.append(journal, each) for each in framed]
+    gate.opened.set()
+    await asyncio.gather(first, *rest)
+    assert gate.syncs == 1 + 4
+    assert numbers(sessions[0].walk()) == list(range(1, 12))
+
+
+async def test_one_wake_per_batch_in_order_of_submission(
+    committer: Committer, sessions: list[Session], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[int] = []
+    futures = [put(committer, sessions[0].journal, 1)]
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    for number in range(1, 100):
+        session = sessions[number * 7 % len(sessions)]
+        futures.append(put(committer, session.journal, session.journal.next_seq))
+    for number, future in enumerate(futures):
+        future.add_done_callback(lambda _, number=number: woken.append(number))  # type: ignore[misc]
+    loop = asyncio.get_running_loop()
+    wakes = 0
+    call = loop.call_soon_threadsafe
+
+    def counting(callback: object, *arguments: object) -> object:
+        nonlocal wakes
+        wakes += getattr(callback, "__module__", "") == "kheish.store.committer"
+        return call(callback, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counting)
+    gate.opened.set()
+    await asyncio.gather(*futures)
+    assert woken == list(range(100))
+    assert wakes == 2
+    for session in sessions:
+        assert numbers(session.walk()) == list(range(1, session.journal.durable_seq + 1))
+
+
+async def test_many_writers_at_once(committer: Committer, sessions: list[Session]) -> None:
+    async def write(journal: Journal) -> None:
+        for _ in range(20):
+            await put(committer, journal, journal.next_seq)
+
+    await asyncio.gather(*(write(session.journal) for session in sessions for _ in range(3)))
+    for session in sessions:
+        assert numbers(session.walk()) == list(range(1, 61))
+
+
+async def test_a_failed_session_does_not_stop_others(
+    committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = Journal.commit
+    bad = sessions[3].journal
+
+    def failing(journal: Journal, records: list[Framed]) -> None:
+        if journal is bad:
+            raise journal.poison("EIO")
+        commit(journal, records)
+
+    monkeypatch.setattr(Journal, "commit", failing)
+    futures = [put(committer, session.journal, 1) for session in sessions]
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert [isinstance(result, Poisoned) for result in results] == [session.journal is bad for session in sessions]
+    with pytest.raises(Poisoned):
+        frame(bad, 2)
+    await put(committer, sessions[0].journal, 2)
+
+
+async def test_poisoned_futures_fail_in_order(committer: Committer, sessions: list[Session], disk: FailingDisk) -> None:
+    session = sessions[0]
+    disk.fail_data_syncs = {1}
+    disk.fail_creates = True
+    futures = [put(committer, session.journal, number) for number in range(1, 6)]
+    order: list[int] = []
+    for number, future in enumerate(futures):
+        future.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert all(isinstance(result, Poisoned) for result in results)
+    assert len({id(result) for result in results}) == 5
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_a_recovered_failure_is_not_seen_by_writers(
+    committer: Committer, sessions: list[Session], disk: FailingDisk
+) -> None:
+    session = sessions[0]
+    disk.fail_data_syncs = {1, 2, 3}
+    for number in range(1, 8):
+        await put(committer, session.journal, number)
+    assert numbers(session.walk()) == list(range(1, 8))
+
+
+async def test_a_fault_of_the_code_leaves_nobody_waiting(
+    committer: Committer, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(atomic, "sync_data", broken)
+    with pytest.raises(Poisoned, match="ZeroDivisionError"):
+        await put(committer, session.journal, 1)
+
+
+async def test_a_cancelled_waiter_harms_nobody(committer: Committer, sessions: list[Session], gate: Gate) -> None:
+    first, second = (put(committer, sessions[0].journal, number) for number in (1, 2))
+    first.cancel()
+    gate.opened.set()
+    await second
+    assert numbers(sessions[0].walk()) == [1, 2]
+
+
+async def test_other_work_does_not_wait_for_a_sync(committer: Committer, sessions: list[Session], gate: Gate) -> None:
+    future = put(committer, sessions[0].journal, 1)
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    assert await committer.run(lambda left, right: left + right, 20, 22) == 42
+    assert not future.done()
+    gate.opened.set()
+    await future
+
+
+async def test_work_that_fails_says_so(committer: Committer) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await committer.run(lambda: 1 / 0)
+
+
+async def test_closing_drains(session: Session) -> None:
+    committer = Committer(asyncio.get_running_loop())
+    futures = [put(committer, session.journal, number) for number in range(1, 51)]
+    await committer.close()
+    await asyncio.gather(*futures)
+    assert numbers(session.walk()) == list(range(1, 51))
+    with pytest.raises(StoreError) as caught:
+        put(committer, session.journal, 51)
+    assert caught.value.code == "store_closed"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kheish-")]
+
+
+async def test_an_idle_committer_sleeps(committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits without a timeout: nothing but an append or a close wakes it."""
+    condition = committer._condition
+    timeouts: list[float | None] = []
+    waiting = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    wait = condition.wait
+
+    def noting(timeout: float | None = None) -> bool:
+        timeouts.append(timeout)
+        loop.call_soon_threadsafe(waiting.set)
+        return wait(timeout)
+
+    monkeypatch.setattr(condition, "wait", noting)
+    with condition:
+        condition.notify()
+    await waiting.wait()
+    await committer.close()
+    assert timeouts == [None]

@@ -1,0 +1,209 @@
+"""One daemon per root, one writer per session, across processes; generations only grow."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kheish.errors import Conflict, Corrupt, StoreError
+from kheish.store import locks
+from kheish.store.locks import DaemonLock, SessionLock, read_owner
+from kheish.store.session_dir import SessionDir
+from tests.store.sessions import SESSION, Session
+
+HOLDER = """
+import sys, subprocess
+from pathlib import Path
+from kheish.store.locks import DaemonLock
+from tests.store.sessions import Session
+root = Path(sys.argv[1])
+if sys.argv[2] == "daemon":
+    lock = DaemonLock(root).acquire(now_ms=1_700_000_000_000)
+    generation = lock.generation
+else:
+    session = Session.open(root)
+    generation = 0
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True) if sys.argv[3:] else None
+print(generation, child.pid if child else 0, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(root: Path, what: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
+    """Another process that holds a lock; SIGKILLed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root), what, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        generation, child = map(int, process.stdout.readline().split())
+        yield process, generation, child
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_a_second_daemon_is_told_who_holds_the_root(root: Path) -> None:
+    with holder(root, "daemon") as (process, generation, _):
+        with pytest.raises(Conflict) as caught:
+            DaemonLock(root).acquire()
+        assert caught.value.code == "state_root_locked"
+        assert caught.value.details == {
+            "pid": process.pid,
+            "started_at_ms": 1_700_000_000_000,
+            "generation": generation,
+        }
+        assert str(process.pid) in caught.value.message
+        owner = read_owner(root)
+        assert owner is not None
+        assert owner.pid == process.pid
+
+
+def test_a_killed_daemon_leaves_the_root_free(root: Path) -> None:
+    with holder(root, "daemon") as (process, generation, _):
+        process.kill()
+        process.wait()
+        lock = DaemonLock(root).acquire()
+        assert lock.generation == generation + 1
+        lock.release()
+
+
+def test_a_child_that_outlives_the_daemon_does_not_hold_its_lock(root: Path) -> None:
+    with holder(root, "daemon", "child") as (process, _, child):
+        try:
+            process.kill()
+            process.wait()
+            os.kill(child, 0)
+            DaemonLock(root).acquire().release()
+        finally:
+            os.kill(child, 9)
+
+
+def test_a_session_has_one_writer(root: Path) -> None:
+    SessionDir.create(root, SESSION)
+    with holder(root, "session") as (process, _, _):
+        with pytest.raises(Conflict) as caught:
+            Session.open(root)
+        assert caught.value.code == "session_locked"
+        process.kill()
+        process.wait()
+        Session.open(root).close()
+
+
+def test_locks_hold_within_a_process(root: Path) -> None:
+    lock = DaemonLock(root).acquire()
+    with pytest.raises(Conflict):
+        DaemonLock(root).acquire()
+    lock.release()
+    lock.release()
+    DaemonLock(root).acquire().release()
+    (root / "x").mkdir()
+    session = SessionLock(root / "x").acquire()
+    with pytest.raises(Conflict):
+        SessionLock(root / "x").acquire()
+    session.release()
+    SessionLock(root / "x").acquire().release()
+
+
+def test_generations_grow_and_survive_the_loss_of_either_file(root: Path) -> None:
+    def next_generation(generation_min: int = 0) -> int:
+        lock = DaemonLock(root).acquire(generation_min=generation_min)
+        lock.release()
+        return lock.generation
+
+    assert [next_generation() for _ in range(3)] == [1, 2, 3]
+    (root / "daemon" / "generation.json").unlink()
+    assert next_generation() == 4
+    (root / "daemon.lock").write_bytes(b"")
+    assert next_generation() == 5
+    (root / "daemon" / "generation.json").write_bytes(b"rubbish")
+    assert next_generation() == 6
+    (root / "daemon" / "generation.json").unlink()
+    (root / "daemon.lock").unlink()
+    assert next_generation(generation_min=40) == 40
+    assert next_generation(generation_min=7) == 41
+    (root / "daemon" / "generation.json").write_bytes(b"rubbish")
+    (root / "daemon.lock").write_bytes(b"rubbish")
+    with pytest.raises(Corrupt):
+        next_generation()
+    assert (root / "daemon" / "generation.json").read_bytes() == b"rubbish"
+
+
+def test_a_generation_is_durable_before_it_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "write_document", failing)
+        with pytest.raises(OSError):
+            DaemonLock(root).acquire()
+    lock = DaemonLock(root).acquire()
+    assert lock.generation == 1
+    assert lock.raise_generation(50) == 50
+    assert lock.raise_generation(20) == 50
+    lock.release()
+    with pytest.raises(StoreError):
+        lock.raise_generation(60)
+    again = DaemonLock(root).acquire()
+    assert again.generation == 51
+    owner = read_owner(root)
+    assert owner is not None
+    assert (owner.pid, owner.generation) == (os.getpid(), 51)
+    again.release()
+
+
+def test_a_lock_file_that_was_replaced_is_locked_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody deletes the lock file between its opening and its locking: the new name counts, not the old inode."""
+    flock = fcntl.flock
+    path = root / "daemon.lock"
+    times = 0
+
+    def racing(fd: int, operation: int) -> None:
+        nonlocal times
+        times += 1
+        if times <= 2:
+            path.unlink()
+            if times == 2:
+                path.touch(mode=0o600)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", racing)
+    lock = DaemonLock(root).acquire()
+    assert times == 3
+    monkeypatch.undo()
+    with pytest.raises(Conflict):
+        DaemonLock(root).acquire()
+    lock.release()
+    assert path.exists()
+
+
+def test_a_file_system_without_flock_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(StoreError) as caught:
+        DaemonLock(root).acquire()
+    assert caught.value.code == "locks_unsupported"
+
+
+def test_no_owner(root: Path) -> None:
+    assert read_owner(root) is None
+    root.mkdir()
+    (root / "daemon.lock").write_bytes(b"")
+    assert read_owner(root) is None

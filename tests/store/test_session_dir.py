@@ -1,0 +1,300 @@
+"""A session's directory: creation, opening from checkpoints, repair, listing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kheish.errors import Conflict, Corrupt, Invalid, NotFound, StoreError
+from kheish.limits import CHECKPOINTS_KEPT
+from kheish.store import atomic
+from kheish.store.checkpoint import checkpoint_name, list_checkpoints, load_newest, save_checkpoint
+from kheish.store.records import Record, parse_line, segment_name
+from kheish.store.session_dir import SessionDir, clear_unfinished, list_sessions, session_path
+from tests.store.sessions import NOW_MS, REDUCER, SESSION, Session, built, fold, numbers
+
+
+def state_of(session: Session) -> bytes:
+    """Checkpoint plus tail, folded as the caller would."""
+    opened = session.opened
+    state = int(opened.checkpoint.split(b":")[1][:-1]) if opened.checkpoint else 0
+    for number in numbers(opened.tail):
+        state = (state * 31 + number) % 1_000_003
+    return b'{"state":%d}' % state
+
+
+# -- creation -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_session_is_empty(root: Path) -> None:
+    session = Session.create(root)
+    assert session.opened.checkpoint is None
+    assert session.opened.checkpoint_seq == 0
+    assert session.opened.tail == []
+    assert session.opened.torn is None
+    assert session.journal.next_seq == 1
+    assert session.journal.session_id == SESSION
+    session.close()
+
+
+def test_a_session_is_created_once(root: Path) -> None:
+    SessionDir.create(root, SESSION)
+    before = (root / "sessions" / SESSION / segment_name(1)).read_bytes()
+    with pytest.raises(Conflict) as caught:
+        SessionDir.create(root, SESSION)
+    assert caught.value.code == "session_exists"
+    assert (root / "sessions" / SESSION / segment_name(1)).read_bytes() == before
+    assert os.listdir(root / "sessions") == [SESSION]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a" * 129, "a\0", "a\n"])
+def test_a_name_cannot_lead_elsewhere(root: Path, name: str) -> None:
+    for call in (lambda: session_path(root, name), lambda: SessionDir.create(root, name)):
+        with pytest.raises(Invalid):
+            call()
+
+
+def test_a_crash_during_creation_leaves_no_session(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(5, "EIO")
+
+    (root / "sessions").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("kheish.store.session_dir.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr(atomic, "create_file", lambda *_: failing(root))
+        with pytest.raises(OSError):
+            SessionDir.create(root, SESSION)
+    assert len(os.listdir(root / "sessions")) == 1
+    assert list(list_sessions(root)) == []
+    clear_unfinished(root)
+    assert os.listdir(root / "sessions") == []
+    SessionDir.create(root, SESSION)
+
+
+def test_no_such_session(root: Path) -> None:
+    with pytest.raises(NotFound):
+        Session.open(root)
+    with pytest.raises(NotFound):
+        SessionDir.read_only(root, SESSION, reducer=REDUCER)
+    clear_unfinished(root)
+
+
+def test_a_directory_without_journal_is_corrupt_not_new(root: Path) -> None:
+    SessionDir.create(root, SESSION)
+    (root / "sessions" / SESSION / segment_name(1)).unlink()
+    with pytest.raises(Corrupt):
+        Session.open(root)
+    with pytest.raises(Conflict):
+        SessionDir.create(root, SESSION)
+
+
+def test_a_failed_opening_lets_the_lock_go(root: Path) -> None:
+    path = built(root, 3) / segment_name(1)
+    whole = path.read_bytes()
+    path.write_bytes(b"x" + whole[1:])
+    with pytest.raises(Corrupt):
+        Session.open(root)
+    path.write_bytes(whole)
+    Session.open(root).close()
+
+
+# -- opening from checkpoints ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seq", range(1, 11))
+def test_checkpoint_and_tail_give_the_same_state(session: Session, small_segments: int, seq: int) -> None:
+    session.append(10)
+    session.checkpoint(seq)
+    session = session.reopen()
+    assert session.opened.checkpoint_seq == seq
+    assert numbers(session.opened.tail) == list(range(seq + 1, 11))
+    assert state_of(session) == fold(session.journal.read())
+    session.append(3)
+    assert numbers(session.walk()) == list(range(1, 14))
+    session.close()
+
+
+def test_deleting_every_checkpoint_loses_nothing(session: Session, small_segments: int) -> None:
+    session.append(10)
+    session.checkpoint(4)
+    session.checkpoint(9)
+    expected = fold(session.journal.read())
+    for _, path in list_checkpoints(session.path):
+        path.unlink()
+        session = session.reopen()
+        assert state_of(session) == expected
+    assert session.opened.checkpoint is None
+    session.close()
+
+
+def test_the_newest_few_are_kept(session: Session) -> None:
+    session.append(8)
+    for seq in range(1, 9):
+        session.checkpoint(seq)
+    assert [seq for seq, _ in list_checkpoints(session.path)] == [8, 7][:CHECKPOINTS_KEPT]
+    assert load_newest(session.path, REDUCER).seq == 8  # type: ignore[union-attr]
+
+
+def test_a_bad_checkpoint_is_passed_over(session: Session) -> None:
+    session.append(8)
+    session.checkpoint(3)
+    session.checkpoint(6)
+    newest = session.path / checkpoint_name(6)
+    whole = newest.read_bytes()
+    for at in range(len(whole)):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+            newest.write_bytes(damaged)
+            found = load_newest(session.path, REDUCER)
+            assert found is not None
+            assert found.seq == 3
+    session = session.reopen()
+    assert session.opened.checkpoint_seq == 3
+    assert state_of(session) == fold(session.journal.read())
+    session.close()
+
+
+def test_a_checkpoint_under_another_name_or_session_is_passed_over(session: Session, root: Path) -> None:
+    session.append(8)
+    session.checkpoint(3)
+    checkpoint = (session.path / checkpoint_name(3)).read_bytes()
+    (session.path / checkpoint_name(5)).write_bytes(checkpoint)
+    assert load_newest(session.path, REDUCER).seq == 3  # type: ignore[union-attr]
+    other = built(root, 8, "other")
+    (other / checkpoint_name(3)).write_bytes(checkpoint)
+    assert load_newest(other, REDUCER) is None
+
+
+def test_a_checkpoint_of_another_reducer_is_passed_over(session: Session) -> None:
+    session.append(5)
+    session.checkpoint(4)
+    session.close()
+    session = Session.open(session.root, reducer=REDUCER + 1)
+    assert session.opened.checkpoint is None
+    assert numbers(session.opened.tail) == [1, 2, 3, 4, 5]
+    session.close()
+
+
+@pytest.mark.parametrize("reducer", [REDUCER, REDUCER + 1])
+def test_a_journal_that_ends_before_a_checkpoint_is_corrupt_not_torn(session: Session, reducer: int) -> None:
+    session.append(5)
+    session.checkpoint(5)
+    session.close()
+    (path,) = session.segments
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for kept in (whole[:-1], whole[:-20], b"".join(lines[:-1]), b"".join(lines[:1]), whole[:-200] + bytes(200)):
+        path.write_bytes(kept)
+        with pytest.raises(Corrupt):
+            Session.open(session.root, reducer=reducer)
+        assert path.read_bytes() == kept
+        loaded = SessionDir.read_only(session.root, SESSION, reducer=reducer)
+        assert loaded.fault is not None
+        assert (loaded.checkpoint is not None) == (reducer == REDUCER)
+
+
+def test_a_torn_tail_after_a_checkpoint_is_cut(session: Session) -> None:
+    session.append(5)
+    session.checkpoint(3)
+    session.close()
+    (path,) = session.segments
+    path.write_bytes(path.read_bytes()[:-3])
+    session = session.reopen()
+    assert session.opened.torn is not None
+    assert numbers(session.opened.tail) == [4]
+    session.close()
+
+
+def test_a_checkpoint_must_stand_on_its_record(session: Session) -> None:
+    session.append(5)
+    session.checkpoint(3)
+    session.close()
+    (path,) = session.segments
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3] + lines[4:] + lines[3:4]))
+    with pytest.raises(Corrupt, match="checkpoint"):
+        Session.open(session.root)
+
+
+def test_only_durable_records_are_checkpointed(session: Session) -> None:
+    session.append(2)
+    for seq in (0, 3):
+        with pytest.raises(StoreError) as caught:
+            save_checkpoint(session.journal, seq, reducer=REDUCER, state=b"{}", at=NOW_MS)
+        assert caught.value.code == "not_durable"
+
+
+def test_opening_reads_the_tail_alone(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history before the checkpoint is not even looked at: opening is bounded, verifying is not."""
+    monkeypatch.setattr("kheish.store.journal.SEGMENT_RECORDS_MAX", 50)
+    session.append(120)
+    session.checkpoint(117)
+    session.close()
+    parsed: list[bytes] = []
+
+    def counting(line: bytes) -> Record:
+        parsed.append(line)
+        return parse_line(line)
+
+    monkeypatch.setattr("kheish.store.segments.parse_line", counting)
+    session.segments[0].write_bytes(b"rubbish")
+    session = Session.open(session.root)
+    assert len(parsed) == 3
+    assert numbers(session.opened.tail) == [118, 119, 120]
+    session.close()
+
+
+def test_an_opening_without_a_tail_writes_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.append(5)
+    session.checkpoint(5)
+    session.close()
+
+    def failing(fd: int) -> None:
+        raise AssertionError("synced")
+
+    monkeypatch.setattr(atomic, "sync_data", failing)
+    Session.open(session.root).close()
+
+
+def test_leftovers_of_a_crash_are_cleared(session: Session) -> None:
+    session.append(2)
+    (session.path / ".tmp-1234").write_bytes(b"half a checkpoint")
+    session = session.reopen()
+    assert not (session.path / ".tmp-1234").exists()
+    session.close()
+
+
+# -- reading without the lock ---------------------------------------------------------------------------------------
+
+
+def test_reading_beside_the_writer(session: Session) -> None:
+    session.append(4)
+    session.checkpoint(2)
+    with session.segments[0].open("ab") as file:
+        file.write(b'{"v":1,')
+    before = session.segments[0].read_bytes()
+    loaded = SessionDir.read_only(session.root, SESSION, reducer=REDUCER)
+    assert (loaded.checkpoint_seq, numbers(loaded.tail), loaded.fault) == (2, [3, 4], None)
+    assert loaded.torn is not None
+    assert session.segments[0].read_bytes() == before
+
+
+# -- listing --------------------------------------------------------------------------------------------------------
+
+
+def test_listing(root: Path, small_segments: int) -> None:
+    assert list(list_sessions(root)) == []
+    built(root, 7, "b")
+    built(root, 2, "a")
+    (root / "sessions" / ".new-x-1").mkdir()
+    (root / "sessions" / "file").touch()
+    (root / "sessions" / "empty").mkdir()
+    found = list(list_sessions(root))
+    assert [(info.session_id, info.segment) for info in found] == [
+        ("a", segment_name(1)),
+        ("b", segment_name(7)),
+        ("empty", ""),
+    ]
+    newest = root / "sessions" / "b" / segment_name(7)
+    assert (found[1].size, found[1].mtime_ns) == (newest.stat().st_size, newest.stat().st_mtime_ns)
