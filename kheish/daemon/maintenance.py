@@ -16,7 +16,7 @@ from kheish.runtime.supervisor import fold_records
 from kheish.store.archive import export_session, import_session
 from kheish.store.atomic import make_private_dir
 from kheish.store.blobs import Blobs
-from kheish.store.locks import read_owner
+from kheish.store.locks import is_state_root_locked
 from kheish.store.records import Record
 from kheish.store.session_dir import list_sessions, session_path
 from kheish.store.verify import Fault, verify_session
@@ -44,23 +44,9 @@ def blobs_of(record: Record) -> list[str]:
     return found
 
 
-def _is_served(root: Path) -> bool:
-    """Whether a daemon may be writing just now."""
-    owner = read_owner(root)
-    if owner is None:
-        return False
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verified]:
     """Checks sessions (all of them by default): framing, chain, checkpoints against the fold, blobs. Writes nothing."""
-    live = _is_served(root)
+    live = is_state_root_locked(root)
     names = list(session_ids) if session_ids is not None else [info.session_id for info in list_sessions(root)]
     blobs = Blobs(root)
     results = []
@@ -80,7 +66,7 @@ def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verifie
 
 def export(root: Path, session_id: str, out: BinaryIO) -> None:
     """Writes one self-contained archive of a session."""
-    export_session(root, session_id, out, blob_refs=blobs_of, live=_is_served(root))
+    export_session(root, session_id, out, blob_refs=blobs_of, live=is_state_root_locked(root))
 
 
 def import_(root: Path, source: BinaryIO) -> str:

@@ -102,6 +102,10 @@ class Hub:
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
 
+    @property
+    def subscribers_total(self) -> int:
+        return len(self._subscriptions)
+
     def has_listeners(self, session_id: str) -> bool:
         return any(s.session_id in (None, session_id) for s in self._subscriptions)
 

@@ -31,7 +31,7 @@ class Provider(Protocol):
 class Providers(Protocol):
     """The routes of this daemon."""
 
-    def resolve(self, selector: str | None) -> tuple[str, str]:
+    async def resolve(self, selector: str | None) -> tuple[str, str]:
         """`[route/]model` (or None for the default) -> (route, model). Raises Invalid or ProviderError."""
         ...
 
@@ -39,8 +39,9 @@ class Providers(Protocol):
         """The provider of a route; loads SDKs off the event loop on first use. Raises ProviderError."""
         ...
 
-    def describe(self) -> list[dict[str, Any]]:
-        """The routes for people and scripts: id, driver, default_model, is_default, ready, problem. No secrets."""
+    async def describe(self) -> list[dict[str, Any]]:
+        """The routes for people and scripts: route_id, driver, default_model, is_default, ready, problem. No
+        secrets."""
         ...
 
 

@@ -23,7 +23,9 @@ from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.tool_calls import run_tool
 from kheish.store.blobs import Blobs
 
-KillTree = Callable[[Process, int], Awaitable[bool]]
+KillTree = Callable[[Process, str, int], Awaitable[bool]]
+"""Ends a process of a tool call, by the call's id, with all its descendants, within a grace in milliseconds; says
+whether there was anything to end."""
 Report = Callable[[Actor, Outcome], Awaitable[object]]
 
 
@@ -115,7 +117,7 @@ class Reconciler:
                 ending = self._ending.get(effect.tool_call_id)
                 if ending is not None:
                     await asyncio.wait([ending])
-                killed = await self._kill_tree(effect.process, PROCESS_KILL_GRACE_MS)
+                killed = await self._kill_tree(effect.process, effect.tool_call_id, PROCESS_KILL_GRACE_MS)
                 return ProcessGone(tool_call_id=effect.tool_call_id, pid=effect.process.pid, killed=killed)
 
     async def _run_tool(self, actor: Actor, effect: RunTool) -> Outcome:

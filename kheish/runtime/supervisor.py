@@ -140,6 +140,15 @@ class Supervisor:
     def settings(self) -> Settings:
         return self._kernel.settings
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where the global stream stands: (generation, position of the last record)."""
+        return self.generation, self._pos
+
+    @property
+    def loaded_total(self) -> int:
+        return len(self._actors)
+
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -411,6 +420,10 @@ class Supervisor:
                         found[full] = actor.session_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
+
+    async def put_blob(self, data: bytes) -> str:
+        """Stores bytes durably; returns their sha256."""
+        return await self.committer.run(lambda: self.blobs.put(data))
 
     async def read_blob(self, sha256: str, offset: int, limit: int) -> bytes:
         return await self.committer.run(lambda: self.blobs.read(sha256, offset, limit))

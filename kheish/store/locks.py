@@ -22,6 +22,7 @@ from kheish.store.documents import read_document, write_document
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _OWNER_BYTES_MAX = 4096
+_LOOK_S = 0.02
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -88,6 +89,22 @@ def read_owner(root: Path) -> Owner | None:
         os.close(fd)
 
 
+def is_state_root_locked(root: Path) -> bool:
+    """Whether a daemon holds the state root now. Only the lock knows: the content of the file outlives its writer."""
+    try:
+        fd = os.open(root / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
 class DaemonLock:
     """The state root's lock, held for the daemon's life; death of the process releases it."""
 
@@ -104,10 +121,15 @@ class DaemonLock:
         """
         make_private_dir(self._root)
         make_private_dir(self._root / "daemon")
-        try:
-            self._fd = _lock(self._root / "daemon.lock")
-        except _Held:
-            raise self._conflict() from None
+        for is_last_try in (False, True):
+            try:
+                self._fd = _lock(self._root / "daemon.lock")
+                break
+            except _Held:
+                if is_last_try:
+                    raise self._conflict() from None
+                # Somebody may only have looked (`is_state_root_locked`), which takes microseconds.
+                time.sleep(_LOOK_S)
         self._started_at_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         try:
             self._advance(self._last_generation() + 1, generation_min)

@@ -84,7 +84,7 @@ class Kernel:
             raise_generation=lambda minimum: max(minimum, generation),
         )
 
-    async def _kill_tree(self, process: Process, grace_ms: int) -> bool:
+    async def _kill_tree(self, process: Process, tool_call_id: str, grace_ms: int) -> bool:
         self.ended.append(process)
         return True
 

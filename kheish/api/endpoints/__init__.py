@@ -1,1 +1,15 @@
-"""One file per noun: what the API does for it."""
+"""The table of endpoints, by noun. A handler is `async (app, call) -> answer`."""
+
+from __future__ import annotations
+
+from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, sessions
+from kheish.api.router import Endpoint
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *daemon.ENDPOINTS,
+    *sessions.ENDPOINTS,
+    *runs.ENDPOINTS,
+    *approvals.ENDPOINTS,
+    *questions.ENDPOINTS,
+    *permissions.ENDPOINTS,
+)

@@ -1,0 +1,170 @@
+"""The HTTP application: one bare ASGI callable over the table of endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from kheish.api import problems
+from kheish.api.access import Peer, caller_of
+from kheish.api.endpoints import ENDPOINTS
+from kheish.api.router import Call, Endpoint, Raw, Router, digest_of, parse_body, parse_query
+from kheish.api.streams import Streams
+from kheish.errors import Invalid, KheishError
+from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX
+from kheish.runtime.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PEER = "kheish.peer"
+_IN_THREAD_BYTES = 256 * KIB
+_KEY_CHARS_MAX = 200
+
+
+class App:
+    """What every endpoint can reach is on this object."""
+
+    def __init__(self, supervisor: Supervisor, *, state_root: Path, socket_path: Path) -> None:
+        self.supervisor = supervisor
+        self.state_root = state_root
+        self.socket_path = socket_path
+        self.streams = Streams(supervisor)
+        self.router = Router(ENDPOINTS)
+
+    def drain(self, reason: str) -> None:
+        """Ends every stream with a `bye`."""
+        self.streams.drain(reason)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            endpoint, call = await self._prepare(scope, receive)
+            answer = await endpoint.handler(self, call)
+            if endpoint.stream:
+                await _send_stream(answer, receive, send)  # type: ignore[arg-type]
+                return
+            await _send_answer(endpoint, answer, send)
+        except KheishError as error:
+            await _send_problem(error, send)
+        except Exception:
+            log.exception("%s %s", scope["method"], scope["path"])
+            await _send_problem(
+                KheishError("cannot answer: an internal error, see `kheish daemon logs`", code="internal_error"), send
+            )
+
+    async def _prepare(self, scope: Scope, receive: Receive) -> tuple[Endpoint, Call[Any, Any]]:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        origin = headers.get(b"kheish-origin", b"").decode("latin-1")
+        peer: Peer = scope[PEER]
+        caller = caller_of(peer, origin, lambda run_id: self.supervisor.index.session_of_run(run_id) is not None)
+        endpoint, parts = self.router.find(scope["method"], scope["path"])
+        query = parse_query(endpoint, scope["query_string"])
+        raw = await _read_body(headers, receive)
+        if len(raw) > _IN_THREAD_BYTES:
+            body = await asyncio.to_thread(parse_body, endpoint, raw)
+        else:
+            body = parse_body(endpoint, raw)
+        key = headers.get(b"idempotency-key", b"").decode("latin-1")
+        if len(key) > _KEY_CHARS_MAX or not key.isprintable():
+            raise Invalid(f"cannot use this Idempotency-Key: at most {_KEY_CHARS_MAX} printable characters")
+        return endpoint, Call(
+            path=parts,
+            query=query,
+            body=body,
+            caller=caller,
+            key=key if endpoint.keyed else "",
+            body_digest=digest_of(endpoint, parts, body) if key and endpoint.keyed else "",
+            last_event_id=headers.get(b"last-event-id", b"").decode("latin-1"),
+        )
+
+
+async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    """Raises TooLarge as soon as it is known."""
+    too_large = problems.TooLarge(
+        f"cannot accept the request: its body is over {REQUEST_BODY_BYTES_MAX} bytes", limit=REQUEST_BODY_BYTES_MAX
+    )
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > REQUEST_BODY_BYTES_MAX:
+        raise too_large
+    parts = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Invalid("the client went away")
+        parts += message.get("body", b"")
+        if len(parts) > REQUEST_BODY_BYTES_MAX:
+            raise too_large
+        if not message.get("more_body"):
+            return bytes(parts)
+
+
+async def _send_answer(endpoint: Endpoint, answer: object, send: Send) -> None:
+    content_type = "application/json"
+    if isinstance(answer, Raw):
+        data, content_type = answer.data, answer.content_type
+    else:
+        data = msgspec.json.encode(answer, enc_hook=str)
+    await _send(endpoint.status, content_type.encode(), data, send)
+
+
+async def _send_problem(error: KheishError, send: Send) -> None:
+    status, data = problems.problem_of(error)
+    await _send(status, problems.CONTENT_TYPE, data, send)
+
+
+async def _send(status: int, content_type: bytes, data: bytes, send: Send) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def _send_stream(chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Errors before the first chunk become a problem; later ones end the stream with an `error` event."""
+    writer = asyncio.ensure_future(_write(chunks, send))
+    reader = asyncio.ensure_future(_await_disconnect(receive))
+    try:
+        await asyncio.wait([writer, reader], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (writer, reader):
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+    if not writer.cancelled() and (error := writer.exception()) is not None:
+        raise error
+
+
+async def _write(chunks: AsyncIterator[bytes], send: Send) -> None:
+    started = False
+    async with contextlib.aclosing(chunks) as source:  # type: ignore[type-var]
+        try:
+            async for chunk in source:
+                if not started:
+                    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    started = True
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except KheishError as error:
+            if not started:
+                raise
+            data = orjson.dumps({"code": error.code, "detail": error.message})
+            await send({"type": "http.response.body", "body": b"event: error\ndata: " + data + b"\n\n"})
+            return
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _await_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

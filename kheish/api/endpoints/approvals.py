@@ -1,0 +1,116 @@
+"""Approvals: the inbox, one of them, and the human's decision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kheish.api.router import Call, Endpoint, NoQuery
+from kheish.core import commands
+from kheish.core.approvals import find
+from kheish.core.permissions import exact_rule, main_argument_of
+from kheish.core.state import Approval, State
+from kheish.runtime.actor import Applied
+from kheish.wire.approvals import (
+    ApprovalView,
+    ResolveApproval,
+    ResolveApprovals,
+    ResolveOneOfMany,
+    approval_view,
+    to_command,
+)
+from kheish.wire.body import Body
+from kheish.wire.runs import RunView, run_view
+from kheish.wire.sessions import SessionView, session_view
+
+if TYPE_CHECKING:
+    from kheish.api.app import App
+
+
+class ListQuery(Body, frozen=True):
+    session_id: str = ""
+
+
+def view(app: App, state: State, approval: Approval) -> ApprovalView:
+    spec = app.supervisor.settings.tools.get(approval.tool)
+    rule = exact_rule(approval.tool, main_argument_of(spec, approval.arguments), "allow", "session")
+    return approval_view(state, approval, rule.pattern if approval.kind == "tool_call" else "")
+
+
+async def list_approvals(app: App, call: Call[None, ListQuery]) -> list[ApprovalView]:
+    """Oldest first: that is the order in which people work."""
+    views = []
+    for row in list(app.supervisor.index.rows.values()):
+        if row.approval_ids and not row.problem and call.query.session_id in ("", row.session_id):
+            state, _ = await app.supervisor.state(row.session_id)
+            views += [view(app, state, approval) for approval in state.approvals.values()]
+    return sorted(views, key=lambda v: v.request_id)
+
+
+async def list_session_approvals(app: App, call: Call[None, NoQuery]) -> list[ApprovalView]:
+    state, _ = await app.supervisor.state(call.path["id"])
+    return [view(app, state, approval) for approval in state.approvals.values()]
+
+
+async def get_approval(app: App, call: Call[None, NoQuery]) -> ApprovalView:
+    session_id, request_id = await app.supervisor.find_request(call.path["id"])
+    state, _ = await app.supervisor.state(session_id)
+    return view(app, state, find(state, request_id))
+
+
+async def _resolve(app: App, session_id: str, items: list[ResolveOneOfMany], call: Call[Any, NoQuery]) -> Applied:
+    resolutions = tuple(to_command(item.request_id, item) for item in items)
+    applied = await app.supervisor.submit(
+        session_id,
+        commands.ResolveApprovals(resolutions=resolutions),
+        call.caller,
+        key=call.key,
+        body_digest=call.body_digest,
+    )
+    # The answer leaves only after a rule for all sessions is durable too; repeating the request completes it.
+    for rule in applied.state.rules:
+        if rule.scope == "user":
+            await app.supervisor.add_user_rule(rule)
+    return applied
+
+
+async def resolve_approval(app: App, call: Call[ResolveApproval, NoQuery]) -> RunView:
+    session_id, request_id = await app.supervisor.find_request(call.path["id"])
+    body = call.body
+    item = ResolveOneOfMany(request_id=request_id, **{n: getattr(body, n) for n in body.__struct_fields__})
+    applied = await _resolve(app, session_id, [item], call)
+    return run_view(applied.state, applied.state.runs[applied.result])
+
+
+async def resolve_in_session(app: App, call: Call[ResolveApprovals, NoQuery]) -> SessionView:
+    applied = await _resolve(app, call.path["id"], call.body.resolutions, call)
+    return session_view(applied.state, applied.seq)
+
+
+async def resolve_as_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> RunView:
+    applied = await _resolve(app, call.path["id"], call.body.resolutions, call)
+    return run_view(applied.state, applied.state.runs[applied.result])
+
+
+async def resolve_in_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> RunView:
+    session_id, _ = await app.supervisor.find_run(call.path["id"])
+    applied = await _resolve(app, session_id, call.body.resolutions, call)
+    return run_view(applied.state, applied.state.runs[applied.result])
+
+
+ENDPOINTS = (
+    Endpoint(method="GET", path="/v1/approvals", handler=list_approvals, query=ListQuery,
+             summary="List what waits for a decision, oldest first", returns=list[ApprovalView]),
+    Endpoint(method="GET", path="/v1/approvals/{id}", handler=get_approval, summary="Get a pending approval",
+             returns=ApprovalView),
+    Endpoint(method="POST", path="/v1/approvals/{id}", handler=resolve_approval, summary="Resolve an approval",
+             body=ResolveApproval, returns=RunView, keyed=True),
+    Endpoint(method="GET", path="/v1/sessions/{id}/approvals", handler=list_session_approvals,
+             summary="List the pending approvals of a session", returns=list[ApprovalView]),
+    Endpoint(method="POST", path="/v1/sessions/{id}/approvals", handler=resolve_in_session,
+             summary="Resolve approvals of one run, all or none", body=ResolveApprovals, returns=SessionView,
+             keyed=True),
+    Endpoint(method="POST", path="/v1/sessions/{id}/approval-runs", handler=resolve_as_run, status=202,
+             summary="The same, answering with the run", body=ResolveApprovals, returns=RunView, keyed=True),
+    Endpoint(method="POST", path="/v1/runs/{id}/approvals", handler=resolve_in_run,
+             summary="The same, by run", body=ResolveApprovals, returns=RunView, keyed=True),
+)  # fmt: skip

@@ -1,0 +1,104 @@
+"""Permissions: rules of a session, dry runs, the matrix of modes, and what was decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kheish.api.router import Call, Endpoint, NoQuery
+from kheish.core import commands
+from kheish.core.codec import decode_events
+from kheish.core.events import Mode, Rule, ToolCallDecided
+from kheish.core.permissions import MODES, evaluate
+from kheish.errors import Invalid
+from kheish.limits import PAGE_ITEMS_MAX
+from kheish.wire.permissions import AddRule, CheckPermission, MatrixRow, PermissionAudit, PermissionView
+from kheish.wire.sessions import SessionView, session_view
+
+if TYPE_CHECKING:
+    from kheish.api.app import App
+
+
+async def list_rules(app: App, call: Call[None, NoQuery]) -> list[Rule]:
+    """All that apply to a session, nearest scope first."""
+    state, _ = await app.supervisor.state(call.path["id"])
+    return [*state.rules, *app.supervisor.settings.rules]
+
+
+async def add_rule(app: App, call: Call[AddRule, NoQuery]) -> SessionView:
+    rule = Rule(pattern=call.body.pattern, behavior=call.body.behavior)
+    applied = await app.supervisor.submit(call.path["id"], commands.AddRule(rule=rule), call.caller)
+    return session_view(applied.state, applied.seq)
+
+
+async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> PermissionView:
+    body, settings = call.body, app.supervisor.settings
+    mode: Mode = "default"
+    rules: list[Rule] = []
+    if body.session_id:
+        state, _ = await app.supervisor.state(body.session_id)
+        mode, rules = state.mode, state.rules
+    mode = body.mode_override or mode
+    spec = settings.tools.get(body.tool_name)
+    if spec is None:
+        raise Invalid(
+            f"cannot find the tool {body.tool_name}: there are {', '.join(settings.tools)}",
+            code="tool_not_found",
+            path="$.tool_name",
+        )
+    found = evaluate(mode, [*rules, *settings.rules], body.tool_name, spec, body.input)
+    return PermissionView(
+        tool_name=body.tool_name,
+        mode=mode,
+        decision=found.behavior,
+        base_decision=found.base_behavior,
+        mode_effect=found.mode_effect,
+        matched_rule=found.rule,
+        scope=found.scope,
+        approval_required=found.behavior == "ask",
+        reason=spec.check(body.input) if body.input else "",
+    )
+
+
+async def list_matrix(app: App, call: Call[None, NoQuery]) -> list[MatrixRow]:
+    settings = app.supervisor.settings
+    return [
+        MatrixRow(
+            tool_name=name,
+            effect=spec.effect,
+            decisions={mode: evaluate(mode, settings.rules, name, spec, {}).behavior for mode in MODES},
+        )
+        for name, spec in settings.tools.items()
+    ]
+
+
+async def list_audits(app: App, call: Call[None, NoQuery]) -> list[PermissionAudit]:
+    """Every decision of the session, oldest first."""
+    audits: list[PermissionAudit] = []
+    after = 0
+    await app.supervisor.state(call.path["id"])
+    while True:
+        page = await app.supervisor.read_records(call.path["id"], after, PAGE_ITEMS_MAX)
+        for record in page:
+            after = record.seq
+            if b'"tool_call.decided"' not in record.events_json:
+                continue
+            for event in decode_events(record.events_json):
+                if isinstance(event, ToolCallDecided):
+                    fields = {n: getattr(event, n) for n in PermissionAudit.__struct_fields__ if hasattr(event, n)}
+                    audits.append(PermissionAudit(at_ms=record.at, seq=record.seq, **fields))
+        if len(page) < PAGE_ITEMS_MAX:
+            return audits
+
+
+ENDPOINTS = (
+    Endpoint(method="GET", path="/v1/sessions/{id}/rules", handler=list_rules,
+             summary="List the rules that apply to a session", returns=list[Rule]),
+    Endpoint(method="POST", path="/v1/sessions/{id}/rules", handler=add_rule, summary="Add a rule to a session",
+             body=AddRule, returns=SessionView),
+    Endpoint(method="GET", path="/v1/sessions/{id}/permission-audits", handler=list_audits,
+             summary="List every permission decision of a session", returns=list[PermissionAudit]),
+    Endpoint(method="POST", path="/v1/runtime/permissions/check", handler=check_permission,
+             summary="Ask what would be decided", body=CheckPermission, returns=PermissionView),
+    Endpoint(method="GET", path="/v1/runtime/permissions/matrix", handler=list_matrix,
+             summary="What each mode does with each tool", returns=list[MatrixRow]),
+)  # fmt: skip

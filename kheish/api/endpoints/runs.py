@@ -1,0 +1,158 @@
+"""Runs: list, look, follow, cancel; and how an input becomes one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from kheish.api.router import Call, Endpoint, NoQuery, Raw
+from kheish.api.streams import parse_seq, public_record
+from kheish.core import commands
+from kheish.core.events import Attachment
+from kheish.core.state import Run, State
+from kheish.errors import Invalid
+from kheish.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, TOOL_RESULT_INLINE_BYTES_MAX
+from kheish.runtime.actor import Applied
+from kheish.wire.body import Body
+from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, run_view
+from kheish.wire.status import RecordPage
+
+if TYPE_CHECKING:
+    from kheish.api.app import App
+
+
+class ListQuery(Body, frozen=True):
+    """Newest first. `active` keeps those that are not over."""
+
+    session_id: str = ""
+    active: bool = False
+    limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
+
+
+class EventsQuery(Body, frozen=True):
+    cursor: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
+
+
+class StreamQuery(Body, frozen=True):
+    cursor: str = ""
+
+
+async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
+    """The run's id is the result."""
+    body = call.body
+    route, model = await app.supervisor.providers.resolve(body.model)
+    command = commands.SubmitRun(
+        text=body.content,
+        route=route,
+        model=model,
+        delivery=body.delivery,
+        attachments=tuple([await _keep_attachment(app, a, i) for i, a in enumerate(body.attachments)]),
+        metadata=body.metadata,
+    )
+    return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
+
+
+async def _keep_attachment(app: App, given: InputAttachment, position: int) -> Attachment:
+    """Small text stays in the journal; everything else is a blob."""
+    name = os.path.basename(given.file_name) or "attachment"
+    if (given.text is None) == (given.content_base64 is None):
+        raise Invalid("cannot accept the attachment: give text or content_base64", path=f"$.attachments[{position}]")
+    if given.text is not None:
+        data = given.text.encode()
+        if len(data) <= TOOL_RESULT_INLINE_BYTES_MAX:
+            return Attachment(name=name, media_type=given.media_type, text=given.text, bytes=len(data))
+    else:
+        try:
+            data = base64.b64decode(given.content_base64 or "", validate=True)
+        except binascii.Error as error:
+            raise Invalid(
+                f"cannot read the attachment: {error}", path=f"$.attachments[{position}].content_base64"
+            ) from error
+    sha256 = await app.supervisor.put_blob(data)
+    return Attachment(name=name, media_type=given.media_type, blob=sha256, bytes=len(data))
+
+
+async def find_run(app: App, given: str) -> tuple[State, Run]:
+    """By id or unambiguous prefix."""
+    session_id, run_id = await app.supervisor.find_run(given)
+    state, _ = await app.supervisor.state(session_id)
+    return state, state.runs[run_id]
+
+
+async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
+    query = call.query
+    limit = min(query.limit, PAGE_ITEMS_DEFAULT)
+    rows = app.supervisor.index.rows
+    if query.session_id:
+        await app.supervisor.state(query.session_id)
+    chosen = [rows[query.session_id]] if query.session_id else [row for row in rows.values() if not row.problem]
+    ids = [
+        (run_id, row.session_id)
+        for row in chosen
+        for run_id in ([row.active_run_id, *row.queued_run_ids] if query.active else row.run_ids)
+        if run_id
+    ]
+    views = []
+    # Run ids begin with their time of creation.
+    for run_id, session_id in sorted(ids, reverse=True)[:limit]:
+        state, _ = await app.supervisor.state(session_id)
+        if run_id in state.runs:
+            views.append(run_view(state, state.runs[run_id]))
+    return views
+
+
+async def get_run(app: App, call: Call[None, NoQuery]) -> RunView:
+    return run_view(*await find_run(app, call.path["id"]))
+
+
+async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
+    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    after, limit = parse_seq(call.query.cursor), min(call.query.limit, PAGE_ITEMS_MAX)
+    needle = f'"run_id":"{run_id}"'.encode()
+    items: list[bytes] = []
+    cursor = "null"
+    while True:
+        page = await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)
+        for record in page:
+            if needle in record.events_json:
+                if len(items) == limit:
+                    cursor = f'"{after}"'
+                    page = []
+                    break
+                items.append(public_record(session_id, record))
+            after = record.seq
+        if len(page) < PAGE_ITEMS_MAX:
+            break
+    return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
+
+
+async def stream_run(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
+    state, run = await find_run(app, call.path["id"])
+    return app.streams.session(state.session_id, run.run_id, call.last_event_id or call.query.cursor)
+
+
+async def cancel_run(app: App, call: Call[StopRun, NoQuery]) -> RunView:
+    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    applied = await app.supervisor.submit(
+        session_id, commands.CancelRun(run_id=run_id, reason=call.body.reason), call.caller
+    )
+    return run_view(applied.state, applied.state.runs[run_id])
+
+
+ENDPOINTS = (
+    Endpoint(method="GET", path="/v1/runs", handler=list_runs, summary="List runs of all sessions, newest first",
+             query=ListQuery, returns=list[RunView]),
+    Endpoint(method="GET", path="/v1/runs/{id}", handler=get_run, summary="Get a run", returns=RunView),
+    Endpoint(method="GET", path="/v1/runs/{id}/events", handler=list_run_events,
+             summary="Page through the records that concern a run", query=EventsQuery, returns=RecordPage),
+    Endpoint(method="GET", path="/v1/runs/{id}/stream", handler=stream_run,
+             summary="Follow a run; the stream ends with it", query=StreamQuery, stream=True),
+    Endpoint(method="POST", path="/v1/runs/{id}/cancel", handler=cancel_run,
+             summary="Cancel a run; a finished one stays as it is", body=StopRun, returns=RunView),
+)  # fmt: skip

@@ -1,0 +1,287 @@
+"""Sessions: create, look, feed, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from kheish.api.endpoints.runs import submit_input
+from kheish.api.router import Call, Endpoint, NoQuery, Raw
+from kheish.api.streams import parse_seq, public_record
+from kheish.core import commands
+from kheish.errors import Conflict, Invalid
+from kheish.ids import is_session_name, new_id
+from kheish.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
+from kheish.runtime.index import SessionSummary
+from kheish.wire.body import Body, View
+from kheish.wire.runs import EditInput, RunView, StopRun, SubmitInput, run_view
+from kheish.wire.sessions import (
+    CreateSession,
+    EndSession,
+    InterruptView,
+    SessionView,
+    SetPermissionMode,
+    TranscriptView,
+    session_status,
+    session_view,
+    transcript_view,
+)
+from kheish.wire.status import RecordPage
+
+if TYPE_CHECKING:
+    from kheish.api.app import App
+
+
+class ListQuery(Body, frozen=True):
+    """Newest change first. `status` keeps only these; `page` or `cursor` ask for `{items, next_cursor}`."""
+
+    status: str = ""
+    cwd: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
+    page: bool = False
+    cursor: str = ""
+
+
+class SessionPage(View, frozen=True):
+    items: list[SessionView]
+    next_cursor: str | None
+
+
+class EventsQuery(Body, frozen=True):
+    cursor: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
+
+
+class TranscriptQuery(Body, frozen=True):
+    """`first` counts messages from 0; without it the last `limit`."""
+
+    first: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
+
+
+class StreamQuery(Body, frozen=True):
+    cursor: str = ""
+
+
+async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> SessionView:
+    body = call.body
+    session_id = body.session_id or new_id("session")
+    if not is_session_name(session_id):
+        raise Invalid(
+            f"cannot use {session_id!r} as a session id: 1-128 letters, digits, `.`, `_`, `-`, a letter or digit first",
+            code="invalid_session_id",
+            path="$.session_id",
+        )
+    is_new = session_id not in app.supervisor.index.rows
+    cwd = body.cwd or (body.default_cwd if is_new else "")
+    if cwd:
+        cwd = await asyncio.to_thread(_resolve_directory, cwd)
+    elif is_new:
+        raise Invalid("cannot create a session without a directory: give cwd", code="cwd_missing", path="$.cwd")
+    command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=body.permission_mode, title=body.title)
+    applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
+    return session_view(applied.state, applied.seq)
+
+
+def _resolve_directory(path: str) -> str:
+    """The real path of an absolute, existing directory. Raises Invalid."""
+    if not os.path.isabs(path):
+        raise Invalid(f"cannot use {path!r} as the directory: it must be absolute", code="invalid_cwd", path="$.cwd")
+    try:
+        real = os.path.realpath(path, strict=True)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Invalid(f"cannot use {path} as the directory: {reason}", code="invalid_cwd", path="$.cwd") from error
+    if not os.path.isdir(real):
+        raise Invalid(f"cannot use {path} as the directory: it is a file", code="invalid_cwd", path="$.cwd")
+    return real
+
+
+async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionView] | SessionPage:
+    query = call.query
+    wanted = {status for status in query.status.split(",") if status}
+    rows = [
+        row
+        for row in app.supervisor.index.rows.values()
+        if (row.created_at_ms or row.problem)
+        and (not wanted or session_status(row.ended, row.active_status) in wanted)
+        and (not query.cwd or row.cwd == query.cwd)
+    ]
+    rows.sort(key=lambda row: (-row.updated_at_ms, row.session_id))
+    limit = min(query.limit, PAGE_ITEMS_MAX)
+    if not (query.page or query.cursor):
+        return [row_view(row) for row in rows[:limit]]
+    if query.cursor:
+        at_ms, _, session_id = query.cursor.partition(":")
+        after = (-parse_seq(at_ms), session_id)
+        rows = [row for row in rows if (-row.updated_at_ms, row.session_id) > after]
+    more = len(rows) > limit
+    last = rows[limit - 1] if more else None
+    return SessionPage(
+        items=[row_view(row) for row in rows[:limit]],
+        next_cursor=f"{last.updated_at_ms}:{last.session_id}" if last else None,
+    )
+
+
+def row_view(row: SessionSummary) -> SessionView:
+    return SessionView(
+        session_id=row.session_id,
+        status=session_status(row.ended, row.active_status),
+        cwd=row.cwd,
+        title=row.title,
+        permission_mode=row.mode,  # type: ignore[arg-type]
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        ended=row.ended,
+        seq=row.seq,
+        active_run_id=row.active_run_id,
+        queued_run_ids=row.queued_run_ids,
+        pending_approval_ids=row.approval_ids,
+        pending_question_ids=row.question_ids,
+        runs_total=row.runs_total,
+        headline=row.headline,
+        problem=row.problem,
+    )
+
+
+async def get_session(app: App, call: Call[None, NoQuery]) -> SessionView:
+    return session_view(*await app.supervisor.state(call.path["id"]))
+
+
+async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
+    after = parse_seq(call.query.cursor)
+    limit = min(call.query.limit, PAGE_ITEMS_MAX)
+    records = await app.supervisor.read_records(call.path["id"], after, limit)
+    items = [public_record(call.path["id"], record) for record in records]
+    cursor = f'"{records[-1].seq}"' if len(records) == limit else "null"
+    return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
+
+
+async def stream_session(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
+    await app.supervisor.state(call.path["id"])
+    return app.streams.session(call.path["id"], None, call.last_event_id or call.query.cursor)
+
+
+async def get_transcript(app: App, call: Call[None, TranscriptQuery]) -> TranscriptView:
+    state, _ = await app.supervisor.state(call.path["id"])
+    limit = min(call.query.limit, PAGE_ITEMS_MAX)
+    first = call.query.first if call.query.first is not None else max(0, len(state.messages) - limit)
+    return transcript_view(state, first, limit)
+
+
+async def submit_run(app: App, call: Call[SubmitInput, NoQuery]) -> RunView:
+    applied = await submit_input(app, call.path["id"], call)
+    return run_view(applied.state, applied.state.runs[applied.result])
+
+
+async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> SessionView:
+    """Answers when the run is over or needs a human; the run goes on if the client leaves."""
+    session_id = call.path["id"]
+    state, _ = await app.supervisor.state(session_id)
+    if (state.active or state.queue) and not (call.key and call.key in state.keys):
+        raise Conflict(
+            f"cannot wait in session {session_id}: run {state.active} is active; use /runs, which queues",
+            code="session_busy",
+        )
+    subscription = app.supervisor.hub.subscribe(session_id=session_id)
+    try:
+        applied = await submit_input(app, session_id, call)
+        run_id = applied.result
+        while True:
+            state, seq = await app.supervisor.state(session_id)
+            run = state.runs[run_id]
+            waits = {a.run_id for a in state.approvals.values()} | {q.run_id for q in state.questions.values()}
+            if run.is_terminal or run_id in waits:
+                return session_view(state, seq)
+            if not await subscription.wait():
+                raise Conflict(
+                    "cannot wait any longer: the daemon is stopping; the run goes on", code="daemon_draining"
+                )
+    finally:
+        subscription.close()
+
+
+async def list_runs_of_session(app: App, call: Call[None, NoQuery]) -> list[RunView]:
+    state, _ = await app.supervisor.state(call.path["id"])
+    newest = list(reversed(state.runs.values()))[:PAGE_ITEMS_DEFAULT]
+    return [run_view(state, run) for run in newest]
+
+
+async def interrupt_session(app: App, call: Call[StopRun, NoQuery]) -> InterruptView:
+    applied = await app.supervisor.submit(
+        call.path["id"], commands.InterruptSession(reason=call.body.reason), call.caller
+    )
+    return InterruptView(
+        interrupted=bool(applied.result), run_id=applied.result, session=session_view(applied.state, applied.seq)
+    )
+
+
+async def end_session(app: App, call: Call[EndSession, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.EndSession(reason=call.body.reason), call.caller)
+    return session_view(applied.state, applied.seq)
+
+
+async def set_permission_mode(app: App, call: Call[SetPermissionMode, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.SetMode(mode=call.body.mode), call.caller)
+    return session_view(applied.state, applied.seq)
+
+
+async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
+    state, _ = await app.supervisor.state(call.path["id"])
+    return [run_view(state, state.runs[run_id]) for run_id in state.queue]
+
+
+async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
+    command = commands.EditRun(run_id=call.path["run_id"], text=call.body.content)
+    applied = await app.supervisor.submit(call.path["id"], command, call.caller)
+    return run_view(applied.state, applied.state.runs[applied.result])
+
+
+async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
+    session_id, run_id = call.path["id"], call.path["run_id"]
+    state, _ = await app.supervisor.state(session_id)
+    if run_id in state.runs and run_id not in state.queue and not state.runs[run_id].is_terminal:
+        raise Conflict(f"cannot withdraw {run_id}: it has started; cancel it", code="run_state_conflict")
+    applied = await app.supervisor.submit(
+        session_id, commands.CancelRun(run_id=run_id, reason="withdrawn from the queue"), call.caller
+    )
+    return run_view(applied.state, applied.state.runs[applied.result])
+
+
+_S = "/v1/sessions"
+
+
+def _row(method: str, path: str, handler: Any, summary: str, **fields: Any) -> Endpoint:
+    return Endpoint(method=method, path=path, handler=handler, summary=summary, **fields)
+
+
+ENDPOINTS = (
+    _row("POST", _S, create_session, "Create a session, or return the one of that id",
+         body=CreateSession, returns=SessionView, status=201, keyed=True),
+    _row("GET", _S, list_sessions, "List sessions, newest change first",
+         query=ListQuery, returns=list[SessionView] | SessionPage),
+    _row("GET", _S + "/{id}", get_session, "Get a session", returns=SessionView),
+    _row("GET", _S + "/{id}/events", list_events, "Page through the journal", query=EventsQuery, returns=RecordPage),
+    _row("GET", _S + "/{id}/stream", stream_session, "Follow a session", query=StreamQuery, stream=True),
+    _row("GET", _S + "/{id}/transcript", get_transcript, "Page through the conversation",
+         query=TranscriptQuery, returns=TranscriptView),
+    _row("POST", _S + "/{id}/input", submit_and_wait, "Submit an input and wait until it is done or needs a human",
+         body=SubmitInput, returns=SessionView, keyed=True),
+    _row("POST", _S + "/{id}/runs", submit_run, "Submit an input; it runs whether or not anybody follows",
+         body=SubmitInput, returns=RunView, status=202, keyed=True),
+    _row("GET", _S + "/{id}/runs", list_runs_of_session, "List the runs of a session, newest first",
+         returns=list[RunView]),
+    _row("POST", _S + "/{id}/interrupt", interrupt_session, "Stop the active run; the queue goes on",
+         body=StopRun, returns=InterruptView),
+    _row("POST", _S + "/{id}/end", end_session, "End a session for good", body=EndSession, returns=SessionView),
+    _row("POST", _S + "/{id}/permission-mode", set_permission_mode, "Change the permission mode",
+         body=SetPermissionMode, returns=SessionView),
+    _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
+    _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
+         body=EditInput, returns=RunView),
+    _row("DELETE", _S + "/{id}/queue/{run_id}", withdraw_queued, "Withdraw a queued input", returns=RunView),
+)  # fmt: skip

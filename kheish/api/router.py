@@ -1,0 +1,131 @@
+"""The table's machinery: what an endpoint is, how a path finds it, how a request becomes a call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from kheish.api.problems import MethodNotAllowed, invalid_body
+from kheish.core.codec import canonical_digest
+from kheish.errors import Invalid, NotFound
+from kheish.runtime.supervisor import Caller
+from kheish.wire.body import Body
+
+B = TypeVar("B")
+Q = TypeVar("Q")
+
+
+class NoQuery(Body, frozen=True):
+    pass
+
+
+class Call(msgspec.Struct, Generic[B, Q]):
+    """One request, checked: the parts of its path, its query, its body (None where the endpoint takes none), who
+    sends it, and the key that makes it safe to repeat."""
+
+    path: dict[str, str]
+    query: Q
+    body: B
+    caller: Caller
+    key: str = ""
+    body_digest: str = ""
+    last_event_id: str = ""
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """An answer that is no JSON of ours."""
+
+    data: bytes
+    content_type: str = "application/octet-stream"
+
+
+Handler = Callable[..., Awaitable[object]]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the table. `returns` is the type of the answer; `stream` says that it is server-sent events.
+    `keyed`: takes an Idempotency-Key."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    returns: Any = None
+    body: Any = None
+    query: Any = NoQuery
+    status: int = 200
+    stream: bool = False
+    keyed: bool = False
+
+    @property
+    def noun(self) -> str:
+        return self.path.removeprefix("/v1/").partition("/")[0].strip("/")
+
+
+class Router:
+    def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
+        self.endpoints = endpoints
+        self._exact: dict[str, dict[str, Endpoint]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Endpoint]]] = []
+        for endpoint in endpoints:
+            if "{" not in endpoint.path:
+                self._exact.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+                continue
+            pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", endpoint.path) + r"\Z")
+            for known, methods in self._patterns:
+                if known == pattern:
+                    methods[endpoint.method] = endpoint
+                    break
+            else:
+                self._patterns.append((pattern, {endpoint.method: endpoint}))
+
+    def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
+        """Raises NotFound, or MethodNotAllowed with the methods that there are."""
+        methods, parts = self._methods(path)
+        if not methods:
+            raise NotFound(f"cannot find {path}: see GET /v1/openapi.json", code="endpoint_not_found")
+        endpoint = methods.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            raise MethodNotAllowed(f"cannot {method} {path}: it takes {', '.join(methods)}", allow=list(methods))
+        return endpoint, parts
+
+    def _methods(self, path: str) -> tuple[dict[str, Endpoint], dict[str, str]]:
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact, {}
+        for pattern, methods in self._patterns:
+            match = pattern.match(path)
+            if match is not None:
+                return methods, {name: unquote(value) for name, value in match.groupdict().items()}
+        return {}, {}
+
+
+def parse_query(endpoint: Endpoint, raw: bytes) -> Any:
+    """Raises Invalid for an unknown or mistyped parameter."""
+    try:
+        pairs = dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True))
+        return msgspec.convert(pairs, endpoint.query, strict=False)
+    except msgspec.ValidationError as error:
+        fault = invalid_body(str(error))
+        raise Invalid(fault.message.replace("the request", "the query"), code=fault.code, **fault.details) from error
+
+
+def parse_body(endpoint: Endpoint, raw: bytes) -> Any:
+    """Raises Invalid: `malformed_json` with the byte offset, or `invalid_request` with the path of the fault."""
+    if endpoint.body is None:
+        return None
+    try:
+        return msgspec.json.decode(raw or b"{}", type=endpoint.body)
+    except msgspec.ValidationError as error:
+        raise invalid_body(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise Invalid(f"cannot read the body as JSON: {error}", code="malformed_json") from error
+
+
+def digest_of(endpoint: Endpoint, path: dict[str, str], body: Any) -> str:
+    """What an Idempotency-Key is bound to: the endpoint, the parts of the path and the checked body."""
+    return canonical_digest([endpoint.method, endpoint.path, path, msgspec.to_builtins(body)])

@@ -1,0 +1,106 @@
+"""The Unix socket: made private, served by an embedded uvicorn without its signal handlers and its idle tick."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from kheish.api.access import peer_of
+from kheish.api.app import PEER, App
+from kheish.errors import Forbidden
+from kheish.limits import CONNECTIONS_MAX
+
+_BACKLOG = 256
+_KEEP_ALIVE_S = 60
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """Notes who connected, so that the application can tell a user from a run."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._peer = peer_of(transport.get_extra_info("socket"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)[PEER] = self._peer
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening socket at `path`, mode 0600 in a directory of 0700 that is ours. The caller holds the daemon's
+    lock, so whatever has this name now is left over from a dead one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = os.lstat(path.parent)
+    if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != os.getuid():
+        raise Forbidden(f"cannot use {path.parent}: it is not a directory of uid {os.getuid()}")
+    if directory.st_mode & 0o077:
+        os.chmod(path.parent, 0o700)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(os.fspath(path))
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+class Server:
+    def __init__(self, app: App, path: Path) -> None:
+        self._config = Config(
+            app,
+            http=PeerProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+        self._path = path
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Returns when the socket takes connections."""
+        self._config.load()
+        listener = bind(self._path)
+        self._inode = os.stat(self._path).st_ino
+
+        def make_protocol() -> Any:
+            return PeerProtocol(config=self._config, server_state=self._state, app_state={})
+
+        self._server = await asyncio.get_running_loop().create_unix_server(make_protocol, sock=listener)
+
+    async def stop(self) -> None:
+        """Takes no more connections, lets answers under way end, and removes the socket."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=_CLOSE_TIMEOUT_S)
+        for task in list(self._state.tasks):
+            task.cancel()
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)

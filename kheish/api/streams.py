@@ -1,0 +1,155 @@
+"""Server-sent events: the journal first, then what happens, in one order and without a hole.
+
+A reader is subscribed before the journal is read, so nothing falls between. Frames:
+
+    record     id: the seq (the global stream: `<generation>.<position>`); one journal record
+    sync       the replay has ended; what follows is live
+    delta      no id; live text that is not in the journal
+    heartbeat  no id; nothing happened for a while
+    gap        the reader was too slow and is cut off; it reads on from its last id
+    bye        the run is over or the daemon is stopping; why
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import orjson
+
+from kheish.errors import Invalid
+from kheish.limits import PAGE_ITEMS_MAX, STREAM_HEARTBEAT_S
+from kheish.runtime.actor import record_json
+from kheish.runtime.hub import Frame, Subscription
+from kheish.runtime.supervisor import Supervisor
+from kheish.store.records import Record
+
+_SEQ = re.compile(r"\d{1,15}\Z")
+_GLOBAL = re.compile(r"(\d{1,15})\.(\d{1,15})\Z")
+TAIL = "tail"
+
+
+def encode(event: str, data: bytes, event_id: str = "") -> bytes:
+    head = f"id: {event_id}\nevent: {event}\ndata: " if event_id else f"event: {event}\ndata: "
+    return head.encode() + data + b"\n\n"
+
+
+def public_record(session_id: str, record: Record) -> bytes:
+    return record_json(session_id, record.seq, record.at, record.gen, record.pos, record.by, record.events_json)
+
+
+def parse_seq(cursor: str) -> int:
+    """The seq to go on after. Raises Invalid."""
+    if not cursor:
+        return 0
+    if not _SEQ.match(cursor):
+        raise Invalid(f"cannot use the cursor {cursor!r}: it is a number, or `tail`", code="invalid_cursor")
+    return int(cursor)
+
+
+def parse_global(cursor: str) -> tuple[int, int]:
+    match = _GLOBAL.match(cursor)
+    if match is None:
+        raise Invalid(
+            f"cannot use the cursor {cursor!r}: it is `generation.position`, or `tail`", code="invalid_cursor"
+        )
+    return int(match.group(1)), int(match.group(2))
+
+
+class Streams:
+    """The open streams of this daemon; `drain` ends them all with the reason."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._open: set[Subscription] = set()
+        self._bye = ""
+
+    def drain(self, reason: str) -> None:
+        self._bye = reason
+        for subscription in tuple(self._open):
+            subscription.close()
+
+    async def session(self, session_id: str, run_id: str | None, cursor: str) -> AsyncIterator[bytes]:
+        """A session's stream, or the part of it that concerns one run, which ends with the run."""
+        subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
+        self._open.add(subscription)
+        try:
+            state, seq = await self._supervisor.state(session_id)
+            after = seq if cursor == TAIL else parse_seq(cursor)
+            run = state.runs.get(run_id) if run_id else None
+            while True:
+                page = await self._supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)
+                for record in page:
+                    after = record.seq
+                    if run_id is None or _concerns(record, run_id):
+                        yield encode("record", public_record(session_id, record), str(record.seq))
+                if len(page) < PAGE_ITEMS_MAX:
+                    break
+            yield _sync(str(after))
+            if run is not None and run.is_terminal:
+                yield encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
+                return
+            async for chunk in self._live(subscription, lambda f: f.seq > after, lambda f: str(f.seq)):
+                yield chunk
+        finally:
+            self._open.discard(subscription)
+            subscription.close()
+
+    async def everything(self, cursor: str) -> AsyncIterator[bytes]:
+        """All sessions, in the order in which they were published; without a cursor from now on."""
+        subscription = self._supervisor.hub.subscribe()
+        self._open.add(subscription)
+        try:
+            after = self._supervisor.position if cursor in ("", TAIL) else parse_global(cursor)
+            while cursor not in ("", TAIL):
+                page = await self._supervisor.read_global(after, PAGE_ITEMS_MAX)
+                for session_id, record in page:
+                    after = (record.gen, record.pos)
+                    yield encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
+                if len(page) < PAGE_ITEMS_MAX:
+                    break
+            yield _sync(f"{after[0]}.{after[1]}")
+            async for chunk in self._live(subscription, lambda f: (f.gen, f.pos) > after, lambda f: f"{f.gen}.{f.pos}"):
+                yield chunk
+        finally:
+            self._open.discard(subscription)
+            subscription.close()
+
+    async def _live(self, subscription, is_new, id_of) -> AsyncIterator[bytes]:  # type: ignore[no-untyped-def]
+        while not self._bye:
+            try:
+                async with asyncio.timeout(STREAM_HEARTBEAT_S):
+                    frames: list[Frame] = await subscription.wait()
+            except TimeoutError:
+                yield encode("heartbeat", b'{"type":"heartbeat"}')
+                continue
+            if not frames:
+                break
+            chunks = []
+            ended = False
+            for frame in frames:
+                if frame.event == "delta":
+                    chunks.append(encode("delta", frame.data))
+                elif is_new(frame):
+                    chunks.append(encode("record", frame.data, id_of(frame)))
+                    ended = ended or (subscription.run_id is not None and subscription.run_id in frame.ends)
+            if chunks:
+                yield b"".join(chunks)
+            if ended:
+                yield encode("bye", orjson.dumps({"reason": "the run is over"}))
+                return
+        if subscription.lost:
+            yield encode("gap", orjson.dumps({"reason": subscription.lost}))
+        elif self._bye:
+            yield encode("bye", orjson.dumps({"reason": self._bye}))
+
+
+def _sync(cursor: str) -> bytes:
+    return encode("sync", orjson.dumps({"cursor": cursor}), cursor)
+
+
+def _concerns(record: Record, run_id: str) -> bool:
+    return f'"run_id":"{run_id}"'.encode() in record.events_json

@@ -1,0 +1,165 @@
+"""`kheish approve`, `kheish deny` and `kheish approvals ...`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kheish.cli.output import ago, clean, one_line, paint, print_json, print_table, say
+from kheish.cli.render import call_text
+from kheish.cli.targets import connect
+from kheish.client import Kheish
+from kheish.errors import Invalid
+
+
+def approve(
+    request_id: str,
+    if_digest: str | None,
+    edit: str | None,
+    session: bool,
+    always: bool,
+    rule: str | None,
+    verify: bool,
+    retry: bool,
+    mark_done: bool,
+    give_up: bool,
+    message: str,
+    as_json: bool,
+) -> int:
+    verbs = [n for n, v in (("verify", verify), ("retry", retry), ("mark_done", mark_done), ("give_up", give_up)) if v]
+    if len(verbs) > 1 or (session and always):
+        raise Invalid("cannot do both: choose one of these options")
+    if rule and not (session or always):
+        raise Invalid("cannot keep a rule for one call: add --session or --always")
+    client = connect()
+    approval = client.approvals.get(request_id)
+    remember = "session" if session else "always" if always else None
+    if remember and not rule and not as_json:
+        say(f"rule: allow {clean(approval['exact_rule'])} ({'this session' if session else 'every session'})")
+    run = client.approvals.resolve(
+        approval["request_id"],
+        verbs[0] if verbs else "allow",
+        if_digest=if_digest,
+        remember=remember,
+        rule=rule,
+        updated_input=parse_object(edit) if edit is not None else None,
+        justification=message or None,
+    )
+    return _done(approval, run, verbs[0] if verbs else "allowed", as_json)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object of the command line. Raises Invalid."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Invalid(f"cannot read the JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Invalid('cannot use this JSON: it must be an object, such as \'{"command": "make test"}\'')
+    return value
+
+
+def _done(approval: dict[str, Any], run: dict[str, Any], how: str, as_json: bool) -> int:
+    if as_json:
+        print_json(run)
+    else:
+        print(f"{how.replace('_', ' ')}: {clean(call_text(approval['tool'], approval['input']))}")
+        say(f"run {run['run_id']} is {run['status'].replace('_', ' ')}")
+    return 0
+
+
+def deny(request_id: str, message: str, as_json: bool) -> int:
+    client = connect()
+    approval = client.approvals.get(request_id)
+    run = client.approvals.deny(approval["request_id"], message)
+    return _done(approval, run, "denied", as_json)
+
+
+def allow(request_id: str, message: str, as_json: bool) -> int:
+    client = connect()
+    approval = client.approvals.get(request_id)
+    run = client.approvals.allow(approval["request_id"], justification=message or None)
+    return _done(approval, run, "allowed", as_json)
+
+
+def list_(session: str | None, as_json: bool) -> int:
+    rows = connect().approvals.list(session_id=session)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        say("nothing waits for approval")
+    else:
+        print_table(
+            ("approval", "session", "age", "digest", "call"),
+            [
+                (r["request_id"], r["session_id"], ago(r["requested_at_ms"]), r["digest"][:8],
+                 call_text(r["tool"], r["input"]))
+                for r in rows
+            ],
+        )  # fmt: skip
+    return 0
+
+
+def show(request_id: str, as_json: bool) -> int:
+    view = connect().approvals.get(request_id)
+    if as_json:
+        print_json(view)
+        return 0
+    print_approval(view)
+    return 0
+
+
+def print_approval(view: dict[str, Any]) -> None:
+    print(f"{paint(view['request_id'], 'yellow')}  session {clean(view['session_id'])}, run {view['run_id']}")
+    print(f"  tool       {clean(view['tool'])}")
+    for name, value in view["input"].items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        first, *rest = clean(text).split("\n") or [""]
+        print(f"  {one_line(name):<10} {first}")
+        for line in rest[:20]:
+            print(f"             {line}")
+        if len(rest) > 20:
+            print(f"             ... {len(rest) - 20} more lines; --json shows all")
+    print(f"  directory  {clean(view['cwd'])}")
+    print(f"  asked by   rule {clean(view['rule'])}{', ' + one_line(view['reason']) if view['reason'] else ''}")
+    print(f"  digest     {view['digest']}")
+    print(f"  choices    {', '.join(view['choices'])}")
+
+
+def _resolve_all(client: Kheish, session: str | None, resolution: str, message: str, as_json: bool) -> int:
+    """Run by run, and each run's all or none."""
+    from kheish.client.http1 import Request, segment
+
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for row in client.approvals.list(session_id=session):
+        if row["kind"] == "tool_call":
+            by_run.setdefault(row["run_id"], []).append(row)
+    runs = []
+    for run_id, rows in by_run.items():
+        body = {
+            "resolutions": [
+                {
+                    "request_id": row["request_id"],
+                    "resolution": resolution,
+                    "if_digest": row["digest"],
+                    "justification": message,
+                }
+                for row in rows
+            ]
+        }
+        runs.append(client.send(Request("POST", f"/v1/runs/{segment(run_id)}/approvals", body=body)))
+        for row in rows:
+            say(f"{resolution}: {clean(call_text(row['tool'], row['input']))}")
+    if as_json:
+        print_json(runs)
+    elif not runs:
+        say("nothing waits for approval")
+    return 0
+
+
+def allow_all(session: str | None, message: str, as_json: bool) -> int:
+    return _resolve_all(connect(), session, "allow", message, as_json)
+
+
+def deny_all(session: str | None, message: str, as_json: bool) -> int:
+    return _resolve_all(connect(), session, "deny", message, as_json)

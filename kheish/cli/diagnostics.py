@@ -1,0 +1,118 @@
+"""`kheish doctor`: everything that Kheish needs, checked in the order in which it matters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from kheish import __version__, paths
+from kheish.cli.output import clean, paint, print_json
+from kheish.cli.targets import connect
+from kheish.client import Kheish
+from kheish.errors import KheishError
+
+OK, NOTE, WRONG = "ok", "note", "wrong"
+_FREE_BYTES_MIN = 100 * 1024 * 1024
+_COLOR = {OK: "green", NOTE: "yellow", WRONG: "red"}
+
+Check = tuple[str, str, str]
+"""(name, verdict, what was found and what to do)."""
+
+
+def doctor(as_json: bool) -> int:
+    checks = list(_checks())
+    if as_json:
+        print_json([{"check": name, "verdict": verdict, "detail": detail} for name, verdict, detail in checks])
+    else:
+        for name, verdict, detail in checks:
+            print(f"{paint(f'{verdict:<6}', _COLOR[verdict])} {name:<12} {clean(detail)}")
+    return 1 if any(verdict == WRONG for _, verdict, _ in checks) else 0
+
+
+def _checks() -> Iterator[Check]:
+    yield "version", OK, f"kheish {__version__}, Python {sys.version.split()[0]}, {sys.executable}"
+    yield _state_root()
+    yield _disk()
+    client = connect()
+    try:
+        view = client.daemon.status()
+    except KheishError as error:
+        yield "daemon", WRONG, error.message
+        return
+    yield _daemon(view)
+    yield _socket(view)
+    if view["warnings"]:
+        names = ", ".join(w["session_id"] for w in view["warnings"][:5])
+        yield "sessions", WRONG, f"read-only after damage: {names}; see `kheish sessions verify --all`"
+    else:
+        yield "sessions", OK, f"{view['sessions']['total']} sessions, none damaged"
+    yield from _routes(client)
+    found = shutil.which("rg")
+    yield "ripgrep", OK if found else NOTE, found or "not found; grep_search uses its own, slower search"
+    found = shutil.which("bash")
+    yield "bash", OK if found else NOTE, found or "not found; commands run with /bin/sh"
+
+
+def _state_root() -> Check:
+    root = paths.state_root()
+    try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return "state root", WRONG, f"cannot write {root}: {error.strerror}; set KHEISH_STATE_ROOT to another place"
+    mode = stat.S_IMODE(os.stat(root).st_mode)
+    if mode & 0o077:
+        return "state root", WRONG, f"{root} is open to others (mode {mode:o}); chmod 700 {root}"
+    return "state root", OK, str(root)
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(paths.state_root()).free
+    verdict = OK if free >= _FREE_BYTES_MIN else WRONG
+    return "disk", verdict, f"{free // 1024**2} MiB free"
+
+
+def _daemon(view: dict[str, Any]) -> Check:
+    text = f"pid {view['pid']}, generation {view['generation']}, version {view['version']}"
+    if view["version"] != __version__:
+        return "daemon", WRONG, f"{text}; this is {__version__}: `kheish daemon restart`"
+    return "daemon", OK, text
+
+
+def _socket(view: dict[str, Any]) -> Check:
+    path = view["socket"]
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & 0o077:
+        return "socket", WRONG, f"{path} is open to others (mode {mode:o}); `kheish daemon restart`"
+    return "socket", OK, path
+
+
+def _routes(client: Kheish) -> Iterator[Check]:
+    try:
+        rows = client.daemon.routes()
+    except KheishError as error:
+        yield "routes", WRONG, error.message
+        return
+    default = next(row for row in rows if row["is_default"])
+    text = f"{default['route_id']} ({default['driver']}, {default['default_model']}), from {default['source']}"
+    if not default["ready"]:
+        yield "routes", WRONG, f"{text}: {default['problem']}"
+    elif default["driver"] == "rehearsal":
+        keys = [name for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") if os.environ.get(name)]
+        hint = (
+            f"{keys[0]} is set here but was not where the daemon was started: `kheish daemon restart`"
+            if keys
+            else "no language model: set ANTHROPIC_API_KEY or OPENAI_API_KEY, start a local server, or write "
+            f"{paths.config_dir() / 'routes.toml'}"
+        )
+        yield "routes", NOTE, f"{text}; {hint}"
+    else:
+        yield "routes", OK, text

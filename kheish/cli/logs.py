@@ -1,0 +1,56 @@
+"""`kheish logs`: the journal of a session or run, for people or for programs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from kheish.cli.output import clock, paint, print_json_line
+from kheish.cli.render import Renderer
+from kheish.cli.targets import connect, find_target
+from kheish.client import Kheish
+
+
+def logs(target: str, follow: bool, lines: int, as_json: bool) -> int:
+    client = connect()
+    kind, id_ = find_target(client, target)
+    renderer = Renderer()
+    cursor = ""
+
+    def show(record: dict[str, Any]) -> None:
+        if as_json:
+            print_json_line(record)
+            return
+        for text, color in renderer.lines(record):
+            print(f"{paint(clock(record['at_ms']), 'dim')} {paint(text, color)}", flush=follow)
+
+    kept: deque[dict[str, Any]] = deque(maxlen=lines or None)
+    for record in _records(client, kind, id_):
+        cursor = str(record["seq"])
+        if lines:
+            # What is left out still names the calls that later facts refer to.
+            if len(kept) == lines and not as_json:
+                deque(renderer.lines(kept[0]), maxlen=0)
+            kept.append(record)
+        else:
+            show(record)
+    for record in kept:
+        show(record)
+    if follow:
+        for event in client.events(**{f"{kind}_id": id_}, cursor=cursor, deadline_s=None):
+            if event.event == "record":
+                show(event.data)
+    return 0
+
+
+def _records(client: Kheish, kind: str, id_: str) -> Iterator[dict[str, Any]]:
+    """All records so far, page by page."""
+    noun = client.runs if kind == "run" else client.sessions
+    cursor: str | None = None
+    while True:
+        page = noun.events(id_, cursor=cursor, limit=1000)
+        yield from page["items"]
+        cursor = page["next_cursor"]
+        if not cursor:
+            return

@@ -1,0 +1,108 @@
+"""`kheish answer` and `kheish questions ...`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kheish.cli.output import ago, one_line, paint, print_json, print_table, say
+from kheish.cli.targets import connect
+from kheish.errors import Invalid
+
+
+def answer(
+    request_id: str, text: list[str] | None, option: list[str], decline: bool, message: str, as_json: bool
+) -> int:
+    client = connect()
+    pending = client.questions.get(request_id)
+    words = " ".join(text or [])
+    if decline == bool(words or option):
+        raise Invalid("cannot answer: give a text or --option, or --decline")
+    answers = [] if decline else make_answers(pending["questions"], words, option)
+    run = client.questions.answer(pending["request_id"], answers, declined=decline, justification=message or None)
+    if as_json:
+        print_json(run)
+    else:
+        print("declined" if decline else "answered")
+        say(f"run {run['run_id']} is {run['status'].replace('_', ' ')}")
+    return 0
+
+
+def make_answers(questions: list[dict[str, Any]], text: str, options: list[str]) -> list[dict[str, Any]]:
+    """Answers in the API's form. With one question, options belong to it and the text is its free answer; with
+    several, `QUESTION=CHOICE` says which, and the text answers those that have no choice. Raises Invalid."""
+    chosen: dict[str, list[str]] = {q["id"]: [] for q in questions}
+    for item in options:
+        question, choice = questions[0], item
+        if len(questions) > 1:
+            number, equals, choice = item.partition("=")
+            found = [q for q in questions if q["id"] == number or q.get("header", "").lower() == number.lower()]
+            if not equals or not found:
+                raise Invalid(
+                    f"cannot tell which question {item!r} answers: write QUESTION=CHOICE, with a question of "
+                    f"1-{len(questions)}"
+                )
+            question = found[0]
+        chosen[question["id"]].append(_option_id(question, choice))
+    return [
+        {
+            "question_id": q["id"],
+            "selected_option_ids": chosen[q["id"]],
+            "freeform_answer": text if not chosen[q["id"]] or len(questions) == 1 else "",
+        }
+        for q in questions
+    ]
+
+
+def _option_id(question: dict[str, Any], choice: str) -> str:
+    options = question.get("options", ())
+    for option in options:
+        if choice == option["id"]:
+            return str(option["id"])
+    matching = [o for o in options if o["label"].lower().startswith(choice.lower())]
+    exact = [o for o in matching if o["label"].lower() == choice.lower()]
+    if len(exact or matching) != 1:
+        labels = ", ".join(f"{o['id']}: {one_line(o['label'])}" for o in options) or "it has none; give a text"
+        raise Invalid(f"cannot choose {choice!r}: the options are {labels}")
+    return str((exact or matching)[0]["id"])
+
+
+def decline(request_id: str, message: str, as_json: bool) -> int:
+    return answer(request_id, None, [], True, message, as_json)
+
+
+def list_(session: str | None, as_json: bool) -> int:
+    rows = connect().questions.list(session_id=session)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        say("nothing waits for an answer")
+    else:
+        print_table(
+            ("question", "session", "age", "asks"),
+            [
+                (r["request_id"], r["session_id"], ago(r["requested_at_ms"]),
+                 " / ".join(q["question"] for q in r["questions"]))
+                for r in rows
+            ],
+        )  # fmt: skip
+    return 0
+
+
+def show(request_id: str, as_json: bool) -> int:
+    view = connect().questions.get(request_id)
+    if as_json:
+        print_json(view)
+        return 0
+    print_question(view)
+    return 0
+
+
+def print_question(view: dict[str, Any]) -> None:
+    print(paint(view["request_id"], "yellow"))
+    for question in view["questions"]:
+        several = " (several may be chosen)" if question.get("multi_select") else ""
+        number = f"{question['id']}. " if len(view["questions"]) > 1 else ""
+        print(f"  {number}{one_line(question['question'])}{several}")
+        for option in question.get("options", ()):
+            note = f" - {one_line(option['description'])}" if option.get("description") else ""
+            print(f"    {option['id']}. {one_line(option['label'])}{note}")

@@ -1,0 +1,130 @@
+"""Journal records as lines for people: one line a fact that matters, the rest left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from kheish.cli.output import clean, one_line
+
+Json = dict[str, Any]
+WIDTH = 200
+
+
+def call_text(tool: str, arguments: Json, width: int = WIDTH) -> str:
+    """`bash: make test`, with what matters of the arguments."""
+    for name in ("command", "path", "pattern"):
+        if isinstance(arguments.get(name), str):
+            return f"{tool}: {one_line(arguments[name], width)}"
+    if tool == "ask_user_question":
+        questions = arguments.get("questions") or [{}]
+        return f"{tool}: {one_line(questions[0].get('question', ''), width)}"
+    return f"{tool} {one_line(json.dumps(arguments, ensure_ascii=False), width)}"
+
+
+class Renderer:
+    """Remembers what a later fact refers to: the tool of a call, the text of a run."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, str] = {}
+
+    def lines(self, record: Json) -> Iterator[tuple[str, str]]:
+        """(text, colour) of each fact worth a line."""
+        by = record["by"]
+        who = str(by.get("principal", ""))
+        for event in record["events"]:
+            line = self._line(event, who, str(by.get("origin", "")), record)
+            if line is not None:
+                yield clean(line[0]), line[1]
+
+    def call(self, tool_call_id: str) -> str:
+        return self._calls.get(tool_call_id, "a tool call")
+
+    def _line(self, event: Json, who: str, origin: str, record: Json) -> tuple[str, str] | None:
+        match event["type"]:
+            case "session.created":
+                return f"session {event['session_id']} created by {who} ({origin}) in {event['cwd']}", "bold"
+            case "session.ended":
+                return f"session ended by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "bold"
+            case "session.mode_changed":
+                return f"permission mode {event['mode']}, set by {who}", "yellow"
+            case "session.rule_added":
+                rule = event["rule"]
+                return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"
+            case "session.recovered":
+                torn = event.get("tail_bytes_dropped", 0)
+                note = f"; {torn} torn bytes set aside" if torn else ""
+                return (
+                    f"the daemon of generation {event['died_generation']} had died; "
+                    f"generation {record['generation']} goes on{note}",
+                    "yellow",
+                )
+            case "run.submitted":
+                return f"{who} ({origin}): {one_line(event['text'], WIDTH)}", "bold"
+            case "run.edited":
+                return f"{who} changed the queued input: {one_line(event['text'], WIDTH)}", ""
+            case "input.steered":
+                return f"{who} ({origin}) steers: {one_line(event['text'], WIDTH)}", "bold"
+            case "run.completed":
+                return "run completed", "green"
+            case "run.failed":
+                return f"run failed ({event['code']}): {one_line(event['message'], WIDTH)}", "red"
+            case "run.cancelled" | "run.interrupted":
+                how = event["type"].partition(".")[2]
+                return f"run {how} by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
+            case "model_call.completed":
+                for request in event.get("tool_requests", ()):
+                    self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])
+                text = one_line(event["text"], WIDTH)
+                return (f"model: {text}", "") if text else None
+            case "model_call.retrying":
+                return (
+                    f"model call failed ({event['code']}), trying again: {one_line(event['message'], WIDTH)}",
+                    "yellow",
+                )
+            case "model_call.died":
+                return "the model call was cut off; it is made again", "yellow"
+            case _:
+                return self._tool_line(event, who)
+
+    def _tool_line(self, event: Json, who: str) -> tuple[str, str] | None:
+        call = self.call(event.get("tool_call_id", ""))
+        match event["type"]:
+            case "tool_call.decided" if event["behavior"] == "deny":
+                return f"denied {call} (rule {event['rule']}): {one_line(event.get('reason', ''))}".rstrip(": "), "red"
+            case "tool_call.started":
+                again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
+                pid = f" [pid {event['process']['pid']}]" if event.get("process") else ""
+                return f"started {call}{again}{pid}", "cyan"
+            case "tool_call.completed" if event.get("is_error"):
+                return f"{call} -> {one_line(event['output'], 120)}", "red"
+            case "tool_call.completed":
+                return f"{call} -> {one_line(event['output'], 120)}", "dim"
+            case "tool_call.became_uncertain":
+                return f"nobody knows whether this took effect: {call}", "yellow"
+            case "tool_call.died":
+                return f"cut off, runs again: {call}", "yellow"
+            case "approval.requested":
+                self._calls[event["tool_call_id"]] = call_text(event["tool"], event["arguments"])
+                what = "approval" if event.get("kind", "tool_call") == "tool_call" else "decision (outcome unknown)"
+                return f"waits for {what} {event['request_id']}: {self.call(event['tool_call_id'])}", "yellow"
+            case "approval.resolved":
+                why = one_line(event.get("justification", ""))
+                return f"{event['request_id']}: {event['resolution']} by {event['principal']} {why}".rstrip(), "green"
+            case "approval.withdrawn" | "question.withdrawn":
+                return f"{event['request_id']} withdrawn: {one_line(event['reason'])}", "dim"
+            case "question.requested":
+                texts = " / ".join(one_line(q["question"], 120) for q in event["questions"])
+                return f"asks {event['request_id']}: {texts}", "yellow"
+            case "question.answered":
+                if event.get("declined"):
+                    return f"{event['request_id']}: declined by {event['principal']}", "green"
+                answers = [
+                    ", ".join(a.get("selected_option_ids", ())) or one_line(a.get("freeform_answer", ""), 80)
+                    for a in event.get("answers", ())
+                ]
+                return f"{event['request_id']}: answered by {event['principal']}: {' / '.join(answers)}", "green"
+            case "process.ended":
+                return f"process {event['pid']} {'was ended' if event.get('killed') else 'had ended'}", "dim"
+        return None

@@ -1,0 +1,30 @@
+"""`kheish routes ...`."""
+
+from __future__ import annotations
+
+from kheish.cli.output import paint, print_json, print_table
+from kheish.cli.targets import connect
+
+
+def list_(as_json: bool) -> int:
+    rows = connect().daemon.routes()
+    if as_json:
+        print_json(rows)
+        return 0
+    print_table(
+        ("route", "default", "driver", "model", "ready", "note"),
+        [
+            (r["route_id"], "*" if r["is_default"] else "", r["driver"], r["default_model"],
+             "yes" if r["ready"] else "no", r["problem"] or r["source"])
+            for r in rows
+        ],
+        {4: lambda text: paint(text, "green" if text == "yes" else "red")},
+    )  # fmt: skip
+    return 0
+
+
+def path() -> int:
+    from kheish import paths
+
+    print(paths.config_dir() / "routes.toml")
+    return 0

@@ -1,0 +1,117 @@
+"""`kheish cancel`, `kheish interrupt` and `kheish runs ...`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kheish.cli.output import (
+    ago,
+    clean,
+    one_line,
+    paint,
+    paint_status,
+    print_json,
+    print_json_line,
+    print_table,
+    say,
+)
+from kheish.cli.targets import connect, find_session, find_target
+from kheish.errors import Conflict
+
+
+def cancel(target: str, reason: str, as_json: bool) -> int:
+    client = connect()
+    kind, id_ = find_target(client, target)
+    if kind == "session":
+        id_ = client.sessions.get(id_)["active_run_id"]
+        if not id_:
+            raise Conflict("cannot cancel: no run is active in this session")
+    view = client.runs.cancel(id_, reason=reason)
+    if as_json:
+        print_json(view)
+    else:
+        print(f"{view['run_id']} {view['status']}")
+    return 0
+
+
+def interrupt(target: str, reason: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.interrupt(find_session(client, target), reason=reason)
+    if as_json:
+        print_json(view)
+    elif view["interrupted"]:
+        print(f"{view['run_id']} interrupted")
+    else:
+        say("no run was active")
+    return 0
+
+
+def list_(session: str | None, active: bool, limit: int, as_json: bool) -> int:
+    client = connect()
+    rows = client.runs.list(
+        session_id=find_session(client, session) if session else None, active=active or None, limit=limit
+    )
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        say("there are no runs")
+    else:
+        print_table(
+            ("run", "session", "status", "step", "age", "text"),
+            [
+                (r["run_id"], r["session_id"], r["status"], r["step"], ago(r["submitted_at_ms"]),
+                 r["request"]["text_preview"])
+                for r in rows
+            ],
+            {2: paint_status},
+        )  # fmt: skip
+    return 0
+
+
+def get(run_id: str, as_json: bool) -> int:
+    view = connect().runs.get(run_id)
+    if as_json:
+        print_json(view)
+    else:
+        print_run(view)
+    return 0
+
+
+def print_run(view: dict[str, Any]) -> None:
+    usage = view["usage"]
+    print(f"{paint(view['run_id'], 'bold')}  {paint_status(view['status'])}")
+    rows = [
+        ("session", view["session_id"]),
+        ("input", one_line(view["request"]["text_preview"], 100)),
+        ("model", f"{view['request']['provider']}/{view['request']['model']}"),
+        ("by", f"{view['request']['principal']} ({view['request']['origin']})"),
+        ("step", f"step {view['step']}"),
+        ("tokens", f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out"),
+        ("approvals", " ".join(view["pending_approval_ids"])),
+        ("questions", " ".join(view["pending_question_ids"])),
+        ("error", f"{view['error']['code']}: {view['error']['message']}" if view["error"] else ""),
+    ]
+    for name, value in rows:
+        if value:
+            print(f"  {name:<10} {one_line(value)}")
+    for text in view["outputs"]:
+        print(clean(text))
+
+
+def events(run_id: str) -> int:
+    client = connect()
+    cursor = None
+    while True:
+        page = client.runs.events(run_id, cursor=cursor, limit=1000)
+        for item in page["items"]:
+            print_json_line(item)
+        cursor = page["next_cursor"]
+        if not cursor:
+            return 0
+
+
+def stream(run_id: str, cursor: str) -> int:
+    client = connect()
+    for event in client.events(run_id=client.runs.get(run_id)["run_id"], cursor=cursor):
+        print_json_line({"event": event.event, "id": event.id, "data": event.data})
+    return 0

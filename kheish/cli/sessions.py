@@ -1,0 +1,292 @@
+"""`kheish ps` and `kheish sessions ...`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from kheish.cli.output import ago, clean, one_line, paint, paint_status, print_json, print_json_line, print_table, say
+from kheish.cli.targets import connect, find_session
+from kheish.errors import Conflict, Invalid, NotFound, StoreError
+
+BUSY = "running,waiting_for_approval,waiting_for_user_question"
+
+
+def show_active(all: bool, limit: int, as_json: bool) -> int:
+    rows = connect().sessions.list(status=None if all else BUSY, limit=limit)
+    if as_json:
+        print_json(rows)
+        return 0
+    _print_rows(rows, "nothing is at work; `kheish ps -a` lists all sessions")
+    return 0
+
+
+def list_(status: str | None, limit: int, as_json: bool) -> int:
+    rows = connect().sessions.list(status=status, limit=limit)
+    if as_json:
+        print_json(rows)
+        return 0
+    _print_rows(rows, "there are no sessions yet; `kheish run TEXT` makes one")
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Any]], nothing: str) -> None:
+    if not rows:
+        say(nothing)
+        return
+    print_table(
+        ("session", "status", "queued", "age", "run", "what"),
+        [
+            (
+                r["session_id"],
+                "read_only" if r["problem"] else r["status"],
+                len(r["queued_run_ids"]) or "",
+                ago(r["updated_at_ms"]),
+                r["active_run_id"],
+                r["problem"] or r["title"] or r["headline"],
+            )
+            for r in rows
+        ],
+        {1: paint_status},
+    )
+
+
+def create(session_id: str | None, cwd: str | None, mode: str | None, title: str | None, as_json: bool) -> int:
+    import os
+
+    view = connect().sessions.create(
+        session_id, cwd=os.path.abspath(cwd) if cwd else None, permission_mode=mode, title=title
+    )
+    _show(view, as_json, view["session_id"])
+    return 0
+
+
+def _show(view: Any, as_json: bool, text: str) -> None:
+    if as_json:
+        print_json(view)
+    else:
+        print(clean(text))
+
+
+def get(session_id: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.get(find_session(client, session_id))
+    if as_json:
+        print_json(view)
+        return 0
+    print(f"{paint(view['session_id'], 'bold')}  {paint_status(view['status'])}")
+    rows = [
+        ("directory", view["cwd"]),
+        ("mode", view["permission_mode"]),
+        ("updated", f"{ago(view['updated_at_ms'])} ago"),
+        ("records", view["seq"]),
+        ("runs", view["runs_total"]),
+        ("active", view["active_run_id"]),
+        ("queued", " ".join(view["queued_run_ids"])),
+        ("approvals", " ".join(view["pending_approval_ids"])),
+        ("questions", " ".join(view["pending_question_ids"])),
+    ]
+    for name, value in rows:
+        if value != "":
+            print(f"  {name:<10} {one_line(value)}")
+    return 0
+
+
+def read_text(words: list[str]) -> str:
+    """The words of a command line, or standard input for `-`. Raises Invalid."""
+    if words == ["-"]:
+        return sys.stdin.read()
+    text = " ".join(words)
+    if not text.strip():
+        raise Invalid("cannot submit nothing: give a text, or `-` to read standard input")
+    return text
+
+
+def input_(session_id: str, text: list[str], model: str | None, wait: bool, as_json: bool) -> int:
+    client = connect()
+    run = client.sessions.submit(find_session(client, session_id), read_text(text), model=model)
+    if wait:
+        from kheish.cli.wait import wait as wait_for
+
+        return wait_for(run["run_id"], "blocked", 0.0, as_json)
+    _show(run, as_json, run["run_id"])
+    return 0
+
+
+def events(session_id: str, cursor: str, limit: int) -> int:
+    client = connect()
+    session_id = find_session(client, session_id)
+    left = limit or sys.maxsize
+    while left > 0:
+        page = client.sessions.events(session_id, cursor=cursor or None, limit=min(left, 1000))
+        for item in page["items"]:
+            print_json_line(item)
+        left -= len(page["items"])
+        if not page["next_cursor"]:
+            break
+        cursor = page["next_cursor"]
+    return 0
+
+
+def stream(session_id: str, cursor: str) -> int:
+    client = connect()
+    for event in client.events(session_id=find_session(client, session_id), cursor=cursor):
+        print_json_line({"event": event.event, "id": event.id, "data": event.data})
+    return 0
+
+
+def transcript(session_id: str, limit: int, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.transcript(find_session(client, session_id), limit=limit)
+    if as_json:
+        print_json(view)
+        return 0
+    from kheish.cli.render import call_text
+
+    for message in view["items"]:
+        if message["text"]:
+            name = message["tool"] or message["role"]
+            print(paint(f"{clean(name)}:", "bold"))
+            print(clean(message["text"]).rstrip())
+        for request in message["tool_requests"]:
+            print(paint(f"-> {clean(call_text(request['tool'], request['input']))}", "cyan"))
+    return 0
+
+
+def queue(session_id: str, as_json: bool) -> int:
+    client = connect()
+    rows = client.sessions.queue(find_session(client, session_id))
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        say("nothing is queued")
+    else:
+        print_table(
+            ("#", "run", "age", "text"),
+            [
+                (r["queued_position"], r["run_id"], ago(r["submitted_at_ms"]), r["request"]["text_preview"])
+                for r in rows
+            ],
+        )
+    return 0
+
+
+def edit(session_id: str, run_id: str, text: list[str], as_json: bool) -> int:
+    client = connect()
+    run_id = client.runs.get(run_id)["run_id"]
+    view = client.sessions.edit_queued(find_session(client, session_id), run_id, read_text(text))
+    _show(view, as_json, view["run_id"])
+    return 0
+
+
+def withdraw(session_id: str, run_id: str, as_json: bool) -> int:
+    client = connect()
+    run_id = client.runs.get(run_id)["run_id"]
+    view = client.sessions.withdraw_queued(find_session(client, session_id), run_id)
+    _show(view, as_json, view["run_id"])
+    return 0
+
+
+def end(session_id: str, reason: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.end(find_session(client, session_id), reason=reason)
+    _show(view, as_json, f"{view['session_id']} ended")
+    return 0
+
+
+def set_mode(session_id: str, mode: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.set_permission_mode(find_session(client, session_id), mode)
+    _show(view, as_json, f"{view['session_id']}: {view['permission_mode']}")
+    return 0
+
+
+def verify(session_id: str, all: bool, as_json: bool) -> int:
+    from kheish import paths
+    from kheish.daemon import maintenance
+
+    if bool(session_id) == all:
+        raise Invalid("cannot tell what to verify: name a session, or say --all")
+    root = paths.state_root()
+    checked = maintenance.verify(root, [_on_disk(root, session_id)] if session_id else None)
+    if as_json:
+        print_json(
+            [
+                {
+                    "session_id": item.session_id,
+                    "ok": not item.faults,
+                    "faults": [
+                        {"file": f.file, "line": f.line, "offset": f.offset, "reason": f.reason} for f in item.faults
+                    ],
+                }
+                for item in checked
+            ]
+        )
+    else:
+        for item in checked:
+            if not item.faults:
+                print(f"{paint('ok', 'green')}     {clean(item.session_id)}")
+            for f in item.faults:
+                place = f", line {f.line}, offset {f.offset}" if f.line or f.offset else ""
+                print(f"{paint('FAULT', 'red')}  {clean(item.session_id)}: {clean(f'{f.file}{place}: {f.reason}')}")
+        if not checked:
+            say("there are no sessions")
+    return 1 if any(item.faults for item in checked) else 0
+
+
+def _on_disk(root: Path, given: str) -> str:
+    """A session of the state root, by name or unambiguous beginning, whether or not a daemon runs."""
+    from kheish.store.session_dir import list_sessions
+
+    names = [info.session_id for info in list_sessions(root)]
+    found = [n for n in names if n == given] or [n for n in names if n.startswith(given)]
+    if not found:
+        raise NotFound(f"cannot find session {given} in {root}")
+    if len(found) > 1:
+        raise Conflict(f"cannot tell which session {given} is: {', '.join(sorted(found)[:5])}")
+    return found[0]
+
+
+def export(session_id: str, output: str | None, as_json: bool) -> int:
+    import os
+
+    from kheish import paths
+    from kheish.daemon import maintenance
+
+    root = paths.state_root()
+    name = _on_disk(root, session_id)
+    if output == "-":
+        maintenance.export(root, name, sys.stdout.buffer)
+        return 0
+    path = output or f"{name}.kheish"
+    unfinished = f"{path}.part"
+    try:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            maintenance.export(root, name, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(unfinished, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        if isinstance(error, OSError):
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise
+    _show({"session_id": name, "file": path}, as_json, path)
+    return 0
+
+
+def import_(file: str, as_json: bool) -> int:
+    from kheish import paths
+    from kheish.daemon import maintenance
+
+    try:
+        source = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise Invalid(f"cannot read {file}: {error.strerror}") from error
+    with source:
+        session_id = maintenance.import_(paths.state_root(), source)
+    _show({"session_id": session_id}, as_json, session_id)
+    return 0

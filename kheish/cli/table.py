@@ -1,0 +1,262 @@
+"""Every command of `kheish`. A new one is a row here and a function in the module of its noun."""
+
+from __future__ import annotations
+
+from kheish.cli.command import REQUIRED, Command, Param
+
+MODES = ("default", "accept_edits", "plan", "dont_ask", "bypass")
+
+JSON = Param("as_json", "--json", kind=bool, help="Print JSON.")
+SESSION = Param("session", "-s", "--session", help="The session; default: the one of this directory.")
+LIMIT = Param("limit", "--limit", kind=int, default=100, help="How many at most.")
+MESSAGE = Param("message", "-m", "--message", default="", help="Why; the model is told.")
+REASON = Param("reason", "-m", "--reason", default="", help="Why; kept in the journal.")
+
+
+def _arg(name: str, help: str, *, default: object = REQUIRED, many: bool = False) -> Param:
+    return Param(name, help=help, default=default, many=many)
+
+
+DAILY = (
+    Command(
+        "run", "run:run",
+        "Submit TEXT to the session of this directory and follow the run.\n\n"
+        "Ctrl-C leaves it running; a second Ctrl-C cancels it. Exit status: 0 completed, 20 failed, 21 cancelled or "
+        "interrupted, 22 waiting for a human.\n\n"
+        "Examples:\n\n"
+        "  kheish run fix the failing test\n\n"
+        "  git diff | kheish run -s review -\n\n"
+        "  kheish run --detach --json 'nightly check' | jq -r .run_id",
+        _arg("text", "What to do; `-` reads it from standard input.", many=True),
+        SESSION,
+        Param("model", "--model", help="[route/]model; see `kheish routes list`."),
+        Param("mode", "--mode", help="Permission mode of the session from now on.", choices=MODES),
+        Param("detach", "-d", "--detach", kind=bool, help="Submit, print the run's id and return."),
+        Param("steer", "--steer", kind=bool, help="Hand the text to the active run instead of queueing it."),
+        Param("interrupt", "--interrupt", kind=bool, help="Stop the active run and go first."),
+        Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."),
+        Param("cwd", "--cwd", metavar="DIR", help="The workspace of a new session; default: this directory."),
+        Param("key", "--key", help="Idempotency key: the same key submits once."),
+        Param("as_json", "--json", kind=bool, help="Print the stream as JSON lines."),
+    ),
+    Command(
+        "ps", "sessions:show_active",
+        "List sessions that are at work or wait for somebody.\n\nExample: kheish ps --json | jq -r '.[].session_id'",
+        Param("all", "-a", "--all", kind=bool, help="Idle and ended ones too."), LIMIT, JSON, hot=True,
+    ),
+    Command(
+        "logs", "logs:logs",
+        "Print what happened in a session or run, oldest first.\n\nExamples:\n\n  kheish logs -f\n\n"
+        "  kheish logs run_01KB --json | jq -c .events[]",
+        _arg("target", "A run or a session; default: the session of this directory.", default=""),
+        Param("follow", "-f", "--follow", kind=bool, help="Go on as it happens."),
+        Param("lines", "-n", "--lines", kind=int, default=0, help="Only the last N records."), JSON, hot=True,
+    ),
+    Command(
+        "inbox", "inbox:inbox",
+        "List what waits for you: approvals and questions, oldest first.",
+        Param("count", "--count", kind=bool, help="Print only how many there are."), JSON, hot=True,
+    ),
+    Command(
+        "approve", "approvals:approve",
+        "Allow a tool call that waits for approval.\n\n"
+        "A call whose outcome is unknown after a crash takes --retry, --verify, --mark-done or --give-up instead.\n\n"
+        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always",
+        _arg("request_id", "The approval, or the beginning of its id."),
+        Param("if_digest", "--if-digest", metavar="D", help="Refuse unless the call's digest begins with this."),
+        Param("edit", "--edit", metavar="JSON", help="Run it with these arguments instead."),
+        Param("session", "--session", kind=bool, help="Allow this very call for the rest of the session."),
+        Param("always", "--always", kind=bool, help="Allow this very call in every session from now on."),
+        Param("rule", "--rule", help="With --session or --always: this pattern, such as 'bash(git status*)'."),
+        Param("verify", "--verify", kind=bool, help="Unknown outcome: let the model check."),
+        Param("retry", "--retry", kind=bool, help="Unknown outcome: run it again."),
+        Param("mark_done", "--mark-done", kind=bool, help="Unknown outcome: it took effect."),
+        Param("give_up", "--give-up", kind=bool, help="Unknown outcome: fail the run."),
+        MESSAGE, JSON,
+    ),
+    Command(
+        "deny", "approvals:deny",
+        "Deny a tool call; the model is told why.\n\nExample: kheish deny 01KB3 -m 'not on a Friday'",
+        _arg("request_id", "The approval, or the beginning of its id."), MESSAGE, JSON,
+    ),
+    Command(
+        "answer", "questions:answer",
+        "Answer a question, with options (by number or label) or in your own words.\n\n"
+        "Examples:\n\n  kheish answer 01KB3 --option 2\n\n  kheish answer 01KB3 'after the release'\n\n"
+        "  kheish answer 01KB3 --option 1=2 --option 2=no",
+        _arg("request_id", "The question, or the beginning of its id."),
+        _arg("text", "The answer in your own words.", default=None, many=True),
+        Param("option", "--option", many=True, metavar="N|LABEL",
+              help="Choose; QUESTION=CHOICE where there are several questions. May be repeated."),
+        Param("decline", "--decline", kind=bool, help="Refuse to answer."),
+        MESSAGE, JSON,
+    ),
+    Command(
+        "wait", "wait:wait",
+        "Wait for a run or a session. Exit status: 0 as asked for (a run: completed), 20 failed, 21 cancelled or "
+        "interrupted, 22 it waits for a human, 124 the time is over.",
+        _arg("target", "A run or a session; default: the session of this directory.", default=""),
+        Param("until", "--until", default="done", choices=("done", "blocked", "idle"),
+              help="done: over. blocked: over or waiting for a human. idle: nothing active or queued."),
+        Param("timeout", "--timeout", kind=float, default=0.0, metavar="SECONDS", help="Give up after this long."),
+        JSON, hot=True,
+    ),
+    Command("cancel", "runs:cancel", "Cancel a run, or the active run of a session.",
+            _arg("target", "A run or a session; default: the session of this directory.", default=""), REASON, JSON),
+    Command("interrupt", "runs:interrupt", "Stop the active run of a session; its queue goes on.",
+            _arg("target", "A session; default: the one of this directory.", default=""), REASON, JSON),
+    Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
+    Command("doctor", "diagnostics:doctor",
+            "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),
+    Command("demo", "demo:demo",
+            "Play an incident from alert to rollback on a real daemon that is killed twice, and check every claim.\n\n"
+            "It needs no network and no key, and leaves nothing behind.",
+            Param("interactive", "-i", "--interactive", kind=bool, help="You approve and answer."),
+            Param("keep", "--keep", kind=bool, help="Keep the state root and say where it is."), JSON),
+)  # fmt: skip
+
+_ID = _arg("run_id", "The run, or the beginning of its id.")
+_NAME = _arg("session_id", "The session, or the beginning of its id.")
+
+GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
+    "sessions": (
+        "Durable conversations.",
+        (
+            Command("create", "sessions:create",
+                    "Create a session, or return the one of that name.\n\nExample: kheish sessions create review",
+                    _arg("session_id", "Its name; default: a new id.", default=None),
+                    Param("cwd", "--cwd", metavar="DIR", help="Its workspace; default: this directory."),
+                    Param("mode", "--mode", choices=MODES, help="Permission mode."),
+                    Param("title", "--title", help="A title for people."), JSON),
+            Command("list", "sessions:list_", "List sessions, newest change first.",
+                    Param("status", "--status", help="Only these, comma-separated: idle, running, ..."), LIMIT, JSON),
+            Command("get", "sessions:get", "Show a session.", _NAME, JSON),
+            Command("input", "sessions:input_", "Submit an input and print its run's id.", _NAME,
+                    _arg("text", "The text; `-` reads standard input.", many=True),
+                    Param("model", "--model", help="[route/]model."),
+                    Param("wait", "--wait", kind=bool, help="Wait until it is over or needs a human."), JSON),
+            Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME,
+                    Param("cursor", "--cursor", default="", help="Go on after this seq."),
+                    Param("limit", "--limit", kind=int, default=0, help="How many at most; default: all.")),
+            Command("stream", "sessions:stream", "Follow a session as JSON lines.", _NAME,
+                    Param("cursor", "--cursor", default="", help="A seq, or `tail`.")),
+            Command("transcript", "sessions:transcript", "Print the conversation.", _NAME,
+                    Param("limit", "--limit", kind=int, default=100, help="The last N messages."), JSON),
+            Command("queue", "sessions:queue", "List the queued inputs in order.", _NAME, JSON),
+            Command("edit", "sessions:edit", "Change the text of a queued input.", _NAME, _ID,
+                    _arg("text", "The new text.", many=True), JSON),
+            Command("withdraw", "sessions:withdraw", "Withdraw a queued input.", _NAME, _ID, JSON),
+            Command("interrupt", "runs:interrupt", "Stop the active run; the queue goes on.",
+                    _arg("target", "The session.", default=""), REASON, JSON),
+            Command("end", "sessions:end", "End a session for good; its journal stays.", _NAME, REASON, JSON),
+            Command("set-mode", "sessions:set_mode", "Change the permission mode.", _NAME,
+                    Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), JSON),
+            Command("verify", "sessions:verify",
+                    "Check journals: framing, chain, checkpoints against the fold, blobs. Works with or without a "
+                    "running daemon; exit status 1 with file, line and offset of the first fault.",
+                    _arg("session_id", "The session; default: with --all, every one.", default=""),
+                    Param("all", "--all", kind=bool, help="Every session."), JSON),
+            Command("export", "sessions:export", "Write a session with its blobs as one archive.", _NAME,
+                    Param("output", "-o", "--output", metavar="FILE", help="Default: NAME.kheish; - is stdout."), JSON),
+            Command("import", "sessions:import_", "Take in an archive that `export` wrote.",
+                    _arg("file", "The archive."), JSON),
+        ),
+    ),
+    "runs": (
+        "Executions of inputs.",
+        (
+            Command("list", "runs:list_", "List runs, newest first.",
+                    Param("session", "-s", "--session-id", help="Only of this session."),
+                    Param("active", "--active", kind=bool, help="Only those that are not over."), LIMIT, JSON),
+            Command("get", "runs:get", "Show a run.", _ID, JSON),
+            Command("wait", "wait:wait", "Wait for a run; see `kheish wait --help`.",
+                    _arg("target", "The run."),
+                    Param("until", "--until", default="done", choices=("done", "blocked"), help="What to wait for."),
+                    Param("timeout", "--timeout", kind=float, default=0.0, help="Give up after SECONDS."), JSON),
+            Command("events", "runs:events", "Print the records that concern a run as JSON lines.", _ID),
+            Command("stream", "runs:stream", "Follow a run as JSON lines.", _ID,
+                    Param("cursor", "--cursor", default="", help="A seq, or `tail`.")),
+            Command("cancel", "runs:cancel", "Cancel a run.", _arg("target", "The run."), REASON, JSON),
+        ),
+    ),
+    "approvals": (
+        "Tool calls that wait for a human.",
+        (
+            Command("list", "approvals:list_", "List pending approvals, oldest first.",
+                    Param("session", "-s", "--session-id", help="Only of this session."), JSON),
+            Command("show", "approvals:show", "Show all of a pending approval.",
+                    _arg("request_id", "The approval."), JSON),
+            Command("allow", "approvals:allow", "Allow it once.", _arg("request_id", "The approval."), MESSAGE, JSON),
+            Command("deny", "approvals:deny", "Deny it.", _arg("request_id", "The approval."), MESSAGE, JSON),
+            Command("allow-all", "approvals:allow_all", "Allow all that wait, run by run.",
+                    Param("session", "-s", "--session-id", help="Only of this session."), MESSAGE, JSON),
+            Command("deny-all", "approvals:deny_all", "Deny all that wait, run by run.",
+                    Param("session", "-s", "--session-id", help="Only of this session."), MESSAGE, JSON),
+        ),
+    ),
+    "questions": (
+        "Questions that wait for a human.",
+        (
+            Command("list", "questions:list_", "List pending questions, oldest first.",
+                    Param("session", "-s", "--session-id", help="Only of this session."), JSON),
+            Command("show", "questions:show", "Show a question with its options.",
+                    _arg("request_id", "The question."), JSON),
+            Command("decline", "questions:decline", "Refuse to answer.",
+                    _arg("request_id", "The question."), MESSAGE, JSON),
+        ),
+    ),
+    "routes": (
+        "Ways to a model.",
+        (
+            Command("list", "routes:list_", "List the routes, and which is the default.", JSON),
+            Command("path", "routes:path", "Print where routes.toml belongs."),
+        ),
+    ),
+    "permissions": (
+        "What tools may do.",
+        (
+            Command("check", "permissions:check",
+                    "Ask what would be decided.\n\nExample: kheish permissions check --tool bash --arg 'git status'",
+                    Param("tool", "--tool", default=REQUIRED, help="The tool."),
+                    Param("arg", "--arg", help="Its main argument, such as the command."),
+                    Param("input", "--input", metavar="JSON", help="All its arguments."),
+                    Param("mode", "--mode", choices=MODES, help="In this mode."), SESSION, JSON),
+            Command("matrix", "permissions:matrix", "What each mode does with each tool.", JSON),
+            Command("rules", "permissions:rules", "List the rules that apply to a session.", SESSION, JSON),
+            Command("allow", "permissions:allow", "Allow a pattern in a session.",
+                    _arg("pattern", "Such as 'bash(git status*)'."), SESSION, JSON),
+            Command("ask", "permissions:ask", "Ask for a pattern in a session.",
+                    _arg("pattern", "Such as 'read_file(secrets/*)'."), SESSION, JSON),
+            Command("deny", "permissions:deny", "Deny a pattern in a session.",
+                    _arg("pattern", "Such as 'bash(sudo *)'."), SESSION, JSON),
+            Command("audit", "permissions:audit", "List every decision of a session.", SESSION, JSON),
+        ),
+    ),
+    "daemon": (
+        "The process that owns everything.",
+        (
+            Command("start", "daemon:start", "Start it, if it is not running.", JSON),
+            Command("stop", "daemon:stop", "Stop it: streams say bye, tools get a grace, nothing is lost.", JSON),
+            Command("restart", "daemon:restart", "Stop it and start it.", JSON),
+            Command("status", "daemon:daemon_status", "Show pid, generation, state root and socket.", JSON, hot=True),
+            Command("run", "daemon:run", "Run it in the foreground."),
+            Command("logs", "daemon:logs", "Print its log.",
+                    Param("follow", "-f", "--follow", kind=bool, help="Go on as it grows."),
+                    Param("lines", "-n", "--lines", kind=int, default=50, help="The last N lines.")),
+            Command("install", "daemon:install", "Have it started with your session by systemd or launchd.",
+                    Param("print_only", "--print", kind=bool, help="Only print the unit.")),
+        ),
+    ),
+}  # fmt: skip
+
+
+def find_hot(argv: list[str]) -> tuple[Command, list[str]] | None:
+    """The command of a line that may go the quick way."""
+    for command in DAILY:
+        if command.hot and argv[:1] == [command.name]:
+            return command, argv[1:]
+    if len(argv) > 1 and argv[0] in GROUPS:
+        for command in GROUPS[argv[0]][1]:
+            if command.hot and argv[1] == command.name:
+                return command, argv[2:]
+    return None

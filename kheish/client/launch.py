@@ -1,0 +1,79 @@
+"""Starts the daemon where there is none: detached, in a session of its own, its log in the state root."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from kheish import paths
+from kheish.client.errors import DaemonUnreachable
+from kheish.client.http1 import Request
+from kheish.client.transport import Transport
+from kheish.errors import KheishError
+from kheish.limits import DAEMON_START_TIMEOUT_MS
+
+EXIT_LOCKED = 6
+_PRIVATE = ("KHEISH_SESSION_ID", "KHEISH_RUN_ID", "KHEISH_TOOL_CALL_ID")
+_WAIT_FIRST_S, _WAIT_MAX_S = 0.005, 0.05
+
+
+def ensure_daemon(transport: Transport) -> bool:
+    """Returns when a daemon answers; whether it had to be started. Raises DaemonUnreachable with what it said."""
+    if is_up(transport):
+        return False
+    start_daemon(transport)
+    return True
+
+
+def is_up(transport: Transport) -> bool:
+    try:
+        transport.connect().close()
+    except DaemonUnreachable as error:
+        if not error.details.get("is_absent"):
+            raise
+        return False
+    return True
+
+
+def start_daemon(transport: Transport) -> None:
+    """Several callers may do this at once: the daemon's lock lets one through, and all wait for that one."""
+    import subprocess
+    import tempfile
+
+    environ = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "kheish", "daemon", "run"],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd="/",
+            env=environ,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + DAEMON_START_TIMEOUT_MS / 1000
+        wait_s = _WAIT_FIRST_S
+        while time.monotonic() < deadline:
+            if is_ready(transport):
+                # The daemon outlives this process; it is not ours to wait for.
+                child.returncode = child.poll() or 0
+                return
+            if child.poll() not in (None, EXIT_LOCKED):
+                break
+            time.sleep(wait_s)
+            wait_s = min(wait_s * 1.5, _WAIT_MAX_S)
+        said.seek(0)
+        reason = said.read(4000).decode("utf-8", "replace").strip() or "it said nothing"
+    raise DaemonUnreachable(
+        f"cannot start the daemon: {reason}; its log is {paths.log_path()}, and `kheish daemon run` starts it in the "
+        "foreground"
+    )
+
+
+def is_ready(transport: Transport) -> bool:
+    try:
+        transport.send(Request("GET", "/readyz"))
+    except KheishError:
+        return False
+    return True

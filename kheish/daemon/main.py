@@ -1,0 +1,71 @@
+"""The daemon, from its first line to its last: the start order on one page.
+
+state root and log -> daemon lock and generation -> rooms -> index and recovery -> socket -> ready
+SIGTERM: streams closed with `bye` -> tool calls finish within a grace -> socket -> sessions -> lock
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from kheish import __version__, paths
+from kheish.daemon import lifecycle, logs
+from kheish.errors import KheishError
+from kheish.limits import DRAIN_GRACE_MS
+from kheish.store.atomic import make_private_dir
+from kheish.store.locks import DaemonLock
+
+log = logging.getLogger(__name__)
+
+EXIT_LOCKED = 6
+
+
+def run_daemon() -> int:
+    """Runs until it is told to stop; the exit status: 0, or 6 where another daemon holds the state root."""
+    lifecycle.harden_process()
+    root = paths.state_root()
+    socket = paths.socket_path(root)
+    try:
+        make_private_dir(root)
+        make_private_dir(root / "daemon")
+        lock = DaemonLock(root).acquire()
+    except KheishError as error:
+        print(f"kheish: {error.message}", file=sys.stderr)
+        return EXIT_LOCKED if error.code == "state_root_locked" else 1
+    try:
+        with logs.to_file(paths.log_path(root)):
+            return asyncio.run(_serve(root, socket, lock))
+    except KheishError as error:
+        print(f"kheish: {error.message}", file=sys.stderr)
+        return 1
+    finally:
+        lock.release()
+
+
+async def _serve(root: Path, socket: Path, lock: DaemonLock) -> int:
+    from kheish.api.app import App
+    from kheish.api.server import Server
+    from kheish.daemon.wiring import build_supervisor
+
+    stop = lifecycle.install_signals()
+    supervisor = build_supervisor(root, paths.config_dir(), lock)
+    try:
+        await supervisor.start()
+        app = App(supervisor, state_root=root, socket_path=socket)
+        server = Server(app, socket)
+        await server.start()
+        log.info("ready", extra={"version": __version__, "generation": lock.generation, "pid": os.getpid()})
+        lifecycle.notify_ready()
+        await stop.wait()
+        log.info("stopping")
+        app.drain("the daemon is stopping")
+        await supervisor.drain(DRAIN_GRACE_MS)
+        await server.stop()
+    finally:
+        await supervisor.close()
+    log.info("stopped")
+    return 0

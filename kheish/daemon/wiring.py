@@ -1,0 +1,49 @@
+"""Puts the rooms together. The only module that knows every room."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from kheish.config import load_config
+from kheish.core.events import Behavior, Process, Rule
+from kheish.core.permissions import parse_pattern
+from kheish.providers.registry import Routes
+from kheish.runtime.supervisor import Supervisor
+from kheish.store.locks import DaemonLock
+from kheish.tools.processes import kill_tree
+from kheish.tools.registry import load_tools
+
+
+async def end_process(process: Process, tool_call_id: str, grace_ms: int) -> bool:
+    return await asyncio.to_thread(kill_tree, process, tool_call_id, grace_ms)
+
+
+def config_rules(config_dir: Path) -> tuple[Rule, ...]:
+    """The rules of `config.toml`, in its order. Raises Invalid."""
+    permissions = load_config(config_dir).permissions
+    by_behavior: tuple[tuple[Behavior, list[str]], ...] = (
+        ("deny", permissions.deny),
+        ("ask", permissions.ask),
+        ("allow", permissions.allow),
+    )
+    rules = [
+        Rule(pattern=pattern, behavior=behavior, scope="user")
+        for behavior, patterns in by_behavior
+        for pattern in patterns
+    ]
+    for rule in rules:
+        parse_pattern(rule.pattern, rule.behavior)
+    return tuple(rules)
+
+
+def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock) -> Supervisor:
+    return Supervisor(
+        root,
+        generation=lock.generation,
+        providers=Routes(config_dir),
+        tools=load_tools(),
+        kill_tree=end_process,
+        raise_generation=lock.raise_generation,
+        config_rules=config_rules(config_dir),
+    )

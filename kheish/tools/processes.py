@@ -1,0 +1,208 @@
+"""Processes of tool calls: who they are, who descends from them, and how all of them end.
+
+A process is known by pid *and* start time *and* boot, so that a recycled pid is never taken for it. Its descendants
+are found by parentage, process group and session, and by the mark that every process of a call inherits in its
+environment (KHEISH_TOOL_CALL_ID): the mark still finds them when a `setsid` and a dead parent have cut every other
+tie. A process that also wipes its environment escapes; only a sandbox could hold it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+
+import msgspec
+
+from kheish.core.events import Process
+
+MARK = "KHEISH_TOOL_CALL_ID"
+_IS_LINUX = sys.platform.startswith("linux")
+_ROUNDS_MAX = 50
+_SETTLE_S = 0.01
+
+
+class _Row(msgspec.Struct, frozen=True):
+    pid: int
+    ppid: int
+    pgid: int
+    sid: int
+    start_ticks: int
+    is_zombie: bool
+
+
+@cache
+def boot_id() -> str:
+    """Identifies this boot of the machine; start times of another boot mean nothing."""
+    if _IS_LINUX:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    return _run("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid").strip()
+
+
+def identify(pid: int) -> Process:
+    """The identity of a live (or not yet reaped) process. Raises ProcessLookupError."""
+    row = _read_row(pid)
+    if row is None:
+        raise ProcessLookupError(pid)
+    return Process(pid=pid, start_ticks=row.start_ticks, boot_id=boot_id())
+
+
+def is_alive(process: Process) -> bool:
+    row = _read_row(process.pid) if process.boot_id == boot_id() else None
+    return row is not None and row.start_ticks == process.start_ticks and not row.is_zombie
+
+
+def is_descendant(pid: int, ancestor: int) -> bool:
+    """Whether `pid` is `ancestor` or one of its descendants now."""
+    for _ in range(256):
+        if pid == ancestor:
+            return True
+        row = _read_row(pid)
+        if row is None or row.ppid <= 1:
+            return False
+        pid = row.ppid
+    return False
+
+
+def kill_tree(process: Process, tool_call_id: str, grace_ms: int, *, spare_leader: bool = False) -> bool:
+    """Ends a process and all its descendants: SIGTERM, after the grace SIGKILL, until none is left. Blocks; returns
+    whether there was anything to end. `spare_leader` is for a leader that has already exited by itself."""
+    if process.boot_id != boot_id():
+        return False
+    found = False
+    for round_ in range(_ROUNDS_MAX):
+        members = _members(process, tool_call_id)
+        if spare_leader:
+            members.discard(process.pid)
+        if not members:
+            break
+        found = True
+        # Stragglers that were forked while the first signal went out get no second grace.
+        _signal(members, signal.SIGTERM if round_ == 0 and grace_ms else signal.SIGKILL)
+        _await_exit(members, grace_ms / 1000 if round_ == 0 else 1.0)
+        _reap(members - {process.pid})
+    return found
+
+
+def _members(process: Process, tool_call_id: str) -> set[int]:
+    rows = _read_rows()
+    leader = rows.get(process.pid)
+    mine: set[int] = set()
+    if leader is not None and leader.start_ticks == process.start_ticks:
+        mine = {process.pid}
+        mine.update(r.pid for r in rows.values() if process.pid in (r.pgid, r.sid))
+    if tool_call_id:
+        mine.update(pid for pid in rows if pid not in mine and read_variable(pid, MARK) == tool_call_id)
+    children: dict[int, list[int]] = {}
+    for row in rows.values():
+        children.setdefault(row.ppid, []).append(row.pid)
+    frontier = list(mine)
+    while frontier:
+        for pid in children.get(frontier.pop(), ()):
+            if pid not in mine:
+                mine.add(pid)
+                frontier.append(pid)
+    mine.discard(os.getpid())
+    _reap({pid for pid in mine if pid != process.pid and rows[pid].is_zombie})
+    return {pid for pid in mine if not rows[pid].is_zombie}
+
+
+def _signal(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _await_exit(pids: set[int], timeout_s: float) -> None:
+    """Returns when all have exited, or after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    if not hasattr(os, "pidfd_open"):
+        while time.monotonic() < deadline and any((r := _read_row(p)) and not r.is_zombie for p in pids):
+            time.sleep(_SETTLE_S)
+        return
+    poll = select.poll()
+    descriptors = set()
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, OSError):
+                fd = os.pidfd_open(pid)
+                descriptors.add(fd)
+                poll.register(fd, select.POLLIN)
+        left = set(descriptors)
+        while left and (remaining := deadline - time.monotonic()) > 0:
+            for fd, _ in poll.poll(remaining * 1000):
+                poll.unregister(fd)
+                left.discard(fd)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _reap(pids: set[int]) -> None:
+    """Takes in orphans that came to this process because it is their subreaper."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def read_variable(pid: int, name: str) -> str:
+    """A variable of a process's initial environment; "" where it has none or the system does not tell."""
+    if not _IS_LINUX:
+        return ""
+    prefix = f"{name}=".encode()
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            found = [entry for entry in file.read().split(b"\0") if entry.startswith(prefix)]
+    except OSError:
+        return ""
+    return found[0][len(prefix) :].decode("utf-8", "replace") if found else ""
+
+
+def _read_rows() -> dict[int, _Row]:
+    if not _IS_LINUX:
+        lines = _run("/bin/ps", "-axo", "pid=,ppid=,pgid=,stat=,lstart=").splitlines()
+        return {row.pid: row for line in lines if (row := _parse_ps(line)) is not None}
+    rows = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (row := _read_row(int(name))) is not None:
+            rows[row.pid] = row
+    return rows
+
+
+def _read_row(pid: int) -> _Row | None:
+    if not _IS_LINUX:
+        return _parse_ps(_run("/bin/ps", "-p", str(pid), "-o", "pid=,ppid=,pgid=,stat=,lstart="))
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # proc(5): the name is in parentheses and may hold anything; what follows the last one is fields 3 and on.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return _Row(
+        pid=pid,
+        ppid=int(fields[1]),
+        pgid=int(fields[2]),
+        sid=int(fields[3]),
+        start_ticks=int(fields[19]),
+        is_zombie=fields[0] in (b"Z", b"X"),
+    )
+
+
+def _parse_ps(line: str) -> _Row | None:
+    fields = line.split(None, 4)
+    if len(fields) < 5:
+        return None
+    pid, ppid, pgid = (int(field) for field in fields[:3])
+    started = int(time.mktime(time.strptime(fields[4].strip())))
+    return _Row(pid=pid, ppid=ppid, pgid=pgid, sid=pgid, start_ticks=started, is_zombie=fields[3].startswith("Z"))
+
+
+def _run(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False).stdout

@@ -1,0 +1,118 @@
+"""`read_file`: numbered lines of a text file in the workspace, or of an earlier output that was too long to show."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated
+
+import msgspec
+
+from kheish.errors import KheishError
+from kheish.limits import READ_FILE_BYTES_MAX, READ_FILE_LINE_CHARS_MAX, READ_FILE_LINES_MAX, TOOL_OUTPUT_BYTES_MAX
+from kheish.runtime.ports import ToolCall, ToolOutput
+from kheish.tools.arguments import ToolArguments, make_spec, parse
+from kheish.tools.work import Stop, Unusable, failure, perform
+from kheish.tools.workspace import locate
+
+_BLOB = re.compile(r"blob:([0-9a-f]{64})\Z")
+_CHUNK_BYTES = 256 * 1024
+_SNIFF_BYTES = 8192
+
+
+class Arguments(ToolArguments, frozen=True):
+    path: Annotated[
+        str, msgspec.Meta(description="The file, relative to the working directory, or blob:SHA256.", min_length=1)
+    ]
+    offset: Annotated[int, msgspec.Meta(description="The first line to read, from 1.", ge=1)] = 1
+    limit: Annotated[int, msgspec.Meta(description="How many lines.", ge=1, le=READ_FILE_LINES_MAX)] = (
+        READ_FILE_LINES_MAX
+    )
+
+
+class Page:
+    """Numbered lines from `offset`, at most `limit` of them and READ_FILE_BYTES_MAX bytes."""
+
+    def __init__(self, offset: int, limit: int) -> None:
+        self._offset = offset
+        self._limit = limit
+        self._out: list[bytes] = []
+        self._bytes = 0
+        self.lines_seen = 0
+        self.lines_shown = 0
+        self.lines_cut = 0
+        self.is_full = False
+
+    def add(self, line: bytes) -> None:
+        self.lines_seen += 1
+        if self.lines_seen < self._offset or self.is_full:
+            return
+        if self.lines_shown == self._limit:
+            self.is_full = True
+            return
+        text = line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+        if len(text) > READ_FILE_LINE_CHARS_MAX:
+            text = f"{text[:READ_FILE_LINE_CHARS_MAX]} [... {len(text) - READ_FILE_LINE_CHARS_MAX} characters cut]"
+            self.lines_cut += 1
+        numbered = f"{self.lines_seen:6d}\t{text}\n".encode()
+        if self._out and self._bytes + len(numbered) > READ_FILE_BYTES_MAX:
+            self.is_full = True
+            return
+        self._out.append(numbered)
+        self._bytes += len(numbered)
+        self.lines_shown += 1
+
+    def output(self, name: str) -> ToolOutput:
+        if self.lines_seen == 0:
+            return ToolOutput(data=f"[{name} is empty]".encode(), metadata={"path": name, "lines": 0})
+        if self.lines_shown == 0:
+            return failure(f"{name} has {self.lines_seen} lines; there is no line {self._offset}")
+        last = self._offset + self.lines_shown - 1
+        more = f"[more lines follow; go on with offset {last + 1}]\n".encode() if self.is_full else b""
+        return ToolOutput(
+            data=b"".join(self._out) + more,
+            metadata={"path": name, "first_line": self._offset, "lines": self.lines_shown},
+        )
+
+
+class ReadFile:
+    spec = make_spec("read_file", Arguments, effect="read", main_argument="path")
+
+    async def run(self, call: ToolCall) -> ToolOutput:
+        arguments = parse(Arguments, call.arguments)
+        if match := _BLOB.match(arguments.path):
+            try:
+                data = await call.read_blob(match.group(1), 0, TOOL_OUTPUT_BYTES_MAX)
+            except (OSError, KheishError):
+                return failure(f"{arguments.path} is not a stored output of this session")
+            return await perform(lambda stop: _page_of(data, arguments))
+        return await perform(lambda stop: _read(call.cwd, arguments, stop))
+
+
+def _read(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
+    page = Page(arguments.offset, arguments.limit)
+    with locate(root, arguments.path) as place, os.fdopen(place.open_file(), "rb") as file:
+        if b"\0" in file.read(_SNIFF_BYTES):
+            size = os.fstat(file.fileno()).st_size
+            raise Unusable(f"{place.path} is a binary file of {size} bytes; look at it with bash (file, xxd, strings)")
+        file.seek(0)
+        rest = b""
+        while not stop() and not page.is_full and (chunk := file.read(_CHUNK_BYTES)):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                page.add(line)
+            if len(rest) > TOOL_OUTPUT_BYTES_MAX:
+                raise Unusable(f"{place.path} has a line of more than {TOOL_OUTPUT_BYTES_MAX} bytes; use bash")
+        if rest:
+            page.add(rest)
+        return page.output(place.path)
+
+
+def _page_of(data: bytes, arguments: Arguments) -> ToolOutput:
+    page = Page(arguments.offset, arguments.limit)
+    for line in data.splitlines(keepends=True) if b"\n" in data else [data]:
+        page.add(line)
+    return page.output(arguments.path)
+
+
+TOOL = ReadFile()

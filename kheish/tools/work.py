@@ -1,0 +1,67 @@
+"""Blocking work beside the event loop, which a cancellation never leaves half done."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from kheish.runtime.ports import ToolOutput
+
+T = TypeVar("T")
+
+Stop = Callable[[], bool]
+"""Whether the call was cancelled; long loops ask it now and then."""
+
+
+class Unusable(Exception):
+    """What a tool cannot do, in words for the model."""
+
+
+async def to_the_end(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, Any]] | None = None) -> T:
+    """Awaits work that must not be left half done. A cancellation is passed on after it, and after `undo`."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:
+            break
+    if cancelled:
+        if undo is not None and task.exception() is None:
+            await to_the_end(undo(task.result()))
+        raise asyncio.CancelledError
+    return task.result()
+
+
+async def perform(work: Callable[[Stop], ToolOutput]) -> ToolOutput:
+    """Runs `work` in a thread. What it cannot do becomes an output with is_error; a cancellation tells it to stop and
+    waits until it has."""
+    stopped = threading.Event()
+
+    def guarded() -> ToolOutput:
+        try:
+            return work(stopped.is_set)
+        except Unusable as error:
+            return failure(str(error))
+        except OSError as error:
+            return failure(f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}")
+
+    task = asyncio.ensure_future(asyncio.to_thread(guarded))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stopped.set()
+        await to_the_end(_settled(task))
+        raise
+
+
+async def _settled(task: asyncio.Future[ToolOutput]) -> None:
+    await asyncio.wait([task])
+
+
+def failure(text: str) -> ToolOutput:
+    return ToolOutput(data=text.encode("utf-8", "replace"), is_error=True)

@@ -1,0 +1,267 @@
+"""The workspace: the directory tree that file tools may touch, and nothing outside it.
+
+Paths are walked one component at a time from an open descriptor of the root, never following a link that the kernel
+resolves: a link is read and its target walked the same way, so that neither `..`, nor an absolute path, nor a link,
+nor a directory swapped for a link meanwhile leads outside (the idea of openat2's RESOLVE_BENEATH, without needing it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+from kheish.limits import PATH_LINKS_MAX, TOOL_INPUT_BYTES_MAX
+from kheish.tools.work import Stop, Unusable
+
+SKIPPED_DIRECTORIES = frozenset((".git", ".hg", ".svn", "node_modules", ".venv", "__pycache__"))
+"""Not walked into unless they are named: nobody means them."""
+
+_TEMPORARY = ".kheish-"
+_DEPTH_MAX = 64
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Place:
+    """A walked path: an open descriptor of its directory and the last name in it ("." for the directory itself).
+
+    `path` is relative to the root with links resolved, for people. The name may not exist; it is not a link.
+    """
+
+    def __init__(self, directory: int, name: str, path: str) -> None:
+        self.directory = directory
+        self.name = name
+        self.path = path
+
+    def stat(self) -> os.stat_result | None:
+        """None where nothing is there."""
+        try:
+            return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open_directory(self) -> int:
+        try:
+            return os.open(self.name, _DIRECTORY, dir_fd=self.directory)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Unusable(self.absence() if self.stat() is None else f"{self.path} is not a directory") from None
+
+    def open_file(self) -> int:
+        """A descriptor of a regular file; never waits for a pipe or a device."""
+        try:
+            descriptor = os.open(
+                self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.directory
+            )
+        except FileNotFoundError:
+            raise Unusable(self.absence()) from None
+        except PermissionError:
+            raise Unusable(f"{self.path} may not be read") from None
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(descriptor)
+            raise Unusable(
+                f"{self.path} is a directory; use list_files"
+                if stat.S_ISDIR(mode)
+                else f"{self.path} is not a regular file"
+            )
+        return descriptor
+
+    def read(self, bytes_max: int) -> bytes:
+        """The whole file. Raises Unusable where it is larger."""
+        with os.fdopen(self.open_file(), "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > bytes_max:
+                raise Unusable(f"{self.path} has {size} bytes, more than {bytes_max}; use bash")
+            return file.read()
+
+    def absence(self) -> str:
+        """That it does not exist, with the names that were perhaps meant."""
+        with contextlib.suppress(OSError):
+            near = difflib.get_close_matches(self.name, os.listdir(self.directory), n=3, cutoff=0.6)
+            if near:
+                folder = os.path.dirname(self.path)
+                return f"{self.path} does not exist; near it: {', '.join(os.path.join(folder, n) for n in near)}"
+        return f"{self.path} does not exist"
+
+
+@contextlib.contextmanager
+def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Place]:
+    """Walks `path` (relative to `root`, or absolute inside it). Raises Unusable where it leaves the root or where a
+    directory on the way is missing and is not to be made."""
+    parts = _split(root, path)
+    stack = [os.open(root, _DIRECTORY)]
+    names: list[str] = []
+    links = 0
+    try:
+        while parts:
+            name = parts.pop(0)
+            if name == "..":
+                if not names:
+                    raise _outside(path)
+                os.close(stack.pop())
+                names.pop()
+                continue
+            target = _read_link(name, stack[-1])
+            if target is not None:
+                links += 1
+                if links > PATH_LINKS_MAX:
+                    raise Unusable(f"{path} has more than {PATH_LINKS_MAX} links on its way")
+                if target.startswith("/"):
+                    while names:
+                        os.close(stack.pop())
+                        names.pop()
+                parts[:0] = _split(root, target, path)
+            elif parts:
+                stack.append(_enter(stack[-1], name, "/".join((*names, name)), make_parents))
+                names.append(name)
+            else:
+                yield Place(stack[-1], name, "/".join((*names, name)))
+                return
+        yield Place(stack[-1], ".", "/".join(names) or ".")
+    finally:
+        for descriptor in stack:
+            os.close(descriptor)
+
+
+def _split(root: str, path: str, named: str = "") -> list[str]:
+    if "\0" in path or not path:
+        raise Unusable("a path cannot be empty or contain a NUL character")
+    if path.startswith("/"):
+        inside = "/" if root == "/" else root + "/"
+        if path != root and not path.startswith(inside):
+            raise _outside(named or path)
+        path = path[len(root) :]
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _outside(path: str) -> Unusable:
+    return Unusable(f"{path} is outside the workspace; this tool works only inside it")
+
+
+def _read_link(name: str, directory: int) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+
+
+def _enter(directory: int, name: str, path: str, make: bool) -> int:
+    for _ in range(2):
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=directory)
+        except FileNotFoundError:
+            if not make:
+                raise Unusable(Place(directory, name, path).absence()) from None
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=directory)
+            os.fsync(directory)
+        except NotADirectoryError:
+            raise Unusable(f"{path} is not a directory") from None
+        except PermissionError:
+            raise Unusable(f"{path} may not be entered") from None
+    raise Unusable(f"{path} changes while it is used")
+
+
+def write_atomic(place: Place, data: bytes, token: str) -> None:
+    """Replaces or makes the file: readers see the old bytes or the new ones, and after a crash too. The mode of an
+    existing file stays. `token` names the temporary file, so that a repeated call clears what a killed one left."""
+    if len(data) > TOOL_INPUT_BYTES_MAX:
+        raise Unusable(f"{place.path} would have {len(data)} bytes, more than {TOOL_INPUT_BYTES_MAX}; use bash")
+    before = place.stat()
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        raise Unusable(f"{place.path} is not a regular file")
+    temporary = _TEMPORARY + token
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=place.directory)
+    descriptor = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o666,
+        dir_fd=place.directory,
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if before is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=place.directory)
+        raise
+    os.fsync(place.directory)
+
+
+def walk(directory: int, prefix: str, stop: Stop, *, depth_max: int | None = None) -> Iterator[tuple[str, bool]]:
+    """The tree below a directory as (path, whether it is a directory), sorted by name; links are not followed, the
+    skipped directories named but not entered, unreadable ones only named. A depth of 0 is the directory alone."""
+    depth_max = _DEPTH_MAX if depth_max is None else depth_max
+    try:
+        with os.scandir(directory) as entries:
+            listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except PermissionError:
+        return
+    for name, is_directory in listed:
+        if stop():
+            return
+        path = os.path.join(prefix, name) if prefix else name
+        if name.startswith(_TEMPORARY) and not is_directory:
+            continue
+        yield path, is_directory
+        if is_directory and depth_max > 0 and name not in SKIPPED_DIRECTORIES:
+            try:
+                descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+            except OSError:
+                continue
+            try:
+                yield from walk(descriptor, path, stop, depth_max=depth_max - 1)
+            finally:
+                os.close(descriptor)
+
+
+def compile_glob(pattern: str) -> re.Pattern[str]:
+    """`*` and `?` inside one name, `**` over any number of directories, `{a,b}` for either."""
+    if "\0" in pattern:
+        raise Unusable("a pattern cannot contain a NUL character")
+    alternatives = "|".join(_glob_to_regex(one) for one in _expand(pattern.removeprefix("./")))
+    try:
+        return re.compile(f"(?:{alternatives})\\Z", re.DOTALL)
+    except re.error as error:
+        raise Unusable(f"{pattern} is not a pattern: {error}") from None
+
+
+def _expand(pattern: str, depth: int = 0) -> list[str]:
+    match = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if match is None or depth > 3:
+        return [pattern]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [out for option in match.group(1).split(",") for out in _expand(head + option + tail, depth + 1)]
+
+
+def _glob_to_regex(pattern: str) -> str:
+    out = []
+    for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^/\]]+\])", pattern):
+        match part:
+            case "**/":
+                out.append("(?:[^/]+/)*")
+            case "**":
+                out.append(".*")
+            case "*":
+                out.append("[^/]*")
+            case "?":
+                out.append("[^/]")
+            case _ if part.startswith("[") and part.endswith("]"):
+                body = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+                out.append(f"[^/{body[1:]}]" if body.startswith("!") else f"[{body}]")
+            case _:
+                out.append(re.escape(part))
+    return "".join(out)

@@ -1,0 +1,143 @@
+"""Sessions on the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
+from kheish.core.events import Mode, Rule
+from kheish.core.state import Run, State, status_of
+from kheish.wire.body import Body, View
+
+SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
+
+
+class CreateSession(Body, frozen=True):
+    """`session_id` may be chosen (then creating is idempotent). `cwd` is the workspace; `default_cwd` is taken only
+    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict."""
+
+    session_id: str = ""
+    cwd: str = ""
+    default_cwd: str = ""
+    permission_mode: Mode = "default"
+    title: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class EndSession(Body, frozen=True):
+    reason: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+
+
+class SetPermissionMode(Body, frozen=True):
+    mode: Mode
+
+
+class SessionView(View, frozen=True):
+    session_id: str
+    status: SessionStatus
+    cwd: str
+    title: str
+    permission_mode: Mode
+    created_at_ms: int
+    updated_at_ms: int
+    ended: bool
+    seq: int
+    active_run_id: str
+    queued_run_ids: list[str]
+    pending_approval_ids: list[str]
+    pending_question_ids: list[str]
+    runs_total: int
+    headline: str = ""
+    problem: str = ""
+    """Why the session is read-only, if it is."""
+    rules: list[Rule] | None = None
+    """In the view of one session, not in lists."""
+
+
+class MessageView(View, frozen=True):
+    role: Literal["user", "assistant", "tool"]
+    text: str
+    tool: str = ""
+    tool_call_id: str = ""
+    is_error: bool = False
+    tool_requests: list[dict[str, Any]] = []
+    attachments: list[str] = []
+    reasoning: str = ""
+
+
+class TranscriptView(View, frozen=True):
+    """`items` are the messages from position `first` on; `total` counts them all."""
+
+    session_id: str
+    total: int
+    first: int
+    items: list[MessageView]
+
+
+class InterruptView(View, frozen=True):
+    interrupted: bool
+    run_id: str
+    session: SessionView
+
+
+def session_status(ended: bool, active_status: str) -> SessionStatus:
+    if ended:
+        return "ended"
+    return active_status or "idle"  # type: ignore[return-value]
+
+
+def session_view(state: State, seq: int) -> SessionView:
+    active = state.active_run
+    latest: Run | None = active or (next(reversed(state.runs.values())) if state.runs else None)
+    return SessionView(
+        session_id=state.session_id,
+        status=session_status(state.ended, status_of(state, active) if active else ""),
+        cwd=state.cwd,
+        title=state.title,
+        permission_mode=state.mode,
+        created_at_ms=state.created_at_ms,
+        updated_at_ms=state.updated_at_ms,
+        ended=state.ended,
+        seq=seq,
+        active_run_id=state.active,
+        queued_run_ids=list(state.queue),
+        pending_approval_ids=list(state.approvals),
+        pending_question_ids=list(state.questions),
+        runs_total=len(state.runs),
+        headline=latest.text[:200] if latest else "",
+        rules=list(state.rules),
+    )
+
+
+def message_view(message: Message) -> MessageView:
+    match message:
+        case UserMessage():
+            return MessageView(role="user", text=message.text, attachments=[a.name for a in message.attachments])
+        case AssistantMessage():
+            return MessageView(
+                role="assistant",
+                text=message.text,
+                reasoning=message.reasoning,
+                tool_requests=[
+                    {"tool_call_id": r.tool_call_id, "tool": r.tool, "input": r.arguments}
+                    for r in message.tool_requests
+                ],
+            )
+        case ToolMessage():
+            return MessageView(
+                role="tool",
+                text=message.text,
+                tool=message.tool,
+                tool_call_id=message.tool_call_id,
+                is_error=message.is_error,
+            )
+
+
+def transcript_view(state: State, first: int, limit: int) -> TranscriptView:
+    return TranscriptView(
+        session_id=state.session_id,
+        total=len(state.messages),
+        first=first,
+        items=[message_view(m) for m in state.messages[first : first + limit]],
+    )

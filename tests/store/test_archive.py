@@ -1,0 +1,242 @@
+"""Export and import: a round trip is byte for byte, and nothing that was tampered with becomes visible."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheish.errors import Conflict, Corrupt, Invalid, KheishError, NewerFormat, NotFound
+from kheish.store.archive import export_session, import_session
+from kheish.store.blobs import Blobs
+from kheish.store.checkpoint import checkpoint_name
+from kheish.store.records import segment_name
+from kheish.store.verify import verify_session
+from tests.store.sessions import SESSION, Session, numbers
+
+Members = dict[str, bytes]
+
+
+def exported(session: Session, live: bool = False) -> bytes:
+    out = io.BytesIO()
+    export_session(session.root, session.path.name, out, live)
+    return out.getvalue()
+
+
+def members(archive: bytes) -> Members:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def packed(content: Members | list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in content.items() if isinstance(content, dict) else content:
+            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            if member.isreg():
+                member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def remade(content: Members, **manifest: Any) -> Members:
+    """The members with a manifest that fits them, as a forger would write it."""
+    made = json.loads(content["manifest.json"]) | manifest
+    made["files"] = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in content.items()
+        if name != "manifest.json"
+    }
+    return {"manifest.json": json.dumps(made).encode()} | {
+        name: data for name, data in content.items() if name != "manifest.json"
+    }
+
+
+@pytest.fixture
+def full(session: Session, small_segments: int) -> Session:
+    """Three segments, a checkpoint, two blobs, one of them named by no record."""
+    blobs = Blobs(session.root)
+    session.append(4, blob=blobs.put(b"large tool output"))
+    blobs.put(b"of somebody else")
+    session.append(4, gen=3)
+    session.checkpoint(5)
+    return session
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    return tmp_path / "other"
+
+
+def test_a_round_trip(full: Session, other: Path) -> None:
+    archive = exported(full, live=True)
+    sha = hashlib.sha256(b"large tool output").hexdigest()
+    assert list(members(archive)) == [
+        "manifest.json",
+        *(f"session/{segment_name(first)}" for first in (1, 4, 7)),
+        f"session/{checkpoint_name(5)}",
+        f"blobs/{sha}",
+    ]
+    manifest = import_session(other, io.BytesIO(archive))
+    assert (manifest.session, manifest.last_seq, manifest.gen) == (SESSION, 8, 3)
+    for path in full.segments:
+        assert (other / "sessions" / SESSION / path.name).read_bytes() == path.read_bytes()
+    assert Blobs(other).read(sha) == b"large tool output"
+    assert verify_session(other / "sessions" / SESSION) == []
+    again = Session.open(other)
+    assert numbers(again.opened.tail) == list(range(1, 9))
+    again.append(2, gen=3)
+    again.close()
+    assert os.listdir(other / "sessions") == [SESSION]
+
+
+def test_a_live_session_is_exported_up_to_its_last_whole_line(full: Session, other: Path) -> None:
+    with full.segments[-1].open("ab") as file:
+        file.write(b'{"v":1,"seq":9')
+    assert import_session(other, io.BytesIO(exported(full, live=True))).last_seq == 8
+    assert numbers(Session.open(other).opened.tail) == list(range(1, 9))
+
+
+def test_a_corrupt_session_is_not_exported(full: Session) -> None:
+    path = full.segments[1]
+    path.write_bytes(path.read_bytes().replace(b"happened", b"hAppened", 1))
+    with pytest.raises(Corrupt):
+        exported(full)
+    with pytest.raises(NotFound):
+        export_session(full.root, "nobody", io.BytesIO())
+    with pytest.raises(Invalid):
+        export_session(full.root, "../x", io.BytesIO())
+
+
+def test_a_named_blob_that_is_gone_stops_the_export(full: Session) -> None:
+    with pytest.raises(NotFound):
+        export_session(full.root, SESSION, io.BytesIO(), blob_refs=lambda _: ["a" * 64])
+
+
+def test_an_existing_session_is_not_replaced(full: Session) -> None:
+    before = {path: path.read_bytes() for path in full.segments}
+    with pytest.raises(Conflict) as caught:
+        import_session(full.root, io.BytesIO(exported(full)))
+    assert caught.value.code == "session_exists"
+    assert {path: path.read_bytes() for path in full.segments} == before
+
+
+def refused(other: Path, archive: bytes, *kinds: type[KheishError]) -> None:
+    with pytest.raises(kinds or (Corrupt, Invalid)):
+        import_session(other, io.BytesIO(archive))
+    sessions = other / "sessions"
+    assert not sessions.exists() or os.listdir(sessions) == []
+
+
+def test_an_unknown_format_is_refused(full: Session, other: Path) -> None:
+    content = members(exported(full))
+    refused(other, packed(remade(content, format=2)), NewerFormat)
+
+
+def test_every_member_is_needed_and_no_other(full: Session, other: Path) -> None:
+    content = members(exported(full))
+    for name in content:
+        refused(other, packed({key: data for key, data in content.items() if key != name}))
+    refused(other, packed(content | {"session/extra": b"x"}))
+    refused(other, packed([*((tarfile.TarInfo(name), data) for name, data in content.items())] * 2))
+
+
+def test_changed_members_are_refused(full: Session, other: Path) -> None:
+    content = members(exported(full))
+    for name, data in content.items():
+        if name == "manifest.json":
+            continue
+        for changed in (data[:-1], data + b"x", data.replace(b"a", b"b", 1)):
+            refused(other, packed(content | {name: changed}), Corrupt)
+
+
+def test_a_manifest_that_fits_does_not_make_a_journal_true(full: Session, other: Path) -> None:
+    content = members(exported(full))
+    second = f"session/{segment_name(4)}"
+    refused(other, packed(remade(content | {second: content[second].replace(b"happened", b"hAppened")})), Corrupt)
+    refused(other, packed(remade({key: data for key, data in content.items() if key != second})), Corrupt)
+    refused(other, packed(remade(content, session="renamed")), Corrupt)
+    refused(other, packed(remade(content, last_seq=7)), Corrupt)
+    last = f"session/{segment_name(7)}"
+    refused(other, packed(remade(content | {last: content[last][:-4]})), Corrupt)
+    (blob,) = (name for name in content if name.startswith("blobs/"))
+    forged = remade({key: data for key, data in content.items() if key != blob} | {"blobs/" + "a" * 64: b"x"})
+    refused(other, packed(forged), Corrupt)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../escape",
+        "/etc/escape",
+        "session/../../escape",
+        "session/journal-000000000001.jsonl/../x",
+        "blobs/../escape",
+        "session/session.lock",
+        "session/.tmp-x",
+        "blobs/aa",
+    ],
+)
+def test_no_name_leads_elsewhere(full: Session, other: Path, name: str) -> None:
+    content = members(exported(full))
+    refused(other, packed(remade(content | {name: b"x"})))
+    refused(other, packed(content | {name: b"x"}))
+
+
+@pytest.mark.parametrize("session_id", ["../x", "", ".new-x", "a/b"])
+def test_no_session_id_leads_elsewhere(full: Session, other: Path, session_id: str) -> None:
+    refused(other, packed(remade(members(exported(full)), session=session_id)), Invalid)
+
+
+def link(kind: bytes) -> Callable[[str], tarfile.TarInfo]:
+    def make(name: str) -> tarfile.TarInfo:
+        member = tarfile.TarInfo(name)
+        member.type = kind
+        member.linkname = "/etc/passwd"
+        return member
+
+    return make
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE])
+def test_only_regular_files(full: Session, other: Path, kind: bytes) -> None:
+    content = members(exported(full))
+    made = [(tarfile.TarInfo(name), data) for name, data in content.items()]
+    name = f"session/{segment_name(4)}"
+    refused(
+        other, packed([(link(kind)(name), b"") if member.name == name else (member, data) for member, data in made])
+    )
+    refused(other, packed([(link(kind)("manifest.json"), b""), *made[1:]]))
+
+
+def test_cut_and_flipped_archives(full: Session, other: Path) -> None:
+    archive = exported(full)
+    for size in range(0, len(archive) - 8, 7):  # the last 8 bytes repeat what was checked
+        refused(other, archive[:size])
+    for at in range(0, len(archive), 5):
+        changed = bytearray(archive)
+        changed[at] ^= 0x10
+        try:
+            import_session(other, io.BytesIO(changed))
+        except (Corrupt, Invalid, NewerFormat):
+            assert not (other / "sessions" / SESSION).exists()
+            continue
+        # bytes of the gzip header carry no content
+        assert verify_session(other / "sessions" / SESSION) == []
+        again = Session.open(other)
+        assert numbers(again.opened.tail) == list(range(1, 9))
+        again.close()
+        (other / "sessions" / SESSION).rename(other / f"sound-{at}")
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 2000, gzip.compress(b""), gzip.compress(b"x" * 5000)])
+def test_what_is_no_archive(other: Path, data: bytes) -> None:
+    refused(other, data, Invalid)
