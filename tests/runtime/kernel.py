@@ -37,13 +37,13 @@ class Scripted:
         self.replies = replies
         self.requests: list[ModelRequest] = []
 
-    def resolve(self, selector: str | None) -> tuple[str, str]:
+    async def resolve(self, selector: str | None) -> tuple[str, str]:
         return "test", selector or "m"
 
     async def open(self, route: str) -> Scripted:
         return self
 
-    def describe(self) -> list[dict[str, Any]]:
+    async def describe(self) -> list[dict[str, Any]]:
         return []
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -217,24 +218,30 @@ def test_only_regular_files(full: Session, other: Path, kind: bytes) -> None:
     refused(other, packed([(link(kind)("manifest.json"), b""), *made[1:]]))
 
 
+def refused_or_whole(other: Path, archive: bytes) -> bool:
+    """Whether it was taken in; then nothing may be missing from it."""
+    try:
+        import_session(other, io.BytesIO(archive))
+    except (Corrupt, Invalid, NewerFormat):
+        assert not (other / "sessions" / SESSION).exists()
+        return False
+    assert verify_session(other / "sessions" / SESSION) == []
+    again = Session.open(other)
+    assert numbers(again.opened.tail) == list(range(1, 9))
+    again.close()
+    shutil.rmtree(other / "sessions" / SESSION)
+    return True
+
+
 def test_cut_and_flipped_archives(full: Session, other: Path) -> None:
+    """Only what carries no content may be cut or changed: the padding of the tar and the header of the gzip."""
     archive = exported(full)
-    for size in range(0, len(archive) - 8, 7):  # the last 8 bytes repeat what was checked
-        refused(other, archive[:size])
+    accepted = [size for size in range(0, len(archive), 7) if refused_or_whole(other, archive[:size])]
+    assert min(accepted, default=len(archive)) > len(archive) - 64
     for at in range(0, len(archive), 5):
         changed = bytearray(archive)
         changed[at] ^= 0x10
-        try:
-            import_session(other, io.BytesIO(changed))
-        except (Corrupt, Invalid, NewerFormat):
-            assert not (other / "sessions" / SESSION).exists()
-            continue
-        # bytes of the gzip header carry no content
-        assert verify_session(other / "sessions" / SESSION) == []
-        again = Session.open(other)
-        assert numbers(again.opened.tail) == list(range(1, 9))
-        again.close()
-        (other / "sessions" / SESSION).rename(other / f"sound-{at}")
+        refused_or_whole(other, bytes(changed))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 2000, gzip.compress(b""), gzip.compress(b"x" * 5000)])

@@ -1,0 +1,214 @@
+"""`anthropic`: the Messages API through the official SDK.
+
+Importing the SDK takes seconds and building a client reads certificates, so both happen in a thread, once per route.
+Retries are the machine's, hence max_retries=0. The system text and the last message carry cache breakpoints: the
+transcript only grows, so each call reads what the one before it wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from kheish.core.contracts import (
+    AssistantMessage,
+    Delta,
+    Message,
+    ModelRequest,
+    ReasoningDelta,
+    Reply,
+    TextDelta,
+    ToolCallDelta,
+    ToolMessage,
+    UserMessage,
+)
+from kheish.core.events import StopReason, Usage
+from kheish.errors import ProviderError
+from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
+from kheish.providers.failures import translate
+from kheish.providers.transcript import attachment_text, read_tool_call
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+Json = dict[str, Any]
+
+DRIVER = "anthropic"
+
+STOP_REASONS: dict[str, StopReason] = {
+    "end_turn": "end",
+    "stop_sequence": "end",
+    "pause_turn": "end",
+    "tool_use": "tool_use",
+    "max_tokens": "max_tokens",
+    "model_context_window_exceeded": "max_tokens",
+    "refusal": "refused",
+}
+
+_CACHED = {"type": "ephemeral"}
+
+
+async def connect(*, api_key: str, base_url: str | None) -> Anthropic:
+    """Loads the SDK off the event loop and makes a client; nothing is sent yet."""
+    return Anthropic(await asyncio.to_thread(_make_client, api_key, base_url), api_key)
+
+
+def _make_client(api_key: str, base_url: str | None) -> AsyncAnthropic:
+    import anthropic
+
+    timeout = anthropic.Timeout(MODEL_IDLE_TIMEOUT_MS / 1000, connect=MODEL_CONNECT_TIMEOUT_MS / 1000)
+    return anthropic.AsyncAnthropic(api_key=api_key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+
+
+class Anthropic:
+    def __init__(self, client: AsyncAnthropic, api_key: str) -> None:
+        self._client = client
+        self._api_key = api_key
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        body: Any = to_body(request)
+        try:
+            events = await self._client.messages.create(**body, stream=True)
+            reader = Reader()
+            async with events:
+                async for event in events:
+                    if delta := reader.read(event):
+                        yield delta
+        except Exception as error:
+            raise translate(error, self._api_key) from error
+        yield reader.reply()
+
+
+def to_body(request: ModelRequest) -> Json:
+    """The request as the Messages API takes it."""
+    messages = to_turns(request.messages)
+    if messages:
+        messages[-1]["content"][-1]["cache_control"] = _CACHED
+    body: Json = {
+        "model": request.model,
+        "max_tokens": request.output_tokens_max,
+        "system": [{"type": "text", "text": request.system, "cache_control": _CACHED}],
+        "messages": messages,
+    }
+    if request.tools:
+        body["tools"] = [
+            {"name": t.name, "description": t.description, "input_schema": t.input_schema} for t in request.tools
+        ]
+    return body
+
+
+def to_turns(messages: tuple[Message, ...]) -> list[Json]:
+    """User and assistant turns by turns: neighbours of one role are joined, and blank texts, which the API refuses,
+    are left out."""
+    turns: list[Json] = []
+    for message in messages:
+        role = "assistant" if isinstance(message, AssistantMessage) else "user"
+        blocks = to_blocks(message)
+        if not blocks:
+            continue
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
+        else:
+            turns.append({"role": role, "content": blocks})
+    return turns
+
+
+def to_blocks(message: Message) -> list[Json]:
+    match message:
+        case UserMessage():
+            texts = [message.text, *map(attachment_text, message.attachments)]
+            return [{"type": "text", "text": text} for text in texts if text.strip()]
+        case AssistantMessage():
+            thinking = message.provider_state.get(DRIVER, {}).get("thinking", [])
+            text = [{"type": "text", "text": message.text}] if message.text.strip() else []
+            uses = [
+                {"type": "tool_use", "id": call.tool_call_id, "name": call.tool, "input": call.arguments}
+                for call in message.tool_requests
+            ]
+            return [*thinking, *text, *uses] if text or uses else []
+        case ToolMessage():
+            block: Json = {"type": "tool_result", "tool_use_id": message.tool_call_id, "is_error": message.is_error}
+            if message.text.strip():
+                block["content"] = [{"type": "text", "text": message.text}]
+            return [block]
+
+
+class Reader:
+    """Puts a reply together from the events of the stream."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, Json] = {}
+        self._model = ""
+        self._stop_reason = ""
+        self._ended = False
+        self._usage: dict[str, int] = {}
+
+    def read(self, event: Any) -> Delta | None:
+        match event.type:
+            case "message_start":
+                self._model = event.message.model
+                self._count(event.message.usage)
+            case "content_block_start":
+                block = event.content_block
+                self._blocks[event.index] = {"raw": "", **block.model_dump(exclude_none=True)}
+                if block.type == "tool_use":
+                    return ToolCallDelta(tool=block.name)
+                if block.type == "text" and block.text:
+                    return TextDelta(text=block.text)
+            case "content_block_delta":
+                return self._add(self._blocks[event.index], event.delta)
+            case "message_delta":
+                self._stop_reason = event.delta.stop_reason or self._stop_reason
+                self._count(event.usage)
+            case "message_stop":
+                self._ended = True
+        return None
+
+    def _add(self, block: Json, delta: Any) -> Delta | None:
+        match delta.type:
+            case "text_delta":
+                block["text"] += delta.text
+                return TextDelta(text=delta.text) if delta.text else None
+            case "input_json_delta":
+                block["raw"] += delta.partial_json
+            case "thinking_delta":
+                block["thinking"] += delta.thinking
+                return ReasoningDelta(text=delta.thinking) if delta.thinking else None
+            case "signature_delta":
+                block["signature"] = delta.signature
+        return None
+
+    def _count(self, usage: Any) -> None:
+        """Counts in later events are totals, not differences; absent ones stay."""
+        for ours, theirs in (
+            ("input_tokens", "input_tokens"),
+            ("output_tokens", "output_tokens"),
+            ("cache_read_tokens", "cache_read_input_tokens"),
+            ("cache_write_tokens", "cache_creation_input_tokens"),
+        ):
+            if (count := getattr(usage, theirs, None)) is not None:
+                self._usage[ours] = count
+
+    def reply(self) -> Reply:
+        """Raises ProviderError where the stream ended before its last event."""
+        if not self._ended:
+            raise ProviderError("the stream ended before the reply was complete", code="connection")
+        blocks = [self._blocks[index] for index in sorted(self._blocks)]
+        calls = tuple(
+            read_tool_call(block["id"], block["name"], block["raw"]) for block in blocks if block["type"] == "tool_use"
+        )
+        thinking = [
+            {key: value for key, value in block.items() if key != "raw"}
+            for block in blocks
+            if block["type"] in ("thinking", "redacted_thinking")
+        ]
+        return Reply(
+            text="".join(block["text"] for block in blocks if block["type"] == "text"),
+            stop_reason="tool_use" if calls else STOP_REASONS.get(self._stop_reason, "end"),
+            tool_calls=calls,
+            usage=Usage(**self._usage),
+            reasoning="".join(block.get("thinking", "") for block in thinking),
+            model=self._model,
+            provider_state={DRIVER: {"thinking": thinking}} if thinking else {},
+        )

@@ -1,0 +1,39 @@
+"""Requests, and the reading of a provider's stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kheish.core.contracts import Delta, Message, ModelRequest, Reply, ToolDefinition, UserMessage
+from kheish.runtime.ports import Provider
+
+
+def make_request(*messages: Message, **changes: Any) -> ModelRequest:
+    values: dict[str, Any] = {
+        "session_id": "s",
+        "run_id": "run_1",
+        "model_call_id": "modelcall_1",
+        "attempt": 1,
+        "ordinal": 0,
+        "step": 1,
+        "model": "some-model",
+        "system": "You are a test.",
+        "messages": messages or (UserMessage(text="hello"),),
+        "tools": (ToolDefinition(name="bash", description="Runs.", input_schema={"type": "object"}),),
+        "output_tokens_max": 512,
+    }
+    return ModelRequest(**{**values, **changes})
+
+
+async def read(provider: Provider, request: ModelRequest | None = None) -> tuple[list[Delta], Reply]:
+    """The deltas and the reply; fails where anything follows the reply."""
+    deltas: list[Delta] = []
+    replies: list[Reply] = []
+    async for item in provider.stream(request or make_request()):
+        assert not replies
+        if isinstance(item, Reply):
+            replies.append(item)
+        else:
+            deltas.append(item)
+    (reply,) = replies
+    return deltas, reply
