@@ -41,7 +41,10 @@ def make_spec(
 
     def check(arguments: dict[str, Any]) -> str:
         try:
+            msgspec.json.encode(arguments)
             return msgspec.convert(arguments, type_).problem()
+        except UnicodeEncodeError:
+            return "the arguments contain half of a surrogate pair, which is no text"
         except msgspec.ValidationError as error:
             return f"{error}; {name} takes {_signature(type_)}"
 

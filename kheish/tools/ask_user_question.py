@@ -33,7 +33,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Arguments(ToolArguments, frozen=True):
-    questions: Annotated[list[Question], msgspec.Meta(min_length=1, max_length=QUESTIONS_MAX)]
+    questions: Annotated[
+        list[Question], msgspec.Meta(description="What to ask, all at once.", min_length=1, max_length=QUESTIONS_MAX)
+    ]
 
     def problem(self) -> str:
         for question in self.questions:

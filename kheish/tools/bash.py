@@ -21,14 +21,15 @@ from typing import Annotated, Any
 import msgspec
 
 from kheish.core.events import Process
-from kheish.limits import KIB, MIB, PROCESS_KILL_GRACE_MS, TOOL_INPUT_BYTES_MAX, TOOL_OUTPUT_BYTES_MAX
+from kheish.limits import KIB, PROCESS_KILL_GRACE_MS, TOOL_OUTPUT_BYTES_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
 from kheish.tools.processes import MARK, identify, kill_tree
 from kheish.tools.work import failure, to_the_end
 
 _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec "$@" </dev/null'
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|COOKIE", re.IGNORECASE)
+_COMMAND_BYTES_MAX = 128 * KIB - 1  # what Linux takes as one argument
 _READ_BYTES = 64 * KIB
 _DRAIN_S = 1.0
 _TIMEOUT_MS_MAX = 3_600_000
@@ -43,8 +44,8 @@ class Arguments(ToolArguments, frozen=True):
     def problem(self) -> str:
         if "\0" in self.command:
             return "a command cannot contain a NUL character"
-        if len(self.command.encode("utf-8", "surrogatepass")) > TOOL_INPUT_BYTES_MAX:
-            return f"a command may have {TOOL_INPUT_BYTES_MAX // MIB} MiB; write a script with write_file and run that"
+        if len(self.command.encode()) > _COMMAND_BYTES_MAX:
+            return f"a command may have {_COMMAND_BYTES_MAX} bytes; write a script with write_file and run that"
         return ""
 
 
@@ -95,7 +96,14 @@ class Running:
         threading.Thread(target=self._wait, name=f"wait-{popen.pid}", daemon=True).start()
 
     def _wait(self) -> None:
-        status = self._popen.wait()
+        """Waits for the exit without taking it in: until `end` does, nothing else gets this pid, and the process group
+        and session of this name are its own."""
+        if hasattr(os, "waitid"):
+            found = os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+            assert found is not None
+            status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        else:
+            status = self._popen.wait()
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._note_exit, status)
 
@@ -128,19 +136,16 @@ class Running:
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.write(b"go\n")
-            self._popen.stdin.flush()
-        self._popen.stdin.close()
+            self._popen.stdin.close()
 
     async def end(self, grace_ms: int) -> bool:
         """Ends whatever is left of the command and its descendants. Returns whether anything was."""
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
-        has_exited = self.exited.done()
-        found = await asyncio.to_thread(
-            kill_tree, self.process, self._call.tool_call_id, grace_ms, spare_leader=has_exited
-        )
+        found = await asyncio.to_thread(kill_tree, self.process, self._call.tool_call_id, grace_ms)
         await self.exited
+        self._popen.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
                 await self.output_ended.wait()

@@ -1,7 +1,7 @@
 """`edit_file`: replaces an exact text in a file of the workspace.
 
-A repetition after an interruption must not replace twice. The write is atomic, so a repeated attempt finds either the
-old text still there as it was, or the new one in its place; the second is recognised and counts as done.
+A repetition after an interruption must not replace twice. The write is atomic, so a repeated attempt finds the file
+either as it was or as it was to be; the second is recognised, and then nothing is changed again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from kheish.tools.arguments import ToolArguments, make_spec, parse
 from kheish.tools.diffs import changes
 from kheish.tools.work import Unusable, perform
 from kheish.tools.workspace import locate, write_atomic
+
+_TRIES_MAX = 500_000
 
 
 class Arguments(ToolArguments, frozen=True):
@@ -33,17 +35,20 @@ class EditFile:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _edit(call.cwd, arguments, call.tool_call_id, call.attempt))
+        return await perform(lambda stop: _edit(call.cwd, arguments, call.tool_call_id, call.attempt), call.timeout_ms)
 
 
 def _edit(root: str, arguments: Arguments, token: str, attempt: int) -> ToolOutput:
-    with locate(root, arguments.path) as place:
+    with locate(root, arguments.path) as place, place.changing():
+        if place.stat() is None:
+            raise Unusable(f"{place.absence()}; to make a file use write_file")
         data = place.read(TOOL_INPUT_BYTES_MAX)
-        old, new = _as_in(data, arguments.old_text), _as_in(data, arguments.new_text)
+        old, new = _as_in(data, arguments)
         count = data.count(old)
-        if attempt > 1 and _was_applied(data, old, new, count):
+        if attempt > 1 and _may_be_done(data, old, new, arguments.replace_all):
+            state = "reads as if" if count else "already has the new text:"
             return ToolOutput(
-                data=f"{place.path} already has the new text; the interrupted attempt had replaced it.".encode(),
+                data=f"{place.path} {state} the interrupted attempt had replaced it; nothing was changed now.".encode(),
                 metadata={"path": place.path, "replaced": 0},
             )
         if count == 0:
@@ -55,22 +60,52 @@ def _edit(root: str, arguments: Arguments, token: str, attempt: int) -> ToolOutp
             )
         changed = data.replace(old, new)
         write_atomic(place, changed, token)
-        times = "" if count == 1 else f" {count} times"
+        where = f"line {_lines_of(data, old)}" if count == 1 else f"{count} times, lines {_lines_of(data, old)}"
         return ToolOutput(
-            data=f"Replaced{times} in {place.path} (line {_lines_of(data, old)}).".encode(),
+            data=f"Replaced in {place.path} ({where}).".encode(),
             metadata={"path": place.path, "replaced": count, **changes(place.path, data, changed)},
         )
 
 
-def _as_in(data: bytes, text: str) -> bytes:
-    """The text with the line ends of the file."""
-    encoded = text.encode("utf-8", "replace")
-    return encoded.replace(b"\n", b"\r\n") if b"\r\n" in data and b"\r\n" not in encoded else encoded
+def _as_in(data: bytes, arguments: Arguments) -> tuple[bytes, bytes]:
+    """Both texts with the line ends of the file, unless the old one stands there just as it was given."""
+    old, new = arguments.old_text.encode(), arguments.new_text.encode()
+    crlf = data.count(b"\r\n")
+    if not crlf or b"\r\n" in old or (old in data if b"\n" in old else 2 * crlf < data.count(b"\n")):
+        return old, new
+    return old.replace(b"\n", b"\r\n"), new.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
-def _was_applied(data: bytes, old: bytes, new: bytes, count: int) -> bool:
-    """The new text stands there, and the old one only within it."""
-    return count == data.count(new) * new.count(old) if new in data and new else not new and not count
+def _may_be_done(data: bytes, old: bytes, new: bytes, replace_all: bool) -> bool:
+    """Whether the file may be what the replacement leaves. Where it may as well be as it was before (the new text holds
+    the old one, or makes it with what stands around it), done is the safe answer: no repetition replaces twice."""
+    last = data.rfind(old)
+    if last < 0:
+        return new in data
+    if not new:
+        return False
+    # Cut the file into `gap new gap new ... gap`: could `old` have stood for each `new`, and been found just there?
+    starts = [0]
+    seen = {0}
+    tries = 0
+    while starts:
+        start = starts.pop()
+        end = data.find(old, start) + len(old)
+        at = data.find(new, start)
+        while 0 <= at < end:
+            tries += 1
+            if tries > _TRIES_MAX:
+                return True
+            before = data[max(start, at - len(old) + 1) : at]
+            after = at + len(new)
+            if after not in seen and (before + old).find(old) == len(before):
+                if after > last:
+                    return True
+                if replace_all:
+                    seen.add(after)
+                    starts.append(after)
+            at = data.find(new, at + 1)
+    return False
 
 
 def _lines_of(data: bytes, text: bytes, shown_max: int = 8) -> str:
@@ -91,6 +126,8 @@ def _not_found(path: str, data: bytes, old_text: str) -> str:
                 f"old_text is not in {path} exactly as given, but line {number} begins like it; read it again and copy "
                 "the text with its indentation"
             )
+    if "\ufffd" in old_text:
+        return f"old_text is not in {path}: U+FFFD stands for bytes that are not UTF-8; choose a text without them"
     return f"old_text is not in {path}; read the file again"
 
 

@@ -10,8 +10,9 @@ import msgspec
 from kheish.limits import LIST_ENTRIES_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
+from kheish.tools.globs import compile_glob
 from kheish.tools.work import Stop, perform
-from kheish.tools.workspace import compile_glob, locate, walk
+from kheish.tools.workspace import Place, locate, shown, walk
 
 _CANDIDATES_MAX = 100_000
 
@@ -26,11 +27,14 @@ class GlobSearch:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _search(call.cwd, arguments, stop))
+        return await perform(lambda stop: _search(call.cwd, arguments, stop), call.timeout_ms)
 
 
 def _search(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
-    pattern = compile_glob(arguments.pattern)
+    wanted = arguments.pattern
+    if arguments.path in ("", "."):
+        wanted = wanted.removeprefix(f"{root}/")
+    pattern = compile_glob(wanted)
     found: list[tuple[int, str]] = []
     with locate(root, arguments.path or ".") as place:
         directory = place.open_directory()
@@ -42,19 +46,28 @@ def _search(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
                     changed_ns = os.stat(path, dir_fd=directory, follow_symlinks=False).st_mtime_ns
                 except OSError:
                     continue
-                found.append((-changed_ns, path if place.path == "." else os.path.join(place.path, path)))
+                found.append((-changed_ns, path))
                 if len(found) == _CANDIDATES_MAX:
                     break
         finally:
             os.close(directory)
-        name = place.path
-    found.sort()
-    if not found:
-        return ToolOutput(data=f"No file below {name} matches {arguments.pattern}.".encode(), metadata={"files": 0})
-    lines = [path for _, path in found[:LIST_ENTRIES_MAX]]
+        if not found:
+            return ToolOutput(data=_nothing(place, wanted).encode(), metadata={"files": 0})
+        found.sort()
+        folder = "" if place.path == "." else f"{place.path}/"
+        lines = [folder + shown(path) for _, path in found[:LIST_ENTRIES_MAX]]
     if len(found) > len(lines):
         lines.append(f"[{len(found) - len(lines)} more; narrow the pattern]")
-    return ToolOutput(data="\n".join(lines).encode("utf-8", "surrogateescape"), metadata={"files": len(found)})
+    return ToolOutput(data="\n".join(lines).encode(), metadata={"files": len(found)})
+
+
+def _nothing(place: Place, pattern: str) -> str:
+    hints = []
+    if "/" not in pattern:
+        hints.append(f"only files directly in it were looked at; **/{pattern} looks below")
+    if "[" in pattern:
+        hints.append("[ begins a set of characters; \\[ is the character")
+    return f"No file below {place.path} matches {pattern}{''.join(f' ({hint})' for hint in hints)}."
 
 
 TOOL = GlobSearch()

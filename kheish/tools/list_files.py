@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import Annotated
 
 import msgspec
@@ -10,8 +11,8 @@ import msgspec
 from kheish.limits import LIST_ENTRIES_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
-from kheish.tools.work import Stop, perform
-from kheish.tools.workspace import SKIPPED_DIRECTORIES, locate, walk
+from kheish.tools.work import Stop, Unusable, perform
+from kheish.tools.workspace import SKIPPED_DIRECTORIES, locate, shown, walk
 
 
 class Arguments(ToolArguments, frozen=True):
@@ -24,13 +25,16 @@ class ListFiles:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _list(call.cwd, arguments, stop))
+        return await perform(lambda stop: _list(call.cwd, arguments, stop), call.timeout_ms)
 
 
 def _list(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
     lines: list[str] = []
     more = ""
     with locate(root, arguments.path or ".") as place:
+        found = place.stat()
+        if found is not None and stat.S_ISREG(found.st_mode):
+            raise Unusable(f"{place.path} is a file; use read_file")
         directory = place.open_directory()
         try:
             for path, is_directory in walk(directory, "", stop, depth_max=None if arguments.recursive else 0):
@@ -38,12 +42,12 @@ def _list(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
                     more = f"[only the first {LIST_ENTRIES_MAX} entries; name a directory below, or use glob_search]"
                     break
                 skipped = " [not listed]" if arguments.recursive and is_skipped(path, is_directory) else ""
-                lines.append(path + ("/" if is_directory else "") + skipped)
+                lines.append(shown(path) + ("/" if is_directory else "") + skipped)
         finally:
             os.close(directory)
-        shown = "\n".join(lines) if lines else f"[{place.path} is empty]"
+        text = "\n".join(lines) if lines else f"[{place.path} is empty]"
         return ToolOutput(
-            data="\n".join(part for part in (shown, more) if part).encode("utf-8", "surrogateescape"),
+            data="\n".join(part for part in (text, more) if part).encode(),
             metadata={"path": place.path, "entries": len(lines)},
         )
 

@@ -63,23 +63,21 @@ def is_descendant(pid: int, ancestor: int) -> bool:
     for _ in range(256):
         if pid == ancestor:
             return True
-        row = _read_row(pid)
-        if row is None or row.ppid <= 1:
+        row = _read_row(pid) if pid > 0 else None
+        if row is None:
             return False
         pid = row.ppid
     return False
 
 
-def kill_tree(process: Process, tool_call_id: str, grace_ms: int, *, spare_leader: bool = False) -> bool:
+def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
     """Ends a process and all its descendants: SIGTERM, after the grace SIGKILL, until none is left. Blocks; returns
-    whether there was anything to end. `spare_leader` is for a leader that has already exited by itself."""
+    whether there was anything to end. A leader that has exited and was not yet waited for still names its group."""
     if process.boot_id != boot_id():
         return False
     found = False
     for round_ in range(_ROUNDS_MAX):
         members = _members(process, tool_call_id)
-        if spare_leader:
-            members.discard(process.pid)
         if not members:
             break
         found = True
@@ -98,7 +96,9 @@ def _members(process: Process, tool_call_id: str) -> set[int]:
         mine = {process.pid}
         mine.update(r.pid for r in rows.values() if process.pid in (r.pgid, r.sid))
     if tool_call_id:
-        mine.update(pid for pid in rows if pid not in mine and read_variable(pid, MARK) == tool_call_id)
+        # Who started before the leader cannot come from it.
+        others = (r for r in rows.values() if r.start_ticks >= process.start_ticks and r.pid not in mine)
+        mine.update(r.pid for r in others if not r.is_zombie and _is_marked(r.pid, tool_call_id))
     children: dict[int, list[int]] = {}
     for row in rows.values():
         children.setdefault(row.ppid, []).append(row.pid)
@@ -111,6 +111,27 @@ def _members(process: Process, tool_call_id: str) -> set[int]:
     mine.discard(os.getpid())
     _reap({pid for pid in mine if pid != process.pid and rows[pid].is_zombie})
     return {pid for pid in mine if not rows[pid].is_zombie}
+
+
+def _is_marked(pid: int, tool_call_id: str) -> bool:
+    """Whether a process carries the mark of a call. One that is becoming another program has no environment for a
+    moment; it is asked again after it."""
+    has_settled = not _IS_LINUX
+    for _ in range(_ROUNDS_MAX):
+        if environment := _read_environment(pid):
+            return _find_variable(environment, MARK) == tool_call_id
+        if has_settled:
+            return False
+        has_settled = not _is_becoming(pid)
+        if not has_settled:
+            time.sleep(_SETTLE_S)
+    return False
+
+
+def _is_becoming(pid: int) -> bool:
+    """Whether the system is laying out a new program for this process: it has memory, and no environment yet."""
+    fields = _read_stat(pid)
+    return bool(fields) and int(fields[20]) > 0 and int(fields[48]) == 0
 
 
 def _signal(pids: set[int], number: int) -> None:
@@ -153,15 +174,24 @@ def _reap(pids: set[int]) -> None:
 
 def read_variable(pid: int, name: str) -> str:
     """A variable of a process's initial environment; "" where it has none or the system does not tell."""
-    if not _IS_LINUX:
-        return ""
+    return _find_variable(_read_environment(pid), name)
+
+
+def _find_variable(environment: bytes, name: str) -> str:
     prefix = f"{name}=".encode()
+    found = (entry for entry in environment.split(b"\0") if entry.startswith(prefix))
+    return next(found, prefix)[len(prefix) :].decode("utf-8", "replace")
+
+
+def _read_environment(pid: int) -> bytes:
+    """Empty where there is none or the system does not tell."""
+    if not _IS_LINUX:
+        return b""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            found = [entry for entry in file.read().split(b"\0") if entry.startswith(prefix)]
+            return file.read()
     except OSError:
-        return ""
-    return found[0][len(prefix) :].decode("utf-8", "replace") if found else ""
+        return b""
 
 
 def _read_rows() -> dict[int, _Row]:
@@ -178,13 +208,9 @@ def _read_rows() -> dict[int, _Row]:
 def _read_row(pid: int) -> _Row | None:
     if not _IS_LINUX:
         return _parse_ps(_run("/bin/ps", "-p", str(pid), "-o", "pid=,ppid=,pgid=,stat=,lstart="))
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
+    fields = _read_stat(pid)
+    if not fields:
         return None
-    # proc(5): the name is in parentheses and may hold anything; what follows the last one is fields 3 and on.
-    fields = text[text.rindex(b")") + 2 :].split()
     return _Row(
         pid=pid,
         ppid=int(fields[1]),
@@ -193,6 +219,17 @@ def _read_row(pid: int) -> _Row | None:
         start_ticks=int(fields[19]),
         is_zombie=fields[0] in (b"Z", b"X"),
     )
+
+
+def _read_stat(pid: int) -> list[bytes]:
+    """Fields 3 and on of proc(5)'s stat; none where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return []
+    # Field 2, the name, is in parentheses and may hold anything.
+    return text[text.rindex(b")") + 2 :].split()
 
 
 def _parse_ps(line: str) -> _Row | None:

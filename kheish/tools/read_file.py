@@ -9,7 +9,12 @@ from typing import Annotated
 import msgspec
 
 from kheish.errors import KheishError
-from kheish.limits import READ_FILE_BYTES_MAX, READ_FILE_LINE_CHARS_MAX, READ_FILE_LINES_MAX, TOOL_OUTPUT_BYTES_MAX
+from kheish.limits import (
+    READ_FILE_LINE_CHARS_MAX,
+    READ_FILE_LINES_MAX,
+    TOOL_OUTPUT_BYTES_MAX,
+    TOOL_RESULT_INLINE_BYTES_MAX,
+)
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
 from kheish.tools.work import Stop, Unusable, failure, perform
@@ -18,6 +23,7 @@ from kheish.tools.workspace import locate
 _BLOB = re.compile(r"blob:([0-9a-f]{64})\Z")
 _CHUNK_BYTES = 256 * 1024
 _SNIFF_BYTES = 8192
+_PAGE_BYTES_MAX = TOOL_RESULT_INLINE_BYTES_MAX - 128  # with room for the note at its end
 
 
 class Arguments(ToolArguments, frozen=True):
@@ -31,7 +37,8 @@ class Arguments(ToolArguments, frozen=True):
 
 
 class Page:
-    """Numbered lines from `offset`, at most `limit` of them and READ_FILE_BYTES_MAX bytes."""
+    """Numbered lines from `offset`, at most `limit` of them and as many bytes as a model sees of one result: more would
+    be shortened in its middle and kept in yet another blob."""
 
     def __init__(self, offset: int, limit: int) -> None:
         self._offset = offset
@@ -40,22 +47,19 @@ class Page:
         self._bytes = 0
         self.lines_seen = 0
         self.lines_shown = 0
-        self.lines_cut = 0
         self.is_full = False
 
-    def add(self, line: bytes) -> None:
+    def add(self, text: str) -> None:
         self.lines_seen += 1
         if self.lines_seen < self._offset or self.is_full:
             return
         if self.lines_shown == self._limit:
             self.is_full = True
             return
-        text = line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
         if len(text) > READ_FILE_LINE_CHARS_MAX:
             text = f"{text[:READ_FILE_LINE_CHARS_MAX]} [... {len(text) - READ_FILE_LINE_CHARS_MAX} characters cut]"
-            self.lines_cut += 1
         numbered = f"{self.lines_seen:6d}\t{text}\n".encode()
-        if self._out and self._bytes + len(numbered) > READ_FILE_BYTES_MAX:
+        if self._out and self._bytes + len(numbered) > _PAGE_BYTES_MAX:
             self.is_full = True
             return
         self._out.append(numbered)
@@ -80,13 +84,16 @@ class ReadFile:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        if match := _BLOB.match(arguments.path):
+        if arguments.path.startswith("blob:"):
+            match = _BLOB.match(arguments.path)
+            if match is None:
+                return failure(f"{arguments.path} names no stored output: after blob: come 64 hex digits")
             try:
                 data = await call.read_blob(match.group(1), 0, TOOL_OUTPUT_BYTES_MAX)
             except (OSError, KheishError):
-                return failure(f"{arguments.path} is not a stored output of this session")
-            return await perform(lambda stop: _page_of(data, arguments))
-        return await perform(lambda stop: _read(call.cwd, arguments, stop))
+                return failure(f"{arguments.path} is not a stored output")
+            return await perform(lambda stop: _page_of(data, arguments, stop), call.timeout_ms)
+        return await perform(lambda stop: _read(call.cwd, arguments, stop), call.timeout_ms)
 
 
 def _read(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
@@ -97,21 +104,32 @@ def _read(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
             raise Unusable(f"{place.path} is a binary file of {size} bytes; look at it with bash (file, xxd, strings)")
         file.seek(0)
         rest = b""
-        while not stop() and not page.is_full and (chunk := file.read(_CHUNK_BYTES)):
+        while not page.is_full and (chunk := file.read(_CHUNK_BYTES)):
+            stop()
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                page.add(line)
+                page.add(_text(line))
             if len(rest) > TOOL_OUTPUT_BYTES_MAX:
                 raise Unusable(f"{place.path} has a line of more than {TOOL_OUTPUT_BYTES_MAX} bytes; use bash")
         if rest:
-            page.add(rest)
+            page.add(_text(rest))
         return page.output(place.path)
 
 
-def _page_of(data: bytes, arguments: Arguments) -> ToolOutput:
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").removesuffix("\r")
+
+
+def _page_of(data: bytes, arguments: Arguments, stop: Stop) -> ToolOutput:
+    """Of a stored output, all of which must come within reach: a line too long to show is several lines here."""
     page = Page(arguments.offset, arguments.limit)
-    for line in data.splitlines(keepends=True) if b"\n" in data else [data]:
-        page.add(line)
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    for line in text.split("\n"):
+        for at in range(0, len(line) or 1, READ_FILE_LINE_CHARS_MAX):
+            page.add(line[at : at + READ_FILE_LINE_CHARS_MAX])
+        if page.is_full:
+            break
+        stop()
     return page.output(arguments.path)
 
 

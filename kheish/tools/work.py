@@ -11,8 +11,8 @@ from kheish.runtime.ports import ToolOutput
 
 T = TypeVar("T")
 
-Stop = Callable[[], bool]
-"""Whether the call was cancelled; long loops ask it now and then."""
+Stop = Callable[[], None]
+"""Raises where the call was cancelled or took too long; long loops call it now and then."""
 
 
 class Unusable(Exception):
@@ -37,26 +37,33 @@ async def to_the_end(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine
     return task.result()
 
 
-async def perform(work: Callable[[Stop], ToolOutput]) -> ToolOutput:
-    """Runs `work` in a thread. What it cannot do becomes an output with is_error; a cancellation tells it to stop and
-    waits until it has."""
+async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int) -> ToolOutput:
+    """Runs `work` in a thread. What it cannot do becomes an output with is_error. A cancellation and the end of its
+    time tell it to stop, and either waits until it has: what it says then is what happened."""
     stopped = threading.Event()
+
+    def stop() -> None:
+        if stopped.is_set():
+            raise Unusable(f"this took longer than {timeout_ms} ms and was stopped; name a smaller part of the tree")
 
     def guarded() -> ToolOutput:
         try:
-            return work(stopped.is_set)
+            return work(stop)
         except Unusable as error:
             return failure(str(error))
         except OSError as error:
             return failure(f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}")
 
     task = asyncio.ensure_future(asyncio.to_thread(guarded))
+    timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, stopped.set)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stopped.set()
         await to_the_end(_settled(task))
         raise
+    finally:
+        timer.cancel()
 
 
 async def _settled(task: asyncio.Future[ToolOutput]) -> None:

@@ -3,6 +3,7 @@
 Paths are walked one component at a time from an open descriptor of the root, never following a link that the kernel
 resolves: a link is read and its target walked the same way, so that neither `..`, nor an absolute path, nor a link,
 nor a directory swapped for a link meanwhile leads outside (the idea of openat2's RESOLVE_BENEATH, without needing it).
+Only directories and regular files are ever opened: opening a pipe or a device already does something to it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 
 from kheish.limits import PATH_LINKS_MAX, TOOL_INPUT_BYTES_MAX
@@ -22,8 +24,17 @@ SKIPPED_DIRECTORIES = frozenset((".git", ".hg", ".svn", "node_modules", ".venv",
 """Not walked into unless they are named: nobody means them."""
 
 _TEMPORARY = ".kheish-"
-_DEPTH_MAX = 64
+DEPTH_MAX = 64
+_PATH_BYTES_MAX = 4096
+_NAME_BYTES_MAX = 255
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CHANGING = tuple(threading.Lock() for _ in range(64))
+
+
+def shown(path: str) -> str:
+    """A path as one line of text: bytes that are not UTF-8 and control characters become U+FFFD."""
+    return _CONTROL.sub("\ufffd", os.fsencode(path).decode("utf-8", "replace"))
 
 
 class Place:
@@ -35,7 +46,7 @@ class Place:
     def __init__(self, directory: int, name: str, path: str) -> None:
         self.directory = directory
         self.name = name
-        self.path = path
+        self.path = shown(path)
 
     def stat(self) -> os.stat_result | None:
         """None where nothing is there."""
@@ -44,31 +55,47 @@ class Place:
         except FileNotFoundError:
             return None
 
+    def changing(self) -> threading.Lock:
+        """Held while this file is read, changed and written: parallel edits of one file follow one another."""
+        directory = os.fstat(self.directory)
+        return _CHANGING[hash((directory.st_dev, directory.st_ino, self.name)) % len(_CHANGING)]
+
     def open_directory(self) -> int:
         try:
             return os.open(self.name, _DIRECTORY, dir_fd=self.directory)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Unusable(self.absence() if self.stat() is None else f"{self.path} is not a directory") from None
+        except FileNotFoundError:
+            raise Unusable(self.absence()) from None
+        except NotADirectoryError:
+            raise Unusable(f"{self.path} is not a directory") from None
+        except PermissionError:
+            raise Unusable(f"{self.path} may not be entered") from None
 
     def open_file(self) -> int:
-        """A descriptor of a regular file; never waits for a pipe or a device."""
+        """A descriptor of a regular file. Nothing else is opened, unless it takes the file's place this very moment,
+        and even then nothing waits and nothing is read."""
+        before = self.stat()
+        if before is None:
+            raise Unusable(self.absence())
+        self.expect_file(before)
         try:
             descriptor = os.open(
                 self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.directory
             )
-        except FileNotFoundError:
-            raise Unusable(self.absence()) from None
         except PermissionError:
             raise Unusable(f"{self.path} may not be read") from None
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
+        try:
+            self.expect_file(os.fstat(descriptor))
+        except Unusable:
             os.close(descriptor)
-            raise Unusable(
-                f"{self.path} is a directory; use list_files"
-                if stat.S_ISDIR(mode)
-                else f"{self.path} is not a regular file"
-            )
+            raise
         return descriptor
+
+    def expect_file(self, found: os.stat_result) -> None:
+        """Raises Unusable for what is no regular file."""
+        if stat.S_ISDIR(found.st_mode):
+            raise Unusable(f"{self.path} is a directory, not a file; list_files shows what is in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise Unusable(f"{self.path} is not a regular file")
 
     def read(self, bytes_max: int) -> bytes:
         """The whole file. Raises Unusable where it is larger."""
@@ -91,14 +118,14 @@ class Place:
 def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Place]:
     """Walks `path` (relative to `root`, or absolute inside it). Raises Unusable where it leaves the root or where a
     directory on the way is missing and is not to be made."""
-    parts = _split(root, path)
+    parts = _plain(_split(root, path), path)
     stack = [os.open(root, _DIRECTORY)]
     names: list[str] = []
     links = 0
     try:
         while parts:
             name = parts.pop(0)
-            if name == "..":
+            if name == "..":  # of a link's target, where it means what it means to the kernel
                 if not names:
                     raise _outside(path)
                 os.close(stack.pop())
@@ -115,7 +142,9 @@ def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Plac
                         names.pop()
                 parts[:0] = _split(root, target, path)
             elif parts:
-                stack.append(_enter(stack[-1], name, "/".join((*names, name)), make_parents))
+                if len(names) == DEPTH_MAX:
+                    raise _deep(path)
+                stack.append(_enter(stack[-1], name, shown("/".join((*names, name))), make_parents))
                 names.append(name)
             else:
                 yield Place(stack[-1], name, "/".join((*names, name)))
@@ -129,6 +158,12 @@ def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Plac
 def _split(root: str, path: str, named: str = "") -> list[str]:
     if "\0" in path or not path:
         raise Unusable("a path cannot be empty or contain a NUL character")
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        raise Unusable("a path is text; this one contains half of a surrogate pair") from None
+    if len(encoded) > _PATH_BYTES_MAX or any(len(name) > _NAME_BYTES_MAX for name in encoded.split(b"/")):
+        raise Unusable(f"a path may have {_PATH_BYTES_MAX} bytes, and each name in it {_NAME_BYTES_MAX}")
     if path.startswith("/"):
         inside = "/" if root == "/" else root + "/"
         if path != root and not path.startswith(inside):
@@ -137,8 +172,28 @@ def _split(root: str, path: str, named: str = "") -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
+def _plain(parts: list[str], path: str) -> list[str]:
+    """Without `..`, which takes back the name before it, even a link's: so do permissions read a path, and what they
+    allowed is what is touched."""
+    plain: list[str] = []
+    for part in parts:
+        if part != "..":
+            plain.append(part)
+        elif plain:
+            plain.pop()
+        else:
+            raise _outside(path)
+    if len(plain) > DEPTH_MAX:
+        raise _deep(path)
+    return plain
+
+
 def _outside(path: str) -> Unusable:
     return Unusable(f"{path} is outside the workspace; this tool works only inside it")
+
+
+def _deep(path: str) -> Unusable:
+    return Unusable(f"{path} is more than {DEPTH_MAX} directories deep")
 
 
 def _read_link(name: str, directory: int) -> str | None:
@@ -175,9 +230,17 @@ def write_atomic(place: Place, data: bytes, token: str) -> None:
     if len(data) > TOOL_INPUT_BYTES_MAX:
         raise Unusable(f"{place.path} would have {len(data)} bytes, more than {TOOL_INPUT_BYTES_MAX}; use bash")
     before = place.stat()
-    if before is not None and not stat.S_ISREG(before.st_mode):
-        raise Unusable(f"{place.path} is not a regular file")
-    temporary = _TEMPORARY + token
+    if before is not None:
+        place.expect_file(before)
+        if not before.st_mode & 0o222:
+            raise Unusable(f"{place.path} is read-only (mode {stat.S_IMODE(before.st_mode):04o}); it was left as it is")
+    try:
+        _replace(place, data, _TEMPORARY + token, None if before is None else stat.S_IMODE(before.st_mode))
+    except OSError as error:
+        raise Unusable(f"{place.path} could not be written: {error.strerror}") from error
+
+
+def _replace(place: Place, data: bytes, temporary: str, mode: int | None) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=place.directory)
     descriptor = os.open(
@@ -189,8 +252,8 @@ def write_atomic(place: Place, data: bytes, token: str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            if before is not None:
-                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
@@ -204,15 +267,14 @@ def write_atomic(place: Place, data: bytes, token: str) -> None:
 def walk(directory: int, prefix: str, stop: Stop, *, depth_max: int | None = None) -> Iterator[tuple[str, bool]]:
     """The tree below a directory as (path, whether it is a directory), sorted by name; links are not followed, the
     skipped directories named but not entered, unreadable ones only named. A depth of 0 is the directory alone."""
-    depth_max = _DEPTH_MAX if depth_max is None else depth_max
+    depth_max = DEPTH_MAX if depth_max is None else depth_max
     try:
         with os.scandir(directory) as entries:
             listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
     except PermissionError:
         return
     for name, is_directory in listed:
-        if stop():
-            return
+        stop()
         path = os.path.join(prefix, name) if prefix else name
         if name.startswith(_TEMPORARY) and not is_directory:
             continue
@@ -226,42 +288,3 @@ def walk(directory: int, prefix: str, stop: Stop, *, depth_max: int | None = Non
                 yield from walk(descriptor, path, stop, depth_max=depth_max - 1)
             finally:
                 os.close(descriptor)
-
-
-def compile_glob(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` inside one name, `**` over any number of directories, `{a,b}` for either."""
-    if "\0" in pattern:
-        raise Unusable("a pattern cannot contain a NUL character")
-    alternatives = "|".join(_glob_to_regex(one) for one in _expand(pattern.removeprefix("./")))
-    try:
-        return re.compile(f"(?:{alternatives})\\Z", re.DOTALL)
-    except re.error as error:
-        raise Unusable(f"{pattern} is not a pattern: {error}") from None
-
-
-def _expand(pattern: str, depth: int = 0) -> list[str]:
-    match = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
-    if match is None or depth > 3:
-        return [pattern]
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [out for option in match.group(1).split(",") for out in _expand(head + option + tail, depth + 1)]
-
-
-def _glob_to_regex(pattern: str) -> str:
-    out = []
-    for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^/\]]+\])", pattern):
-        match part:
-            case "**/":
-                out.append("(?:[^/]+/)*")
-            case "**":
-                out.append(".*")
-            case "*":
-                out.append("[^/]*")
-            case "?":
-                out.append("[^/]")
-            case _ if part.startswith("[") and part.endswith("]"):
-                body = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-                out.append(f"[^/{body[1:]}]" if body.startswith("!") else f"[{body}]")
-            case _:
-                out.append(re.escape(part))
-    return "".join(out)

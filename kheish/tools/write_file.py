@@ -11,8 +11,8 @@ from kheish.limits import TOOL_INPUT_BYTES_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
 from kheish.tools.diffs import changes
-from kheish.tools.work import Unusable, perform
-from kheish.tools.workspace import locate, write_atomic
+from kheish.tools.work import perform
+from kheish.tools.workspace import Place, locate, write_atomic
 
 
 class Arguments(ToolArguments, frozen=True):
@@ -20,7 +20,9 @@ class Arguments(ToolArguments, frozen=True):
     content: Annotated[str, msgspec.Meta(description="The whole new content.")]
 
     def problem(self) -> str:
-        if len(self.content.encode("utf-8", "surrogatepass")) > TOOL_INPUT_BYTES_MAX:
+        if self.path.endswith("/"):
+            return f"{self.path} names a directory; the path of a file does not end in /"
+        if len(self.content.encode()) > TOOL_INPUT_BYTES_MAX:
             return f"content may have {TOOL_INPUT_BYTES_MAX} bytes; write in parts with bash"
         return ""
 
@@ -30,26 +32,32 @@ class WriteFile:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _write(call.cwd, arguments, call.tool_call_id))
+        return await perform(lambda stop: _write(call.cwd, arguments, call.tool_call_id), call.timeout_ms)
 
 
 def _write(root: str, arguments: Arguments, token: str) -> ToolOutput:
-    data = arguments.content.encode("utf-8", "replace")
+    data = arguments.content.encode()
     with locate(root, arguments.path, make_parents=True) as place:
-        before = place.stat()
-        if place.name == ".":
-            raise Unusable(f"{place.path} is a directory")
-        old = b""
-        if before is not None:
-            with os.fdopen(place.open_file(), "rb") as file:
-                old = file.read(TOOL_INPUT_BYTES_MAX)
-        write_atomic(place, data, token)
-        verb = "Made" if before is None else "Replaced" if old != data else "Left unchanged:"
+        with place.changing():
+            old = _read(place)
+            if old == data:
+                os.fsync(place.directory)
+            else:
+                write_atomic(place, data, token)
+        verb = "Made" if old is None else "Replaced" if old != data else "Left unchanged:"
         lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
         return ToolOutput(
             data=f"{verb} {place.path} ({lines} lines, {len(data)} bytes).".encode(),
-            metadata={"path": place.path, "bytes": len(data), **changes(place.path, old, data)},
+            metadata={"path": place.path, "bytes": len(data), **changes(place.path, old or b"", data)},
         )
+
+
+def _read(place: Place) -> bytes | None:
+    """What is there now, as far as it could equal what is to be written; None where there is no file."""
+    if place.stat() is None:
+        return None
+    with os.fdopen(place.open_file(), "rb") as file:
+        return file.read(TOOL_INPUT_BYTES_MAX + 1)
 
 
 TOOL = WriteFile()
