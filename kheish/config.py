@@ -15,6 +15,8 @@ import msgspec
 
 from kheish.errors import Invalid
 
+FILE_NAME = "config.toml"
+
 
 class Permissions(msgspec.Struct, forbid_unknown_fields=True):
     """Rules of the scope `user`, as patterns."""
@@ -30,12 +32,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 def load_config(directory: Path) -> Config:
     """The configuration of a directory; defaults where there is no file. Raises Invalid."""
-    path = directory / "config.toml"
+    path = directory / FILE_NAME
     try:
-        text = path.read_bytes()
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config)
     except FileNotFoundError:
         return Config()
-    try:
-        return msgspec.convert(tomllib.loads(text.decode()), Config)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise Invalid(f"cannot read {path}: {error}", code="invalid_config", path=str(path)) from error

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from kheish.core import questions, runs, tool_calls
 from kheish.core.codec import call_digest
 from kheish.core.commands import ApprovalResolution, Context, ResolveApprovals
+from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
 from kheish.core.events import (
     ApprovalKind,
@@ -19,8 +20,17 @@ from kheish.core.events import (
     Resolution,
     Rule,
     RuleScope,
+    ToolCallDecided,
 )
-from kheish.core.permissions import evaluate, exact_rule, main_argument_of, matches, parse_pattern
+from kheish.core.permissions import (
+    Permission,
+    evaluate,
+    exact_rule,
+    main_argument_of,
+    matches,
+    names_of,
+    parse_pattern,
+)
 from kheish.core.state import Approval, KeyUse, Run, Settled, State, ToolCall
 from kheish.errors import Conflict, Forbidden, Invalid, NotFound
 from kheish.limits import JUSTIFICATION_CHARS_MAX
@@ -31,6 +41,37 @@ VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
 }
 """What a human may say to each kind. `verify`: the model is told that the outcome is unknown and checks. `retry`: run
 it again. `mark_done`: it took effect. `give_up`: the run fails."""
+
+
+def permission_of(draft: Draft, call: ToolCall, arguments: Arguments) -> Permission:
+    """What the session's mode, its rules and the daemon's say of a call with these arguments."""
+    state, settings = draft.state, draft.settings
+    spec = settings.tools.get(call.tool)
+    return evaluate(state.mode, [*state.rules, *settings.rules], call.tool, spec, arguments, state.cwd)
+
+
+def decide(draft: Draft, run: Run, call: ToolCall, spec: ToolSpec, permission: Permission) -> str:
+    """Journals the decision and answers a call that it denies. Returns the digest that it is bound to."""
+    digest = call_digest(call.tool, call.arguments, draft.state.cwd, draft.settings.policy_revision)
+    draft.emit(
+        ToolCallDecided(
+            run_id=run.run_id,
+            tool_call_id=call.tool_call_id,
+            tool=call.tool,
+            behavior=permission.behavior,
+            rule=permission.rule,
+            rule_scope=permission.scope,
+            mode=permission.mode,
+            digest=digest,
+            effect=spec.effect,
+            kind=spec.kind,
+            reason=permission.mode_effect,
+        )
+    )
+    if permission.behavior == "deny":
+        why = permission.mode_effect or f"the rule {permission.rule} ({permission.scope}) denies it"
+        tool_calls.complete(draft, run.run_id, call, f"Permission denied: {why}.", is_error=True)
+    return digest
 
 
 def request(
@@ -75,8 +116,9 @@ def resolve(draft: Draft, command: ResolveApprovals) -> str:
     pending = [find(draft.state, item.request_id) for item in command.resolutions]
     if len({approval.run_id for approval in pending}) > 1:
         raise Invalid("cannot resolve: a batch may concern one run only", path="$.resolutions")
-    for approval, item in zip(pending, command.resolutions, strict=True):
-        _resolve_one(draft, approval, item)
+    for item in command.resolutions:
+        # Found anew: the one before it may have settled this one too.
+        _resolve_one(draft, find(draft.state, item.request_id), item)
     return pending[0].run_id
 
 
@@ -127,6 +169,11 @@ def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> 
             raise Invalid("cannot edit the arguments of a call that will not run", path="$.updated_input")
         arguments = item.updated_input
         digest = _check_edit(draft, call, arguments)
+    elif item.resolution in ("allow", "retry") and (denying := permission_of(draft, call, arguments)).is_rule_deny:
+        raise Conflict(
+            f"cannot {item.resolution} {approval.request_id}: the rule {denying.rule} ({denying.scope}) denies it",
+            code="approval_denied",
+        )
     rule = _remembered_rule(draft, approval, item, arguments)
     draft.emit(
         ApprovalResolved(
@@ -171,14 +218,13 @@ def _check_edit(draft: Draft, call: ToolCall, arguments: Arguments) -> str:
     problem = spec.check(arguments) if spec else f"there is no tool {call.tool}"
     if problem:
         raise Invalid(f"cannot use the edited arguments: {problem}", path="$.updated_input")
-    state, settings = draft.state, draft.settings
-    permission = evaluate(state.mode, [*state.rules, *settings.rules], call.tool, spec, arguments)
-    if permission.behavior == "deny":
+    denying = permission_of(draft, call, arguments)
+    if denying.is_rule_deny:
         raise Conflict(
-            f"cannot use the edited arguments: the rule {permission.rule} denies them",
+            f"cannot use the edited arguments: the rule {denying.rule} ({denying.scope}) denies them",
             code="edit_denied",
         )
-    return call_digest(call.tool, arguments, state.cwd, settings.policy_revision)
+    return call_digest(call.tool, arguments, draft.state.cwd, draft.settings.policy_revision)
 
 
 def _remembered_rule(draft: Draft, approval: Approval, item: ApprovalResolution, arguments: Arguments) -> Rule | None:
@@ -190,36 +236,43 @@ def _remembered_rule(draft: Draft, approval: Approval, item: ApprovalResolution,
         raise Invalid(f"cannot remember {item.resolution}: it concerns this call alone", path="$.remember")
     scope: RuleScope = "session" if item.remember == "session" else "user"
     behavior: Behavior = "allow" if item.resolution == "allow" else "deny"
-    main = main_argument_of(draft.settings.tools.get(approval.tool), arguments)
+    spec = draft.settings.tools.get(approval.tool)
     if not item.rule:
-        return exact_rule(approval.tool, main, behavior, scope)
+        return exact_rule(approval.tool, main_argument_of(spec, arguments), behavior, scope)
     parse_pattern(item.rule, behavior)
     rule = Rule(pattern=item.rule, behavior=behavior, scope=scope)
-    if not matches(rule, approval.tool, main):
+    if not matches(rule, approval.tool, names_of(spec, arguments, draft.state.cwd)):
         raise Invalid(f"cannot make the rule {item.rule}: it does not match this very call", path="$.rule")
     return rule
 
 
 def reissue(draft: Draft, approval: Approval) -> None:
-    """Asks again what was asked under other rules."""
+    """Settles what was asked under other rules: a call that the new ones deny is denied, any other is asked again."""
     run = draft.run(approval.run_id)
     call = tool_calls.lookup(draft.state, approval.run_id, approval.tool_call_id)
     if call is None:
         return
+    spec = draft.settings.tools.get(call.tool)
+    permission = permission_of(draft, call, call.arguments)
+    is_before_start = approval.kind == "tool_call" and spec is not None
+    is_denied = is_before_start and permission.is_rule_deny
     draft.emit(
         ApprovalWithdrawn(
             request_id=approval.request_id,
             run_id=run.run_id,
-            reason="the daemon's rules changed; asked again",
+            reason=f"the daemon's rules changed; {'they deny it now' if is_denied else 'asked again'}",
         )
     )
-    digest = call_digest(call.tool, call.arguments, draft.state.cwd, draft.settings.policy_revision)
+    if is_denied and spec is not None:
+        decide(draft, run, call, spec, permission)
+        return
+    is_asking = is_before_start and permission.base_behavior == "ask"
     request(
         draft,
         run,
         call,
-        rule=approval.rule,
-        digest=digest,
+        rule=permission.rule if is_asking else approval.rule,
+        digest=call_digest(call.tool, call.arguments, draft.state.cwd, draft.settings.policy_revision),
         kind=approval.kind,
         reason=approval.reason,
         supersedes=approval.request_id,

@@ -6,8 +6,9 @@ import msgspec
 from msgspec.structs import replace
 
 from kheish.core import runs
+from kheish.core.codec import canonical_digest
 from kheish.core.commands import Context
-from kheish.core.contracts import AssistantMessage, FailureCode
+from kheish.core.contracts import AssistantMessage, FailureCode, Reply
 from kheish.core.draft import Draft
 from kheish.core.events import (
     ModelCallCompleted,
@@ -20,7 +21,14 @@ from kheish.core.events import (
 )
 from kheish.core.outcomes import ModelFailed, ModelReplied, RetryDue
 from kheish.core.state import ModelCall, Run, State, ToolCall
-from kheish.limits import MODEL_ATTEMPTS_MAX, RETRY_AFTER_MAX_MS, RETRY_BASE_MS, RETRY_MAX_MS
+from kheish.limits import (
+    MODEL_ATTEMPTS_MAX,
+    MODEL_REPLY_BYTES_MAX,
+    RETRY_AFTER_MAX_MS,
+    RETRY_BASE_MS,
+    RETRY_MAX_MS,
+    TOOL_CALLS_PER_STEP_MAX,
+)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -57,6 +65,19 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
     if run is None:
         return
     reply = outcome.reply
+    if problem := unfit(reply):
+        message = f"the reply cannot be recorded: {problem}"
+        draft.emit(
+            ModelCallFailed(
+                run_id=run.run_id,
+                model_call_id=outcome.model_call_id,
+                attempt=outcome.attempt,
+                code="invalid_reply",
+                message=message,
+            )
+        )
+        runs.fail(draft, run.run_id, "invalid_reply", message)
+        return
     requests = tuple(
         ToolRequest(
             tool_call_id=draft.new_id("toolcall"),
@@ -84,6 +105,20 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
     )
     if reply.stop_reason == "refused" and not requests:
         runs.fail(draft, run.run_id, "content_refused", FAILURES["content_refused"].advice)
+
+
+def unfit(reply: Reply) -> str:
+    """Why a reply, with what follows from it, would not fit into a record; or ""."""
+    try:
+        size = len(msgspec.json.encode(reply))
+        canonical_digest([call.arguments for call in reply.tool_calls])
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"it cannot be written as JSON: {error}"
+    if size > MODEL_REPLY_BYTES_MAX:
+        return f"it takes {size} bytes, and a reply may take {MODEL_REPLY_BYTES_MAX}"
+    if len(reply.tool_calls) > 2 * TOOL_CALLS_PER_STEP_MAX:
+        return f"it asks for {len(reply.tool_calls)} tool calls, and a reply may ask for {TOOL_CALLS_PER_STEP_MAX}"
+    return ""
 
 
 def failed(draft: Draft, outcome: ModelFailed) -> None:

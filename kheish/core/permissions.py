@@ -3,7 +3,9 @@
 A rule is `tool` or `tool(pattern)`, where the pattern is matched against the tool's main argument and `*` stands for
 any text. A matching deny of any scope wins. Otherwise the nearest scope decides (session, project, user, default), in
 it the more specific pattern, then the earlier rule. Where a rule *allows* a shell command, its `*` does not match the
-characters that chain, redirect or substitute: `bash(git status*)` does not allow `git status; rm -rf .`.
+characters that chain, redirect or substitute: `bash(git status*)` does not allow `git status; rm -rf .`. A path is
+matched under its two plain names, from the workspace and from the root, so that no spelling of it slips past a rule:
+`write_file(src/*)` does not allow `src/../.env`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ DEFAULT_RULES: tuple[Rule, ...] = (
 _SCOPES: dict[RuleScope, int] = {"session": 0, "project": 1, "user": 2, "default": 3}
 EDIT_TOOLS = frozenset(("write_file", "edit_file", "apply_patch"))
 MODES: tuple[Mode, ...] = ("default", "accept_edits", "plan", "dont_ask", "bypass")
-_SHELL_UNSAFE = r"[^;&|`$<>\n\r(){}\\]*"
+_PATH = "path"
+"""A main argument of this name is a path in the workspace."""
+_SHELL_UNSAFE = re.compile(r"[;&|`$<>\n\r(){}\\]")
 
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,24 +45,60 @@ class Permission(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     mode_effect: str = ""
 
+    @property
+    def is_rule_deny(self) -> bool:
+        """A rule denies it, whatever the mode: no human's yes can change that."""
+        return self.base_behavior == "deny"
+
+
+class Glob(msgspec.Struct, frozen=True):
+    """The literal texts between the stars of a pattern; what a star stands for has no character of `unsafe`.
+
+    Each text is taken where it first occurs, which finds a match wherever there is one, in linear time: arguments are
+    a model's, and may be long and chosen to be slow.
+    """
+
+    texts: tuple[str, ...]
+    unsafe: re.Pattern[str] | None = None
+
+    def match(self, text: str) -> bool:
+        first, *inner = self.texts
+        if not inner:
+            return text == first
+        last = inner.pop()
+        if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for literal in inner:
+            found = text.find(literal, at, end)
+            if found < 0 or not self._may_be_star(text, at, found):
+                return False
+            at = found + len(literal)
+        return self._may_be_star(text, at, end)
+
+    def _may_be_star(self, text: str, start: int, end: int) -> bool:
+        return self.unsafe is None or self.unsafe.search(text, start, end) is None
+
 
 class ParsedPattern(msgspec.Struct, frozen=True):
-    tool: re.Pattern[str]
-    argument: re.Pattern[str] | None
-    specificity: tuple[int, int]
+    """`specificity`: how many of its two parts are exact, then how many characters of each are literal."""
+
+    tool: Glob
+    argument: Glob | None
+    specificity: tuple[int, int, int]
 
 
-def _to_regex(pattern: str, star: str) -> re.Pattern[str]:
-    parts = re.split(r"(\\.|\*)", pattern)
-    out = []
-    for part in parts:
+def _texts(pattern: str) -> tuple[str, ...]:
+    """A pattern cut at its stars; `\\` takes the character after it literally."""
+    texts = [""]
+    for part in re.split(r"(\\.|\*)", pattern, flags=re.DOTALL):
         if part == "*":
-            out.append(star)
+            texts.append("")
         elif len(part) == 2 and part[0] == "\\":
-            out.append(re.escape(part[1]))
+            texts[-1] += part[1]
         else:
-            out.append(re.escape(part))
-    return re.compile("".join(out) + r"\Z", re.DOTALL)
+            texts[-1] += part
+    return tuple(texts)
 
 
 @lru_cache(maxsize=4096)
@@ -70,46 +110,80 @@ def parse_pattern(pattern: str, behavior: Behavior = "ask") -> ParsedPattern:
             f"cannot read the rule {pattern!r}: write tool or tool(pattern), such as bash(git status*)",
             code="invalid_rule",
         )
-    tool, argument = match.group(1), match.group(2)
-    star = _SHELL_UNSAFE if behavior == "allow" and tool == "bash" else ".*"
-    literal = len(tool.replace("*", "")) * 1000 + len((argument or "").replace("*", ""))
-    exact = int("*" not in tool) + (int("*" not in argument) if argument is not None else 0)
+    tool = Glob(_texts(match.group(1)))
+    if match.group(2) is None:
+        return ParsedPattern(tool, None, (int(len(tool.texts) == 1), sum(map(len, tool.texts)), 0))
+    runs_in_shell = behavior == "allow" and tool.match("bash")
+    argument = Glob(_texts(match.group(2)), _SHELL_UNSAFE if runs_in_shell else None)
     return ParsedPattern(
-        _to_regex(tool, ".*"),
-        _to_regex(argument, star) if argument is not None else None,
-        (exact, literal),
+        tool,
+        argument,
+        (
+            int(len(tool.texts) == 1) + int(len(argument.texts) == 1),
+            sum(map(len, tool.texts)),
+            sum(map(len, argument.texts)),
+        ),
     )
 
 
-def matches(rule: Rule, tool: str, main_argument: str) -> bool:
+def matches(rule: Rule, tool: str, names: Iterable[str]) -> bool:
+    """Whether a rule speaks of a call; `names` are all that its main argument goes by."""
     parsed = parse_pattern(rule.pattern, rule.behavior)
     if not parsed.tool.match(tool):
         return False
-    return parsed.argument is None or parsed.argument.match(main_argument) is not None
+    return parsed.argument is None or any(map(parsed.argument.match, names))
 
 
 def main_argument_of(spec: ToolSpec | None, arguments: dict[str, Any]) -> str:
+    """What a rule for this very call says; a path without its detours."""
     if spec is None or not spec.main_argument:
         return ""
     value = arguments.get(spec.main_argument, "")
-    return value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return _plain(value) if value and spec.main_argument == _PATH else value
+
+
+def names_of(spec: ToolSpec | None, arguments: dict[str, Any], cwd: str) -> tuple[str, ...]:
+    """All that the main argument of a call goes by: one name, or those of a path in the workspace `cwd`."""
+    main = main_argument_of(spec, arguments)
+    if spec is None or spec.main_argument != _PATH or not main or not cwd:
+        return (main,)
+    absolute = main if main.startswith("/") else _plain(f"{cwd}/{main}")
+    root = _plain(cwd).rstrip("/")
+    if not absolute.startswith(f"{root}/"):
+        return (main, absolute)
+    inside = absolute[len(root) + 1 :]
+    return (main, absolute, inside, f"./{inside}")
+
+
+def _plain(path: str) -> str:
+    """A path without `.`, `..` (where its text allows that) and doubled slashes."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == ".." and (parts or path.startswith("/")) and parts[-1:] != [".."]:
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return ("/" if path.startswith("/") else "") + "/".join(parts) or "."
 
 
 def evaluate(
-    mode: Mode, rules: Iterable[Rule], tool: str, spec: ToolSpec | None, arguments: dict[str, Any]
+    mode: Mode, rules: Iterable[Rule], tool: str, spec: ToolSpec | None, arguments: dict[str, Any], cwd: str = ""
 ) -> Permission:
-    """The decision with the rule that made it. `rules` are all that apply, of any scope, in order."""
-    main = main_argument_of(spec, arguments)
-    found = [rule for rule in rules if matches(rule, tool, main)]
+    """The decision with the rule that made it. `rules` are all that apply, of any scope, in order; `cwd` is the
+    workspace, without which a path is known only as it is written."""
+    names = names_of(spec, arguments, cwd)
+    found = [rule for rule in rules if matches(rule, tool, names)]
     denies = [rule for rule in found if rule.behavior == "deny"]
     if denies:
         rule = denies[0]
     else:
         found.append(Rule(pattern="*", behavior="ask", scope="default"))
 
-        def rank(rule: Rule) -> tuple[int, int, int]:
-            exact, literal = parse_pattern(rule.pattern, rule.behavior).specificity
-            return (_SCOPES[rule.scope], -exact, -literal)
+        def rank(rule: Rule) -> tuple[int, ...]:
+            specificity = parse_pattern(rule.pattern, rule.behavior).specificity
+            return (_SCOPES[rule.scope], *(-count for count in specificity))
 
         rule = min(found, key=rank)
     behavior, mode_effect = _apply_mode(mode, rule, tool, spec)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from kheish.core import approvals, questions, runs, tool_calls
-from kheish.core.codec import call_digest
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
-from kheish.core.events import InputEntered, ModelCallStarted, RunCompleted, RunStarted, ToolCallDecided
-from kheish.core.permissions import evaluate
+from kheish.core.events import InputEntered, ModelCallStarted, RunCompleted, RunStarted
 from kheish.core.state import Run, ToolCall
 from kheish.limits import TOOL_CALLS_PARALLEL_MAX, TOOL_CALLS_PER_STEP_MAX
 
@@ -69,30 +67,11 @@ def _decide(draft: Draft, run: Run, call: ToolCall) -> None:
     if problem or spec is None:
         tool_calls.complete(draft, run.run_id, call, problem, is_error=True)
         return
-    state, settings = draft.state, draft.settings
-    permission = evaluate(state.mode, [*state.rules, *settings.rules], call.tool, spec, call.arguments)
-    digest = call_digest(call.tool, call.arguments, state.cwd, settings.policy_revision)
-    draft.emit(
-        ToolCallDecided(
-            run_id=run.run_id,
-            tool_call_id=call.tool_call_id,
-            tool=call.tool,
-            behavior=permission.behavior,
-            rule=permission.rule,
-            rule_scope=permission.scope,
-            mode=permission.mode,
-            digest=digest,
-            effect=spec.effect,
-            kind=spec.kind,
-            reason=permission.mode_effect,
-        )
-    )
-    if permission.behavior == "deny":
-        why = permission.mode_effect or f"the rule {permission.rule} ({permission.scope}) denies it"
-        tool_calls.complete(draft, run.run_id, call, f"Permission denied: {why}.", is_error=True)
-    elif permission.behavior == "ask":
+    permission = approvals.permission_of(draft, call, call.arguments)
+    digest = approvals.decide(draft, run, call, spec, permission)
+    if permission.behavior == "ask":
         approvals.request(draft, run, call, rule=permission.rule, digest=digest)
-    elif spec.kind == "question":
+    elif permission.behavior == "allow" and spec.kind == "question":
         questions.request(draft, run, call)
 
 

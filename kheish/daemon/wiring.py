@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from kheish.config import load_config
+from kheish.config import FILE_NAME, load_config
 from kheish.core.events import Behavior, Process, Rule
 from kheish.core.permissions import parse_pattern
+from kheish.errors import Invalid
 from kheish.providers.registry import Routes
 from kheish.runtime.supervisor import Supervisor
 from kheish.store.locks import DaemonLock
@@ -33,7 +34,13 @@ def config_rules(config_dir: Path) -> tuple[Rule, ...]:
         for pattern in patterns
     ]
     for rule in rules:
-        parse_pattern(rule.pattern, rule.behavior)
+        try:
+            parse_pattern(rule.pattern, rule.behavior)
+        except Invalid as error:
+            path = config_dir / FILE_NAME
+            raise Invalid(
+                f"{error.message}; it stands in {path}, permissions.{rule.behavior}", code=error.code
+            ) from error
     return tuple(rules)
 
 

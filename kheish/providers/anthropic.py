@@ -27,7 +27,7 @@ from kheish.core.events import StopReason, Usage
 from kheish.errors import ProviderError
 from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
 from kheish.providers.failures import translate
-from kheish.providers.transcript import attachment_text, read_tool_call
+from kheish.providers.transcript import attachment_text, read_tool_call, storable
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -155,7 +155,7 @@ class Reader:
                 if block.type == "tool_use":
                     return ToolCallDelta(tool=block.name)
                 if block.type == "text" and block.text:
-                    return TextDelta(text=block.text)
+                    return TextDelta(text=storable(block.text))
             case "content_block_delta":
                 return self._add(self._blocks[event.index], event.delta)
             case "message_delta":
@@ -169,12 +169,12 @@ class Reader:
         match delta.type:
             case "text_delta":
                 block["text"] += delta.text
-                return TextDelta(text=delta.text) if delta.text else None
+                return TextDelta(text=storable(delta.text)) if delta.text else None
             case "input_json_delta":
                 block["raw"] += delta.partial_json
             case "thinking_delta":
                 block["thinking"] += delta.thinking
-                return ReasoningDelta(text=delta.thinking) if delta.thinking else None
+                return ReasoningDelta(text=storable(delta.thinking)) if delta.thinking else None
             case "signature_delta":
                 block["signature"] = delta.signature
         return None
@@ -199,12 +199,12 @@ class Reader:
             read_tool_call(block["id"], block["name"], block["raw"]) for block in blocks if block["type"] == "tool_use"
         )
         thinking = [
-            {key: value for key, value in block.items() if key != "raw"}
+            {key: storable(value) if isinstance(value, str) else value for key, value in block.items() if key != "raw"}
             for block in blocks
             if block["type"] in ("thinking", "redacted_thinking")
         ]
         return Reply(
-            text="".join(block["text"] for block in blocks if block["type"] == "text"),
+            text=storable("".join(block["text"] for block in blocks if block["type"] == "text")),
             stop_reason="tool_use" if calls else STOP_REASONS.get(self._stop_reason, "end"),
             tool_calls=calls,
             usage=Usage(**self._usage),

@@ -15,6 +15,7 @@ from typing import Any
 from kheish.core.contracts import FailureCode
 from kheish.errors import ProviderError
 from kheish.limits import PROVIDER_MESSAGE_CHARS_MAX, RETRY_AFTER_MAX_MS
+from kheish.providers.transcript import storable
 
 BY_WORD: dict[str, FailureCode] = {
     # Anthropic: error.type
@@ -130,5 +131,5 @@ def retry_after_ms(headers: Mapping[str, str]) -> int | None:
 def shorten(message: str, api_key: str) -> str:
     if len(api_key) >= 4:
         message = message.replace(api_key, "***")
-    message = _CONTROL.sub(" ", _SECRETS.sub("***", message)).strip()
+    message = _CONTROL.sub(" ", _SECRETS.sub("***", storable(message))).strip()
     return message if len(message) <= PROVIDER_MESSAGE_CHARS_MAX else message[: PROVIDER_MESSAGE_CHARS_MAX - 3] + "..."

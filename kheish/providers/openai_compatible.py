@@ -27,7 +27,7 @@ from kheish.core.events import StopReason, Usage
 from kheish.errors import ProviderError
 from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
 from kheish.providers.failures import translate
-from kheish.providers.transcript import attachment_text, read_tool_call
+from kheish.providers.transcript import attachment_text, read_tool_call, storable
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -139,10 +139,10 @@ class Reader:
                 continue
             if reasoning := getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None):
                 self._reasoning.append(str(reasoning))
-                deltas.append(ReasoningDelta(text=str(reasoning)))
+                deltas.append(ReasoningDelta(text=storable(str(reasoning))))
             if text := delta.content or delta.refusal:
                 self._text.append(text)
-                deltas.append(TextDelta(text=text))
+                deltas.append(TextDelta(text=storable(text)))
             for part in delta.tool_calls or ():
                 if tool := self._add(part):
                     deltas.append(ToolCallDelta(tool=tool))
@@ -175,11 +175,11 @@ class Reader:
             raise ProviderError("the stream ended before the reply was complete", code="connection")
         calls = tuple(read_tool_call(call["id"], call["name"], call["raw"]) for call in self._calls)
         return Reply(
-            text="".join(self._text),
+            text=storable("".join(self._text)),
             stop_reason="tool_use" if calls else STOP_REASONS.get(self._finish_reason, "end"),
             tool_calls=calls,
             usage=self._usage,
-            reasoning="".join(self._reasoning),
+            reasoning=storable("".join(self._reasoning)),
             model=self._model,
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kheish.errors import Invalid, KheishError, ProviderError
+from kheish.errors import Conflict, Invalid, KheishError, ProviderError
 from kheish.providers.routes import FILE_NAME, Route, RouteTable, load_routes, routes_from_env
 from kheish.runtime.ports import Provider
 
@@ -56,9 +56,11 @@ class Routes:
         path = self._directory / FILE_NAME
         try:
             stat = path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             self._stamp, self._file = None, None
             return None
+        except OSError as error:
+            raise Invalid(f"cannot read {path}: {error.strerror}", code="invalid_routes", path=str(path)) from error
         stamp = (stat.st_mtime_ns, stat.st_size)
         if stamp != self._stamp:
             self._file = load_routes(path)
@@ -89,7 +91,7 @@ class Routes:
                 path="$.model",
             )
         if problem := self._problem(route):
-            raise ProviderError(f"cannot use route {route_id}: {problem}", code="route_not_ready")
+            raise Conflict(f"cannot use route {route_id}: {problem}", code="route_not_ready")
         return route_id, model
 
     async def open(self, route_id: str) -> Provider:
@@ -110,7 +112,7 @@ class Routes:
         return provider
 
     async def _connect(self, route: Route) -> Provider:
-        key = self._environ.get(route.key_env, "") if route.key_env else ""
+        key = self._key(route)
         match route.driver:
             case "scripted":
                 from kheish.providers.scripted import Scripted
@@ -129,9 +131,16 @@ class Routes:
 
                 return await openai_compatible.connect(api_key=key, base_url=route.base_url or None)
 
+    def _key(self, route: Route) -> str:
+        """Without the white space that files leave at its end."""
+        return self._environ.get(route.key_env, "").strip() if route.key_env else ""
+
     def _problem(self, route: Route) -> str:
-        if route.key_env and not self._environ.get(route.key_env):
+        key = self._key(route)
+        if route.key_env and not key:
             return f"{route.key_env} is not set where the daemon was started; set it, then `kheish daemon restart`"
+        if not (key.isascii() and key.isprintable()):
+            return f"{route.key_env} holds characters that no key has; set it anew, then `kheish daemon restart`"
         return ""
 
     async def describe(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +25,7 @@ from kheish.errors import Invalid
 Driver = Literal["anthropic", "openai_compatible", "scripted", "rehearsal"]
 FILE_NAME = "routes.toml"
 _ROUTE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 KEY_ENV: dict[str, str] = {"anthropic": "ANTHROPIC_API_KEY", "openai_compatible": "OPENAI_API_KEY"}
 DEFAULT_MODEL: dict[str, str] = {
@@ -64,7 +65,7 @@ class RouteTable(msgspec.Struct, frozen=True):
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: Literal[1]
-    routes: dict[str, Route]
+    routes: dict[str, Any]
     default_route: str = ""
 
 
@@ -72,57 +73,98 @@ def load_routes(path: Path) -> RouteTable | None:
     """The routes of a file; None where there is none. Raises Invalid, with path and line."""
     try:
         text = path.read_text("utf-8")
+        tables = tomllib.loads(text)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise Invalid(f"cannot read {path}: {error}", code="invalid_routes", path=str(path)) from error
     try:
-        file = msgspec.convert(tomllib.loads(text), _File)
-    except tomllib.TOMLDecodeError as error:
-        raise Invalid(f"cannot read {path}: {error}", code="invalid_routes", path=str(path)) from error
+        file = msgspec.convert(tables, _File)
     except msgspec.ValidationError as error:
-        raise _fault(path, text, str(error)) from error
+        key, reason = _explain(error)
+        raise _fault(path, text, (key,), reason) from error
     if not file.routes:
-        raise _fault(path, text, "there are no routes; add a table such as [routes.claude]")
-    default = file.default_route or (next(iter(file.routes)) if len(file.routes) == 1 else "")
+        raise _fault(path, text, ("routes",), "there are no routes; add a table such as [routes.claude]")
+    routes = {route_id: _read_route(path, text, route_id, table) for route_id, table in file.routes.items()}
+    default = file.default_route or (next(iter(routes)) if len(routes) == 1 else "")
     if not default:
-        raise _fault(path, text, "default_route is needed where there are several routes")
-    if default not in file.routes:
-        raise _fault(path, text, f"default_route names no route: {default}", "default_route")
-    for route_id, route in file.routes.items():
-        _check(path, text, route_id, route)
-    return RouteTable(file.routes, default, str(path))
+        raise _fault(path, text, (), "default_route is needed where there are several routes")
+    if default not in routes:
+        raise _fault(path, text, ("default_route",), f"default_route names no route: {default}")
+    return RouteTable(routes, default, str(path))
 
 
 def routes_from_env(environ: Mapping[str, str]) -> RouteTable | None:
-    """The routes that keys alone make; None without a key."""
+    """The routes that keys alone make; None without a key. Raises Invalid for a base URL that is none."""
     routes = {}
     if environ.get("ANTHROPIC_API_KEY"):
         routes["anthropic"] = Route(driver="anthropic")
     if environ.get("OPENAI_API_KEY"):
-        routes["openai"] = Route(driver="openai_compatible", base_url=environ.get("OPENAI_BASE_URL", ""))
+        base_url = environ.get("OPENAI_BASE_URL", "")
+        if problem := _url_problem(base_url):
+            raise Invalid(f"cannot use OPENAI_BASE_URL: it {problem}", code="invalid_routes")
+        routes["openai"] = Route(driver="openai_compatible", base_url=base_url, api_key_env="OPENAI_API_KEY")
     return RouteTable(routes, next(iter(routes)), "environment") if routes else None
 
 
-def _check(path: Path, text: str, route_id: str, route: Route) -> None:
+def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
+    def fault(key: str, reason: str) -> Invalid:
+        return _fault(path, text, ("routes", route_id, key), f"route {route_id}: {reason}")
+
+    try:
+        route = msgspec.convert(table, Route)
+    except msgspec.ValidationError as error:
+        raise fault(*_explain(error)) from error
     if not _ROUTE_ID.match(route_id):
-        raise _fault(path, text, f"{route_id!r} is no route id: lower-case letters, digits, `.`, `_`, `-`", route_id)
+        raise fault("", "this is no route id: lower-case letters, digits, `.`, `_`, `-`")
     if not route.model:
-        raise _fault(path, text, f"route {route_id} needs a default_model", f"[routes.{route_id}]")
-    if route.base_url:
-        url = urlsplit(route.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-            raise _fault(
-                path, text, f"base_url of route {route_id} must be http(s)://host[:port][/path]", f"[routes.{route_id}]"
-            )
+        raise fault("", "it needs a default_model")
+    if problem := _url_problem(route.base_url):
+        raise fault("base_url", f"base_url {problem}")
+    if route.api_key_env and not _VARIABLE.match(route.api_key_env):
+        raise fault("api_key_env", "api_key_env must be the name of an environment variable, not a key")
+    return route
 
 
-def _fault(path: Path, text: str, message: str, near: str = "") -> Invalid:
-    """The error, with the line where the key it speaks of stands."""
-    field = re.search(r"unknown field `(\w+)`", message)
-    where = re.search(r"\$\.routes\[\.\.\.\](?:\.(\w+))?", message)
-    name = near or (field.group(1) if field else "") or ((where.group(1) or "") if where else "")
-    for number, line in enumerate(text.splitlines(), 1):
-        if name and name in line.split("#")[0]:
-            return Invalid(f"cannot read {path}, line {number}: {message}", code="invalid_routes", path=str(path))
-    return Invalid(f"cannot read {path}: {message}", code="invalid_routes", path=str(path))
+def _url_problem(base_url: str) -> str:
+    """What is wrong with a base URL that is given, or "". It does not repeat it: it may hold a password."""
+    try:
+        url = urlsplit(base_url)
+        is_whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        is_bare = "@" not in url.netloc and not url.query and not url.fragment
+    except ValueError:
+        is_whole = is_bare = False
+    return "" if not base_url or (is_whole and is_bare) else "must be http(s)://host[:port][/path]"
+
+
+def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
+    """(the key at fault, or "" for the table itself; what is wrong with it)."""
+    reason, _, place = str(error).partition(" - at `$")
+    if match := re.search(r"unknown field `(.+)`", reason):
+        return match.group(1), f"unknown key {match.group(1)}"
+    if match := re.search(r"missing required field `(.+)`", reason):
+        return "", f"the key {match.group(1)} is missing"
+    key = place.strip(".`")
+    return key, f"{key}: {reason}" if key else reason
+
+
+def _fault(path: Path, text: str, place: tuple[str, ...], message: str) -> Invalid:
+    """The error, with the line of the key or table that it speaks of."""
+    line = _line_of(text, tuple(filter(None, place)))
+    where = f"{path}, line {line}" if line else str(path)
+    return Invalid(f"cannot read {where}: {message}", code="invalid_routes", path=str(path))
+
+
+def _line_of(text: str, place: tuple[str, ...]) -> int:
+    """The line with which a text first has something at a place, however that is written; 0 for none."""
+    lines = text.split("\n")
+    for number in range(1, len(lines) + 1 if place else 1):
+        try:
+            node: Any = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            continue
+        for key in place:
+            node = node.get(key) if isinstance(node, dict) else None
+        if node is not None:
+            return number
+    return 0

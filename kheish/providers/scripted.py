@@ -1,7 +1,7 @@
 """`scripted`: plays a script file instead of asking a model. For demos and for tests of automations.
 
-The place in the script is the number of model calls that the session has completed, which is in its journal: a script
-goes on where it was after any restart. share/doc/kheish/scripted-provider.md describes the file.
+The place in the script is read off the session's transcript, which is in its journal: a script goes on where it was
+after any restart. share/doc/kheish/scripted-provider.md describes the file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from kheish.core.contracts import (
+    AssistantMessage,
     Delta,
     Message,
     ModelRequest,
@@ -22,8 +23,6 @@ from kheish.core.contracts import (
     ReplyToolCall,
     TextDelta,
     ToolCallDelta,
-    ToolMessage,
-    UserMessage,
 )
 from kheish.core.events import StopReason, Usage
 from kheish.core.model_calls import FAILURES
@@ -48,6 +47,10 @@ class ScriptError(_Strict, frozen=True):
     retry_after_ms: int | None = None
     times: int = 1
 
+    def __post_init__(self) -> None:
+        if self.code not in FAILURES:
+            raise ValueError(f"code must be one of {', '.join(FAILURES)}")
+
 
 class ScriptReply(_Strict, frozen=True):
     """One reply. `when`: only where the last message contains this text. `deltas` is the text in pieces, `pace_ms`
@@ -65,53 +68,69 @@ class ScriptReply(_Strict, frozen=True):
     hang: int = 0
 
 
-class Script(_Strict, frozen=True):
+class _File(_Strict, frozen=True):
     """`after_last`: what follows the last reply: `fail` (the default), `repeat` the last, or `cycle`."""
 
     version: Literal[1]
-    replies: list[ScriptReply]
+    replies: list[msgspec.Raw]
+    after_last: Literal["fail", "repeat", "cycle"] = "fail"
+
+
+class Script(msgspec.Struct, frozen=True):
+    """`matching` are the replies with a `when`, `turns` those that come by number."""
+
+    matching: list[ScriptReply]
+    turns: list[ScriptReply]
     after_last: Literal["fail", "repeat", "cycle"] = "fail"
 
 
 def load_script(path: Path) -> Script:
     """Raises ProviderError, saying what is wrong and where."""
     try:
-        script = msgspec.json.decode(path.read_bytes(), type=Script)
-    except OSError as error:
-        raise ProviderError(f"cannot read the script {path}: {error.strerror}", code="route_not_ready") from error
-    except msgspec.MsgspecError as error:
-        raise ProviderError(f"cannot read the script {path}: {error}", code="route_not_ready") from error
-    for number, reply in enumerate(script.replies):
-        if reply.error is not None and reply.error.code not in FAILURES:
-            raise ProviderError(
-                f"cannot read the script {path}: $.replies[{number}].error.code must be one of {', '.join(FAILURES)}",
-                code="route_not_ready",
-            )
-    return script
+        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        replies = [_read_reply(number, raw) for number, raw in enumerate(file.replies)]
+    except (OSError, msgspec.MsgspecError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ProviderError(f"cannot read the script {path}: {reason}", code="route_not_ready") from error
+    return Script([r for r in replies if r.when], [r for r in replies if not r.when], file.after_last)
 
 
-def choose_reply(script: Script, ordinal: int, last: str) -> ScriptReply | None:
-    """A reply whose `when` is in the last message, else the one whose turn it is among those without a `when`."""
-    for reply in script.replies:
-        if reply.when and reply.when in last:
-            return reply
-    turns = [reply for reply in script.replies if not reply.when]
-    if ordinal < len(turns):
-        return turns[ordinal]
-    if not turns or script.after_last == "fail":
+def _read_reply(number: int, raw: msgspec.Raw) -> ScriptReply:
+    """Raises ValidationError with the reply's number, which msgspec does not tell of an item in a list."""
+    try:
+        return msgspec.json.decode(raw, type=ScriptReply)
+    except msgspec.ValidationError as error:
+        reason, at, place = str(error).partition(" - at `$")
+        raise msgspec.ValidationError(f"{reason} - at `$.replies[{number}]{place if at else '`'}") from error
+
+
+def choose_reply(script: Script, ordinal: int, messages: tuple[Message, ...]) -> ScriptReply | None:
+    """A reply whose `when` is in the text to be answered, else the one whose turn it is: each reply without a `when`
+    has its turn once, in order."""
+    turn = ordinal
+    if script.matching:
+        *earlier, found = match_calls(script, messages)
+        if found is not None:
+            return found
+        turn = earlier.count(None)
+    if turn < len(script.turns):
+        return script.turns[turn]
+    if not script.turns or script.after_last == "fail":
         return None
-    return turns[-1] if script.after_last == "repeat" else turns[ordinal % len(turns)]
+    return script.turns[-1] if script.after_last == "repeat" else script.turns[turn % len(script.turns)]
 
 
-def last_text(messages: tuple[Message, ...]) -> str:
-    """The text that the model would have to answer: the last input, or the tool results after the last reply."""
-    texts: list[str] = []
-    for message in reversed(messages):
-        if isinstance(message, ToolMessage | UserMessage):
-            texts.insert(0, message.text)
+def match_calls(script: Script, messages: tuple[Message, ...]) -> list[ScriptReply | None]:
+    """What each model call of a transcript matched by its `when`, and the call that is due, last."""
+    found: list[ScriptReply | None] = []
+    text = ""
+    for message in (*messages, None):
+        if message is None or isinstance(message, AssistantMessage):
+            found.append(next((reply for reply in script.matching if reply.when in text), None))
+            text = ""
         else:
-            break
-    return "\n".join(texts)
+            text = f"{text}\n{message.text}" if text else message.text
+    return found
 
 
 class Scripted:
@@ -135,7 +154,7 @@ class Scripted:
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         script = self._load(request.model)
-        reply = choose_reply(script, request.ordinal, last_text(request.messages))
+        reply = choose_reply(script, request.ordinal, request.messages)
         if reply is None:
             raise ProviderError(
                 f"the script {request.model} has no reply for model call {request.ordinal + 1} of the session",

@@ -1,9 +1,11 @@
-"""What every wire does alike with a transcript: attachments as text, and tool arguments in and out of JSON."""
+"""What every wire does alike with a transcript: attachments as text, text that can be stored, and tool arguments."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+import msgspec
+import orjson
 
 from kheish.core.contracts import ReplyToolCall
 from kheish.core.events import Attachment
@@ -19,11 +21,27 @@ def attachment_text(attachment: Attachment) -> str:
     return f"Attachment {attachment.name} ({attachment.media_type}):\n\n{attachment.text}"
 
 
-def read_tool_call(provider_id: str, tool: str, raw: str) -> ReplyToolCall:
-    """A tool call from the text of its arguments; a text that is no JSON object is kept as `malformed`."""
+def storable(text: str) -> str:
+    """Text as UTF-8 can hold it: JSON may cut a character in two halves, which are joined, or leave one out."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not _is_utf8(text) else text
+
+
+def _is_utf8(text: str) -> bool:
     try:
-        arguments: Any = json.loads(raw) if raw.strip() else {}
-    except (ValueError, RecursionError):
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_tool_call(provider_id: str, tool: str, raw: str) -> ReplyToolCall:
+    """A tool call from the text of its arguments; a text that is no JSON object, or one that could not be written
+    again (too deep, too large a number), is kept as `malformed`."""
+    raw = storable(raw)
+    try:
+        arguments: Any = msgspec.json.decode(raw) if raw.strip() else {}
+        orjson.dumps(arguments)
+    except (ValueError, TypeError, RecursionError):
         arguments = None
     if isinstance(arguments, dict):
         return ReplyToolCall(provider_id=provider_id, tool=tool, arguments=arguments)

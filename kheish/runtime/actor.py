@@ -7,6 +7,7 @@ caller that goes away does not take its command with it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,14 @@ from kheish.core.events import Event, RunCancelled, RunCompleted, RunFailed, Run
 from kheish.core.machine import decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
+from kheish.errors import KheishError
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS
 from kheish.runtime.hub import Frame, Hub
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.committer import Committer
 from kheish.store.journal import Journal
+
+log = logging.getLogger(__name__)
 
 _ENDS = (RunCompleted, RunFailed, RunCancelled, RunInterrupted)
 
@@ -109,7 +113,8 @@ class Actor:
             task.add_done_callback(self._tasks.discard)
 
     async def checkpoint(self, at_least: int = 1) -> None:
-        """Writes the state at the last durable record, off the loop, if that many records came since the last one."""
+        """Writes the state at the last durable record, off the loop, if that many records came since the last try. A
+        failure is logged: it costs the next opening time and nothing else."""
         if self._checkpointing or self.seq - self._checkpoint_seq < at_least:
             return
         self._checkpointing = True
@@ -120,8 +125,10 @@ class Actor:
                     self.journal, seq, reducer=REDUCER_VERSION, state=encode_state(state), at=state.updated_at_ms
                 )
             )
-            self._checkpoint_seq = seq
+        except (OSError, KheishError) as error:
+            log.warning("session %s: cannot save a checkpoint: %s", self.session_id, error)
         finally:
+            self._checkpoint_seq = seq
             self._checkpointing = False
 
     async def close(self) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.events import Process
 from kheish.core.machine import pending
-from kheish.core.outcomes import Outcome, ProcessGone, RetryDue, ToolProcessMade
+from kheish.core.outcomes import ModelFailed, Outcome, ProcessGone, RetryDue, ToolFinished, ToolProcessMade
 from kheish.core.prompt import build_request
 from kheish.core.tool_calls import lookup
-from kheish.errors import KheishError
+from kheish.errors import Invalid
 from kheish.limits import PROCESS_KILL_GRACE_MS
 from kheish.runtime.actor import Actor
 from kheish.runtime.model_calls import call_model
@@ -30,7 +30,8 @@ Report = Callable[[Actor, Outcome], Awaitable[object]]
 
 
 class Handle:
-    """What is being done for one effect. While it reports its outcome it is not cancelled."""
+    """What is being done for one effect, or was done without an outcome that could be reported. While it reports its
+    outcome it is not cancelled."""
 
     def __init__(self, effect: AnyEffect) -> None:
         self.effect = effect
@@ -70,7 +71,11 @@ class Reconciler:
         owed = {effect.effect_id: effect for effect in pending(actor.state)}
         handles = self._handles.setdefault(actor.session_id, {})
         for effect_id, handle in list(handles.items()):
-            if effect_id not in owed and not handle.is_reporting and handle.task is not None:
+            if effect_id in owed or handle.task is None:
+                continue
+            if handle.task.done():
+                del handles[effect_id]
+            elif not handle.is_reporting:
                 handle.task.cancel()
                 if isinstance(handle.effect, RunTool):
                     self._ending[handle.effect.tool_call_id] = handle.task
@@ -87,20 +92,23 @@ class Reconciler:
         try:
             outcome = await self._outcome(actor, effect)
             handle.is_reporting = True
-            await self._report(actor, outcome)
+            try:
+                await self._report(actor, outcome)
+            except Invalid as error:
+                await self._report(actor, _failure(effect, outcome, error.message))
         except asyncio.CancelledError:
             pass
-        except KheishError as error:
-            self._on_trouble(actor, error)
         except Exception as error:
+            # What is owed stays owed, and its handle stays: it may have taken effect, so that only recovery, which
+            # knows what may be repeated, takes it up again.
             self._on_trouble(actor, error)
+            return
         finally:
-            handles = self._handles.get(actor.session_id, {})
-            handles.pop(effect.effect_id, None)
             if isinstance(effect, RunTool):
                 self._ending.pop(effect.tool_call_id, None)
-        if not actor.journal.is_poisoned:
-            self.reconcile(actor)
+        handles = self._handles.get(actor.session_id, {})
+        handles.pop(effect.effect_id, None)
+        self.reconcile(actor)
 
     async def _outcome(self, actor: Actor, effect: AnyEffect) -> Outcome:
         match effect:
@@ -162,3 +170,22 @@ class Reconciler:
                 handle.task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _failure(effect: AnyEffect, outcome: Outcome, reason: str) -> Outcome:
+    """What is reported of an effect whose outcome cannot be recorded."""
+    match effect:
+        case CallModel():
+            return ModelFailed(
+                run_id=effect.run_id,
+                model_call_id=effect.model_call_id,
+                attempt=effect.attempt,
+                code="reply_too_large",
+                message=reason,
+            )
+        case RunTool():
+            return ToolFinished(
+                run_id=effect.run_id, tool_call_id=effect.tool_call_id, output=reason, is_error=True, output_bytes=0
+            )
+        case _:
+            return outcome

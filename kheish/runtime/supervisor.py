@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import time
@@ -20,7 +21,7 @@ from kheish.core.outcomes import Outcome
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import Conflict, Corrupt, KheishError, NotFound
+from kheish.errors import Conflict, Corrupt, KheishError, NotFound, Poisoned, StoreError
 from kheish.ids import new_id
 from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, STEPS_PER_RUN_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
@@ -28,7 +29,7 @@ from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
-from kheish.store.atomic import make_private_dir
+from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 from kheish.store.documents import read_document, write_document
@@ -171,6 +172,8 @@ class Supervisor:
         make_private_dir(self.root)
         make_private_dir(self.root / "daemon")
         clear_unfinished(self.root)
+        clear_temps(self.root / "daemon")
+        self.blobs.clear_unfinished()
         return self.index.load(list(list_sessions(self.root)))
 
     def _summarize_from_disk(self, info: SessionInfo) -> SessionSummary:
@@ -178,13 +181,12 @@ class Supervisor:
             loaded = SessionDir.read_only(self.root, info.session_id, reducer=REDUCER_VERSION)
             state = decode_state(loaded.checkpoint) if loaded.checkpoint else State()
             fold_records(loaded.tail, state)
-        except KheishError as error:
-            return SessionSummary(session_id=info.session_id, problem=error.message)
-        last = loaded.tail[-1] if loaded.tail else None
-        seq = last.seq if last else loaded.checkpoint_seq
+        except (KheishError, OSError) as error:
+            return SessionSummary(session_id=info.session_id, problem=str(error))
+        last = loaded.last
         row = summarize(
             state,
-            seq,
+            last.seq if last else 0,
             last.gen if last else state.generation,
             last.pos if last else 0,
             is_owed=_is_owed(state),
@@ -230,7 +232,11 @@ class Supervisor:
             raise Conflict("cannot take commands: the daemon is stopping; try again", code="daemon_draining")
         creating = isinstance(command, CreateSession)
         actor = await self._open(session_id, create=creating)
-        return await actor.submit(command, lambda: self._context(caller, key, body_digest))
+        try:
+            return await actor.submit(command, lambda: self._context(caller, key, body_digest))
+        except Poisoned as error:
+            self._trouble(actor, error)
+            raise
 
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
         return await actor.submit(outcome, lambda: self._context(DAEMON))
@@ -291,17 +297,29 @@ class Supervisor:
         return await asyncio.shield(task)
 
     async def _load(self, session_id: str, create: bool) -> Actor:
-        if create and session_id not in self.index.rows:
-            try:
-                await self.committer.run(lambda: SessionDir.create(self.root, session_id))
-            except Conflict:
-                pass
-        now_ms = self.clock.now_ms()
         try:
+            if create and session_id not in self.index.rows:
+                with contextlib.suppress(Conflict):
+                    await self.committer.run(lambda: SessionDir.create(self.root, session_id))
+            now_ms = self.clock.now_ms()
             opened, state = await self.committer.run(lambda: self._fold_from_disk(session_id, now_ms))
         except Corrupt as error:
             self._quarantine(session_id, error)
             raise
+        except OSError as error:
+            raise _disk_failed(f"open session {session_id}", error) from error
+        try:
+            actor = await self._recover(session_id, opened, state)
+        except BaseException:
+            await self.committer.run(opened.journal.close)
+            raise
+        self._actors[session_id] = actor
+        if state.session_id:
+            self._changed(actor)
+        return actor
+
+    async def _recover(self, session_id: str, opened: Opened, state: State) -> Actor:
+        """The actor of an opened session, after it has noted what died with the last daemon."""
         if opened.journal.gen > self.generation:
             # Taken in from another state root: no record may be of an older generation than one before it.
             self._kernel.generation = await self.committer.run(self._raise_generation, opened.journal.gen)
@@ -316,9 +334,6 @@ class Supervisor:
             await actor.submit(
                 recover, lambda: self._context(Caller(principal="daemon", origin="recovery", is_operator=False))
             )
-        self._actors[session_id] = actor
-        if state.session_id:
-            self._changed(actor)
         return actor
 
     def _fold_from_disk(self, session_id: str, now_ms: int) -> tuple[Opened, State]:
@@ -337,20 +352,25 @@ class Supervisor:
         self.index.put(row)
 
     def _unload_later(self, actor: Actor) -> None:
+        """Puts the session away when nobody has used it for a while; it may be busy now, as in its own change."""
         timer = self._unloading.pop(actor.session_id, None)
         if timer is not None:
             timer.cancel()
-        if actor.session_id in self._actors and self._is_idle(actor) and not self.is_draining:
+        if self._actors.get(actor.session_id) is actor and not self.is_draining:
             self._unloading[actor.session_id] = asyncio.get_running_loop().call_later(
                 SESSION_UNLOAD_AFTER_MS / 1000, self._unload, actor
             )
 
     def _is_idle(self, actor: Actor) -> bool:
-        return not actor.is_busy and self._reconciler.is_idle(actor.session_id)
+        """A session that became read-only is not put away: opening it anew would trust what the failed disk shows."""
+        return not (actor.is_busy or actor.journal.is_poisoned) and self._reconciler.is_idle(actor.session_id)
 
     def _unload(self, actor: Actor) -> None:
         self._unloading.pop(actor.session_id, None)
-        if not self._is_idle(actor) or self._actors.get(actor.session_id) is not actor:
+        if self._actors.get(actor.session_id) is not actor:
+            return
+        if not self._is_idle(actor):
+            self._unload_later(actor)
             return
         del self._actors[actor.session_id]
         task = asyncio.ensure_future(actor.close())
@@ -381,13 +401,17 @@ class Supervisor:
         return await self.committer.run(lambda: list(read_records(path, after_seq + 1, limit, until)))
 
     async def read_global(self, after: tuple[int, int], limit: int) -> list[tuple[str, Record]]:
-        """Durable records of all sessions after a (generation, position), in the order they were published."""
-        sessions = [row for row in self.index.rows.values() if (row.gen, row.pos) > after and not row.problem]
+        """Durable records of all sessions after a (generation, position), in the order they were published; without
+        those of a session that cannot be read."""
+        sessions = [row for row in self.index.rows.values() if (row.gen, row.pos) > after]
         newest: list[tuple[tuple[int, int], str, Record]] = []
         for row in sessions:
             session_id, after_seq = row.session_id, 0
             while True:
-                page = await self.read_records(session_id, after_seq, 500)
+                try:
+                    page = await self.read_records(session_id, after_seq, 500)
+                except (KheishError, OSError):
+                    break
                 newest += [((r.gen, r.pos), session_id, r) for r in page if (r.gen, r.pos) > after]
                 if len(page) < 500:
                     break
@@ -423,7 +447,10 @@ class Supervisor:
 
     async def put_blob(self, data: bytes) -> str:
         """Stores bytes durably; returns their sha256."""
-        return await self.committer.run(lambda: self.blobs.put(data))
+        try:
+            return await self.committer.run(lambda: self.blobs.put(data))
+        except OSError as error:
+            raise _disk_failed("store a blob", error) from error
 
     async def read_blob(self, sha256: str, offset: int, limit: int) -> bytes:
         return await self.committer.run(lambda: self.blobs.read(sha256, offset, limit))
@@ -451,7 +478,10 @@ class Supervisor:
         if rule in self._user_rules:
             return
         rules = [*self._user_rules, rule]
-        await self.committer.run(lambda: write_document(self._user_rules_path, rules))
+        try:
+            await self.committer.run(lambda: write_document(self._user_rules_path, rules))
+        except OSError as error:
+            raise _disk_failed(f"make the rule {rule.pattern} for all sessions", error) from error
         self._user_rules = rules
         settings = self._kernel.settings
         self._kernel.settings = msgspec.structs.replace(settings, rules=(*rules, *self._config_rules, *DEFAULT_RULES))
@@ -474,6 +504,10 @@ class Supervisor:
             await self.committer.run(self.index.save, rows)
         except OSError as error:
             log.warning("cannot save the index: %s", error)
+
+
+def _disk_failed(what: str, error: OSError) -> StoreError:
+    return StoreError(f"cannot {what}: {error.strerror or error}; see to the disk and try again", code="disk_failed")
 
 
 def _is_owed(state: State) -> bool:

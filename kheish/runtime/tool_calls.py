@@ -65,8 +65,12 @@ async def run_tool(
         deltas.flush()
     text, blob = output.data.decode("utf-8", "replace"), ""
     if len(output.data) > TOOL_RESULT_INLINE_BYTES_MAX:
-        blob = await committer.run(lambda: blobs.put(output.data))
-        text = preview(output.data, blob)
+        try:
+            blob = await committer.run(lambda: blobs.put(output.data))
+            where = f"read_file with the path blob:{blob} pages through the whole"
+        except OSError as error:  # the call took effect all the same
+            where = f"the whole could not be stored: {error.strerror}"
+        text = preview(output.data, where)
     return ToolFinished(
         run_id=effect.run_id,
         tool_call_id=effect.tool_call_id,
@@ -78,12 +82,9 @@ async def run_tool(
     )
 
 
-def preview(data: bytes, blob: str) -> str:
+def preview(data: bytes, where: str) -> str:
     """The head and the tail of a large output, and where the whole is."""
     head = data[:TOOL_PREVIEW_HEAD_BYTES].decode("utf-8", "ignore")
     tail = data[-TOOL_PREVIEW_TAIL_BYTES:].decode("utf-8", "ignore")
     left_out = len(data) - TOOL_PREVIEW_HEAD_BYTES - TOOL_PREVIEW_TAIL_BYTES
-    return (
-        f"{head}\n[... {left_out} of {len(data)} bytes left out; "
-        f"read_file with the path blob:{blob} pages through the whole ...]\n{tail}"
-    )
+    return f"{head}\n[... {left_out} of {len(data)} bytes left out; {where} ...]\n{tail}"

@@ -18,6 +18,7 @@ from kheish.limits import MIB
 from kheish.store.atomic import (
     CREATE_FLAGS,
     READ_FLAGS,
+    clear_temps,
     make_private_dir,
     sync_dir,
     sync_file,
@@ -77,6 +78,11 @@ class Blobs:
             raise
         sync_dir(path.parent)
         return sha
+
+    def clear_unfinished(self) -> None:
+        """Delete what a crash left of blobs in the making; only under the daemon's lock."""
+        with contextlib.suppress(FileNotFoundError):
+            clear_temps(self._directory)
 
     def exists(self, sha: str) -> bool:
         return self.path(sha).is_file()

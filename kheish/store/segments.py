@@ -18,12 +18,22 @@ from typing import BinaryIO
 import msgspec
 
 from kheish.errors import Corrupt
-from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS, MIB, RECORD_BYTES_MAX
+from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS, KIB, MIB, RECORD_BYTES_MAX
 from kheish.store import atomic
 from kheish.store.framing import SEAL_BYTES, SUM_FIELD, ZERO_CHAIN, check_seal
-from kheish.store.records import BadLine, Header, Position, Record, parse_header, parse_line, segment_first_seq
+from kheish.store.records import (
+    BadLine,
+    Header,
+    Position,
+    Record,
+    parse_header,
+    parse_line,
+    segment_first_seq,
+    segment_name,
+)
 
 _CHUNK_BYTES = MIB
+_LINE_CHUNK_BYTES = 16 * KIB
 _LINE_START = b'{"v":'
 _GLUED_CANDIDATES_MAX = 64
 
@@ -405,3 +415,21 @@ def locate(directory: Path, seq: int, index: OffsetIndex | None = None) -> Posit
     for _, position in _scan_from(directory, seq, seq, index):
         return position
     raise corrupt(list_segments(directory)[-1][1], 0, f"record {seq} is missing")
+
+
+def read_ending_at(directory: Path, position: Position) -> Record:
+    """The record that ends at a place, from its own bytes alone. Raises Corrupt."""
+    path = directory / segment_name(position.segment_first_seq)
+    line = b""
+    start = position.offset
+    with open_segment(path) as file:
+        while start > 0 and b"\n" not in line[:-1]:
+            begin = max(0, start - _LINE_CHUNK_BYTES)
+            file.seek(begin)
+            line = file.read(start - begin) + line
+            start = begin
+    line = line[line.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        return parse_line(line)
+    except BadLine as bad:
+        raise corrupt(path, position.offset - len(line), str(bad)) from None

@@ -25,7 +25,7 @@ from kheish.store.framing import ZERO_CHAIN
 from kheish.store.journal import Journal
 from kheish.store.locks import SessionLock
 from kheish.store.records import Header, Position, Record, frame_header, reframe_header, segment_first_seq, segment_name
-from kheish.store.segments import OffsetIndex, TornTail, Walk, corrupt, repair
+from kheish.store.segments import OffsetIndex, TornTail, Walk, corrupt, read_ending_at, repair
 
 _UNFINISHED_PREFIX = ".new-"
 
@@ -41,11 +41,13 @@ class Opened(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A session as it can be read without its lock. `fault` is where reading had to stop."""
+    """A session as it can be read without its lock. `last` is its last record, which may lie before the tail; `fault`
+    is where reading had to stop."""
 
     checkpoint: bytes | None
     checkpoint_seq: int
     tail: list[Record]
+    last: Record | None
     torn: TornTail | None
     fault: Corrupt | None
 
@@ -112,13 +114,16 @@ class SessionDir:
     @staticmethod
     def read_only(root: Path, session_id: str, *, reducer: int) -> Loaded:
         """The state up to the last whole record, or up to the fault, without lock or repair."""
-        reading, fault = _Reading(_existing(root, session_id), reducer), None
+        reading, fault, last = _Reading(_existing(root, session_id), reducer), None, None
         try:
             for _ in reading:
                 pass
+            if reading.checkpoint is not None and not reading.tail:
+                last = read_ending_at(reading.walk.directory, reading.checkpoint.position)
         except Corrupt as error:
             fault = error
-        return Loaded(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, reading.walk.torn, fault)
+        last = reading.tail[-1] if reading.tail else last
+        return Loaded(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, last, reading.walk.torn, fault)
 
 
 def list_sessions(root: Path) -> Iterator[SessionInfo]:
@@ -209,6 +214,7 @@ class _Reading:
             if found.reducer == reducer:
                 checkpoint = found
                 break
+        self.checkpoint = checkpoint
         self.checkpoint_state = bytes(checkpoint.state) if checkpoint else None
         self.checkpoint_seq = checkpoint.seq if checkpoint else 0
         self.walk = Walk(path, path.name, checkpoint.position if checkpoint else None)
@@ -232,7 +238,8 @@ class _Reading:
 def _settle(path: Path, header: Header, position: Position, tail: list[Record]) -> None:
     """Write what was read of the newest segment's tail over itself, as it was read, and sync it with its name.
 
-    What lies before a checkpoint was durable when that was made.
+    What lies before a checkpoint was durable when that was made. Whoever made the session may have died before its
+    name was durable.
     """
     data = b"".join([record.line for record in tail if record.seq >= header.first_seq])
     if position.seq < header.first_seq:
@@ -247,3 +254,5 @@ def _settle(path: Path, header: Header, position: Position, tail: list[Record]) 
     finally:
         os.close(fd)
     atomic.sync_dir(path.parent)
+    if header.first_seq == 1:
+        atomic.sync_dir(path.parent.parent)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +15,14 @@ Json = dict[str, Any]
 
 HANG = b"<hang>"
 CUT = b"<cut>"
+GATE = b"<gate>"
+PATIENCE_S = 30.0
 
 
 @dataclass
 class Answer:
-    """What the server says to one request. A piece may be HANG (wait until the client goes) or CUT (break off)."""
+    """What the server says to one request. A piece may be HANG (wait until the client goes), CUT (break off) or GATE
+    (wait until the test lets one pass)."""
 
     pieces: list[bytes]
     status: int = 200
@@ -26,13 +31,15 @@ class Answer:
 
 @dataclass
 class WireServer:
-    """Answers in order, the last one again and again; keeps the requests."""
+    """Answers by the model that is asked for, else in order, the last one again and again; keeps the requests."""
 
     answers: list[Answer] = field(default_factory=list)
+    by_model: dict[str, Answer] = field(default_factory=dict)
     requests: list[Json] = field(default_factory=list)
     request_headers: list[dict[str, str]] = field(default_factory=list)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     url: str = ""
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -65,8 +72,11 @@ class WireServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
-        self.requests.append(json.loads(body) if body else {})
+        request = json.loads(body) if body else {}
+        answer = self.by_model.get(request.get("model", ""))
+        if answer is None:
+            answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
+        self.requests.append(request)
         self.request_headers.append(headers)
         kind = "text/event-stream" if answer.status == 200 else "application/json"
         sent = {"content-type": kind, "transfer-encoding": "chunked", **answer.headers}
@@ -82,10 +92,77 @@ class WireServer:
             if piece == CUT:
                 await writer.drain()
                 return False
+            if piece == GATE:
+                await writer.drain()
+                await self.gate.acquire()
+                continue
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+
+class BlockingWireServer:
+    """A server in a thread of its own, for tests that block."""
+
+    def __init__(self, server: WireServer, loop: asyncio.AbstractEventLoop) -> None:
+        self.url = server.url
+        self._server = server
+        self._loop = loop
+
+    @property
+    def requests(self) -> list[Json]:
+        return list(self._server.requests)
+
+    @property
+    def request_headers(self) -> list[dict[str, str]]:
+        return list(self._server.request_headers)
+
+    def play(self, *answers: Answer, **by_model: Answer) -> None:
+        """From now on these, in order or by model (with `_` for `-`); what was is forgotten."""
+
+        async def begin() -> None:
+            server = self._server
+            server.answers = list(answers)
+            server.by_model = {model.replace("_", "-"): answer for model, answer in by_model.items()}
+            server.requests.clear()
+            server.request_headers.clear()
+            server.waiting, server.gone, server.gate = asyncio.Event(), asyncio.Event(), asyncio.Semaphore(0)
+
+        self._run(begin())
+
+    def open_gate(self) -> None:
+        self._loop.call_soon_threadsafe(self._server.gate.release)
+
+    def wait_until_hanging(self) -> None:
+        self._run(self._server.waiting.wait())
+
+    def wait_until_gone(self) -> None:
+        """The client of the request that hangs closed its connection."""
+        self._run(self._server.gone.wait())
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[BlockingWireServer]:
+    ready: Future[BlockingWireServer] = Future()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with WireServer().running() as server:
+            ready.set_result(BlockingWireServer(server, asyncio.get_running_loop()))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    server = ready.result(PATIENCE_S)
+    try:
+        yield server
+    finally:
+        server._loop.call_soon_threadsafe(stop.set)
+        thread.join()
 
 
 def sse(data: Json | str, event: str = "") -> bytes:

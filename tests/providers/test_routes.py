@@ -1,0 +1,388 @@
+"""Routes: where they come from, how strictly `routes.toml` is read, what a selector means, and what never shows."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheish.client.errors import ApiError
+from kheish.errors import Conflict, Invalid, ProviderError
+from kheish.providers import registry
+from kheish.providers.registry import Routes
+from kheish.providers.rehearsal import Rehearsal
+from kheish.providers.routes import Route, load_routes, routes_from_env
+from kheish.providers.scripted import Scripted
+from tests.daemon_process import ROUTES, DaemonProcess, bash, text
+
+TWO = """\
+version = 1
+default_route = "claude"
+
+[routes.claude]
+driver = "anthropic"
+default_model = "claude-x"
+api_key_env = "MY_KEY"
+
+[routes."local.one"]
+driver = "openai_compatible"
+default_model = "small"
+base_url = "http://127.0.0.1:8080/v1"
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_local_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine runs is none of these tests' business."""
+    monkeypatch.setattr(registry, "LOCAL_SERVERS", ())
+
+
+def write(directory: Path, content: str) -> Path:
+    path = directory / "routes.toml"
+    path.write_text(content)
+    return path
+
+
+# -- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_says_all_there_is_to_say(tmp_path: Path) -> None:
+    table = load_routes(write(tmp_path, TWO))
+    assert table is not None
+    assert table.default_route == "claude"
+    assert table.source == str(tmp_path / "routes.toml")
+    assert table.routes == {
+        "claude": Route(driver="anthropic", default_model="claude-x", api_key_env="MY_KEY"),
+        "local.one": Route(driver="openai_compatible", default_model="small", base_url="http://127.0.0.1:8080/v1"),
+    }
+
+
+def test_a_single_route_is_the_default(tmp_path: Path) -> None:
+    table = load_routes(write(tmp_path, 'version = 1\n[routes.only]\ndriver = "anthropic"\n'))
+    assert table is not None and table.default_route == "only"
+
+
+def test_a_driver_has_its_usual_key_and_a_server_of_ones_own_needs_none() -> None:
+    assert Route(driver="anthropic").key_env == "ANTHROPIC_API_KEY"
+    assert Route(driver="anthropic", base_url="http://h").key_env == "ANTHROPIC_API_KEY"
+    assert Route(driver="openai_compatible").key_env == "OPENAI_API_KEY"
+    assert Route(driver="openai_compatible", base_url="http://h").key_env == ""
+    assert Route(driver="openai_compatible", base_url="http://h", api_key_env="K").key_env == "K"
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "said"),
+    [
+        (("version = 1\n", ""), 0, "the key version is missing"),
+        (("version = 1", "version = 2"), 1, "version: "),
+        (("default_route =", "default ="), 2, "unknown key default"),
+        (('"claude"', "3"), 2, "default_route: Expected `str`, got `int`"),
+        (('default_route = "claude"\n', ""), 0, "default_route is needed where there are several routes"),
+        (('default_route = "claude"', 'default_route = "cloud"'), 2, "default_route names no route: cloud"),
+        (('api_key_env = "MY_KEY"', 'key = "MY_KEY"'), 7, "route claude: unknown key key"),
+        (('driver = "openai_compatible"\n', ""), 9, "route local.one: the key driver is missing"),
+        (('"openai_compatible"', '"openai"'), 10, "route local.one: driver: Invalid enum value 'openai'"),
+        (('"small"', "5"), 11, "route local.one: default_model: Expected `str`, got `int`"),
+        (('default_model = "small"\n', ""), 9, "route local.one: it needs a default_model"),
+        (('"local.one"', '"Local One"'), 9, "route Local One: this is no route id"),
+        (('"http://127.0.0.1:8080/v1"', '"127.0.0.1:8080"'), 12, "route local.one: base_url must be http(s)://"),
+        (('"http://127.0.0.1:8080/v1"', '"http://me:pw@h/v1"'), 12, "base_url must be"),
+        (('"http://127.0.0.1:8080/v1"', '"http://:pw@h/v1"'), 12, "base_url must be"),
+        (('"http://127.0.0.1:8080/v1"', '"http://h/v1?key=pw"'), 12, "base_url must be"),
+        (('"http://127.0.0.1:8080/v1"', '"http://h:99999/v1"'), 12, "base_url must be"),
+        (('"http://127.0.0.1:8080/v1"', '"http://[::1/v1"'), 12, "base_url must be"),
+        (('"MY_KEY"', '"sk-ant-pw"'), 7, "route claude: api_key_env must be the name of an environment variable"),
+        (("[routes.claude]", "[routes.claude"), 0, "(at line 4"),
+        (('"MY_KEY"\n', '"MY_KEY"\napi_key_env = "MY_KEY"\n'), 0, "(at line 8"),
+    ],
+)
+def test_a_fault_in_the_file_is_named_with_its_line(
+    tmp_path: Path, change: tuple[str, str], line: int, said: str
+) -> None:
+    old, new = change
+    assert old in TWO
+    path = write(tmp_path, TWO.replace(old, new, 1))
+    with pytest.raises(Invalid) as caught:
+        load_routes(path)
+    place = f"{path}, line {line}: " if line else f"{path}: "
+    assert caught.value.message.startswith(f"cannot read {place}") and said in caught.value.message
+    assert caught.value.code == "invalid_routes"
+    assert "pw" not in caught.value.message.removeprefix(f"cannot read {path}"), "a mistake may hold a secret"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('version = 1\nroutes.a.driver = "rehearsal"\nroutes.a.drive = 1\n', 3),
+        ('version = 1\n[routes]\na = {driver = "rehearsal"}\nb = {driver = "rehearsal", drive = 1}\n', 4),
+        ('version = 1\n# drive = 1\n[routes]\n[ routes . a ] # drive\ndriver = "rehearsal"\n"drive" = 1\n', 6),
+        ('version = 1\n[routes.drive]\ndriver = "rehearsal"\n[routes.b]\ndriver = "rehearsal"\ndrive = 1\n', 6),
+        ("version = 1\n[routes]\nb = 3\n", 3),
+        ("version = 1\n[routes]\n", 2),
+    ],
+)
+def test_the_line_is_right_however_the_file_is_written(tmp_path: Path, content: str, line: int) -> None:
+    with pytest.raises(Invalid, match=rf"routes\.toml, line {line}: "):
+        load_routes(write(tmp_path, content))
+
+
+def test_a_file_that_cannot_be_read_is_an_error_and_not_an_absent_one(tmp_path: Path) -> None:
+    (tmp_path / "routes.toml").symlink_to("routes.toml")
+    with pytest.raises(Invalid, match=r"cannot read .*routes\.toml: "):
+        asyncio.run(Routes(tmp_path, {"ANTHROPIC_API_KEY": "k"}).table())
+    (tmp_path / "routes.toml").unlink()
+    (tmp_path / "routes.toml").write_bytes(b"version = 1 # \xff")
+    with pytest.raises(Invalid, match=r"cannot read .*routes\.toml: "):
+        asyncio.run(Routes(tmp_path, {"ANTHROPIC_API_KEY": "k"}).table())
+
+
+# -- where routes come from -----------------------------------------------------------------------------------------
+
+
+async def test_the_file_wins_over_keys_and_keys_win_over_the_rehearsal(tmp_path: Path) -> None:
+    environ = {"OPENAI_API_KEY": "k"}
+    routes = Routes(tmp_path, environ)
+    table = await routes.table()
+    assert (table.default_route, table.source) == ("openai", "environment")
+    write(tmp_path, TWO)
+    assert (await routes.table()).default_route == "claude"
+    (tmp_path / "routes.toml").unlink()
+    assert (await routes.table()).default_route == "openai"
+    environ.clear()
+    table = await routes.table()
+    assert (table.default_route, table.source) == ("rehearsal", "built in")
+
+
+async def test_the_built_in_routes_are_always_there_unless_the_file_takes_their_name(tmp_path: Path) -> None:
+    write(tmp_path, TWO)
+    routes = Routes(tmp_path, {})
+    assert list((await routes.table()).routes) == ["claude", "local.one", "scripted", "rehearsal"]
+    write(tmp_path, 'version = 1\n[routes.rehearsal]\ndriver = "scripted"\ndefault_model = "mine.json"\n')
+    assert (await routes.table()).routes["rehearsal"].driver == "scripted"
+
+
+def test_keys_in_the_environment_make_routes_with_the_usual_models() -> None:
+    assert routes_from_env({}) is None
+    table = routes_from_env({"OPENAI_API_KEY": "b", "ANTHROPIC_API_KEY": "a"})
+    assert table is not None
+    assert table.default_route == "anthropic"
+    assert {name: (r.driver, r.key_env) for name, r in table.routes.items()} == {
+        "anthropic": ("anthropic", "ANTHROPIC_API_KEY"),
+        "openai": ("openai_compatible", "OPENAI_API_KEY"),
+    }
+    assert all(route.model for route in table.routes.values())
+
+
+def test_a_server_from_the_environment_gets_the_key_and_needs_a_model() -> None:
+    table = routes_from_env({"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": "http://h:1/v1"})
+    assert table is not None
+    route = table.routes["openai"]
+    assert (route.base_url, route.key_env, route.model) == ("http://h:1/v1", "OPENAI_API_KEY", "")
+    with pytest.raises(Invalid) as caught:
+        routes_from_env({"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": "http://me:pw@h:1/v1"})
+    assert "OPENAI_BASE_URL" in caught.value.message and "pw" not in caught.value.message
+
+
+@contextmanager
+def serving(status: int, body: Any) -> Iterator[int]:
+    """A model server's port; it knows only the list of its models."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = json.dumps(body).encode() if self.path == "/v1/models" else b"{}"
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def test_a_model_server_on_this_machine_is_found_when_nothing_else_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(200, {"data": []}) as empty, serving(200, {"data": [{"id": "tiny"}, {"id": "big"}]}) as real:
+        servers = (("empty", f"http://127.0.0.1:{empty}/v1"), ("found", f"http://127.0.0.1:{real}/v1"))
+        monkeypatch.setattr(registry, "LOCAL_SERVERS", servers)
+        assert await Routes(tmp_path, {}).resolve(None) == ("found", "tiny")
+        assert (await Routes(tmp_path, {}).table()).source == "local server"
+        assert await Routes(tmp_path, {"ANTHROPIC_API_KEY": "k"}).resolve("anthropic") != ("found", "tiny")
+    assert await Routes(tmp_path, {}).resolve(None) == ("rehearsal", "rehearsal"), "it is gone"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(500, {"data": [{"id": "x"}]}), (200, [1]), (200, {"data": [3]}), (200, {"data": {"id": 1}})]
+)
+async def test_a_server_that_is_no_model_server_is_passed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: Any
+) -> None:
+    with serving(status, body) as port:
+        monkeypatch.setattr(registry, "LOCAL_SERVERS", (("other", f"http://127.0.0.1:{port}/v1"),))
+        assert await Routes(tmp_path, {}).resolve(None) == ("rehearsal", "rehearsal")
+
+
+# -- selectors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        (None, ("claude", "claude-x")),
+        ("", ("claude", "claude-x")),
+        ("claude", ("claude", "claude-x")),
+        ("claude/", ("claude", "claude-x")),
+        ("other-model", ("claude", "other-model")),
+        ("local.one", ("local.one", "small")),
+        ("local.one/large", ("local.one", "large")),
+        ("vendor/model", ("claude", "vendor/model")),
+        ("local.one/vendor/model", ("local.one", "vendor/model")),
+        ("scripted/a/b.json", ("scripted", "a/b.json")),
+        ("rehearsal", ("rehearsal", "rehearsal")),
+    ],
+)
+async def test_a_selector_is_a_route_or_a_model_or_both(
+    tmp_path: Path, selector: str | None, expected: tuple[str, str]
+) -> None:
+    write(tmp_path, TWO)
+    assert await Routes(tmp_path, {"MY_KEY": "k"}).resolve(selector) == expected
+
+
+async def test_a_route_without_a_model_asks_for_one(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="scripted/MODEL") as caught:
+        await Routes(tmp_path, {}).resolve("scripted")
+    assert caught.value.code == "model_missing"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "MY_KEY is not set"),
+        ("", "MY_KEY is not set"),
+        (" \r\n", "MY_KEY is not set"),
+        ("se\ncret", "MY_KEY holds characters"),
+        ("secret\u2019", "MY_KEY holds characters"),
+    ],
+)
+async def test_a_route_without_a_usable_key_is_not_ready(tmp_path: Path, key: str | None, said: str) -> None:
+    write(tmp_path, TWO)
+    routes = Routes(tmp_path, {} if key is None else {"MY_KEY": key})
+    with pytest.raises(Conflict, match=said) as refused:
+        await routes.resolve(None)
+    assert refused.value.code == "route_not_ready"
+    with pytest.raises(ProviderError, match=said) as failed:
+        await routes.open("claude")
+    assert failed.value.code == "route_not_ready"
+    row = next(row for row in await routes.describe() if row["route_id"] == "claude")
+    assert (row["ready"], row["is_default"]) == (False, True)
+    assert said in row["problem"] and "secret" not in str(row)
+
+
+async def test_a_key_may_have_the_white_space_of_the_file_it_came_from(tmp_path: Path) -> None:
+    write(tmp_path, TWO)
+    routes = Routes(tmp_path, {"MY_KEY": "k\r\n"})
+    assert await routes.resolve(None) == ("claude", "claude-x")
+    assert routes._key(Route(driver="anthropic", api_key_env="MY_KEY")) == "k"
+
+
+async def test_what_is_shown_of_a_route_has_no_secret(tmp_path: Path) -> None:
+    write(tmp_path, TWO)
+    rows = await Routes(tmp_path, {"MY_KEY": "canary"}).describe()
+    assert [row["route_id"] for row in rows] == ["claude", "local.one", "scripted", "rehearsal"]
+    assert rows[0] == {
+        "route_id": "claude",
+        "driver": "anthropic",
+        "default_model": "claude-x",
+        "base_url": "",
+        "api_key_env": "MY_KEY",
+        "is_default": True,
+        "ready": True,
+        "problem": "",
+        "source": str(tmp_path / "routes.toml"),
+    }
+    assert rows[3]["source"] == "built in"
+    assert "canary" not in str(rows)
+
+
+async def test_a_route_is_opened_once_until_it_changes(tmp_path: Path) -> None:
+    write(tmp_path, ROUTES)
+    routes = Routes(tmp_path, {})
+    first, second = await asyncio.gather(routes.open("test"), routes.open("test"))
+    assert first is second and isinstance(first, Scripted)
+    write(tmp_path, ROUTES.replace("scripted", "rehearsal"))
+    assert isinstance(await routes.open("test"), Rehearsal)
+
+
+# -- through the daemon ---------------------------------------------------------------------------------------------
+
+
+def use(daemon: DaemonProcess, content: str) -> None:
+    """Replaces `routes.toml`, with another time than it had."""
+    path = daemon.config / "routes.toml"
+    before = path.stat().st_mtime_ns
+    path.write_text(content)
+    os.utime(path, ns=(before + 1_000_000, before + 1_000_000))
+
+
+@pytest.mark.slow
+def test_a_route_that_is_not_ready_refuses_before_there_is_a_run(shared_daemon: DaemonProcess) -> None:
+    use(shared_daemon, ROUTES + '[routes.claude]\ndriver = "anthropic"\n')
+    session = shared_daemon.session("not-ready")
+    with pytest.raises(ApiError, match="ANTHROPIC_API_KEY is not set") as caught:
+        shared_daemon.submit(session, model="claude")
+    assert (caught.value.status, caught.value.code) == (409, "route_not_ready")
+    assert shared_daemon.client.sessions.runs(session) == []
+    assert shared_daemon.types(session) == ["session.created"]
+
+
+@pytest.mark.slow
+def test_a_file_with_a_fault_is_named_and_stops_nothing_else(shared_daemon: DaemonProcess) -> None:
+    session = shared_daemon.session("fault")
+    shared_daemon.script(text("fine"))
+    use(shared_daemon, ROUTES + "drive = 1\n")
+    with pytest.raises(ApiError, match=r"routes\.toml, line 7: route test: unknown key drive") as caught:
+        shared_daemon.submit(session)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_routes")
+    listed = shared_daemon.cli("routes", "list")
+    assert listed.returncode == 2 and "line 7" in listed.stderr
+    use(shared_daemon, ROUTES)
+    assert shared_daemon.finish(shared_daemon.submit(session))["outputs"] == ["fine"]
+
+
+@pytest.mark.slow
+def test_a_queued_run_keeps_the_route_and_model_it_was_given(shared_daemon: DaemonProcess) -> None:
+    """The file changes while two runs wait: one keeps its model, the other's route is gone and it says so."""
+    gate = shared_daemon.work / "gate"
+    use(shared_daemon, ROUTES + '[routes.other]\ndriver = "scripted"\ndefault_model = "other.json"\n')
+    shared_daemon.script(bash(f"while [ ! -e {gate} ]; do sleep 0.01; done"), text("one"), text("old"), text("old"))
+    shared_daemon.script(*[text("other")] * 4, name="other.json")
+    shared_daemon.script(*[text("new")] * 8, name="new.json")
+    session = shared_daemon.session("pinned", "bypass")
+    active, queued = shared_daemon.submit(session), shared_daemon.submit(session)
+    vanishing = shared_daemon.submit(session, model="other")
+    use(shared_daemon, ROUTES.replace("script.json", "new.json"))
+    late = shared_daemon.submit(session)
+    gate.touch()
+    runs = {run_id: shared_daemon.finish(run_id) for run_id in (active, queued, vanishing, late)}
+    assert [runs[r]["outputs"] for r in (active, queued, late)] == [["one"], ["old"], ["new"]]
+    assert [runs[r]["request"]["model"] for r in (queued, vanishing, late)] == ["script.json", "other.json", "new.json"]
+    gone = runs[vanishing]
+    assert (gone["status"], gone["error"]["code"]) == ("failed", "route_not_ready")
+    assert "cannot find route other: it is no longer configured" in gone["error"]["message"]
+    assert gone["request"]["provider"] == "other"
