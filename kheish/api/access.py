@@ -2,7 +2,8 @@
 
 The kernel tells the peer's uid and pid. The socket's own uid is an operator, unless the peer belongs to a tool call of
 this daemon: a descendant of it, or a process that carries the ids of one of its runs. Such a peer is that run; it may
-read and submit, but never approve, answer or change policy.
+read and submit, but never approve, answer or change policy. A peer is looked at once, when it connects: later its pid
+may be another's.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ import msgspec
 
 from kheish.errors import Forbidden
 from kheish.runtime.supervisor import Caller
-from kheish.tools.processes import is_descendant, read_variable
+from kheish.tools.processes import identify, is_descendant, read_variable
 
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9:._/-]{0,63}\Z")
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """`pid` is 0 where the system does not tell."""
+    """`pid` is 0 where the system does not tell. `run_id` is what its environment says. `is_ours`: this daemon's tool
+    calls started it, or it was gone before one could tell."""
 
     uid: int
     pid: int
+    run_id: str = ""
+    is_ours: bool = False
 
 
 def peer_of(connection: socket.socket) -> Peer:
@@ -37,19 +41,29 @@ def peer_of(connection: socket.socket) -> Peer:
         credentials = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 76)
         uid = struct.unpack_from("Ii", credentials)[1]
         pid = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID)
+    else:
+        pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if not pid or pid == os.getpid():
         return Peer(uid, pid)
-    pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Peer(uid, pid)
+    run_id = read_variable(pid, "KHEISH_RUN_ID")
+    return Peer(uid, pid, run_id, is_ours=is_descendant(pid, os.getpid()) or not _exists(pid))
 
 
-def caller_of(peer: Peer, origin: str, is_ours: Callable[[str], bool]) -> Caller:
-    """`is_ours` says whether this daemon knows a run. Raises Forbidden for another user's process."""
+def _exists(pid: int) -> bool:
+    try:
+        identify(pid)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def caller_of(peer: Peer, origin: str, is_known: Callable[[str], bool]) -> Caller:
+    """`is_known` says whether this daemon knows a run. Raises Forbidden for another user's process."""
     if peer.uid not in (os.getuid(), 0):
         raise Forbidden(f"cannot serve uid {peer.uid}: this daemon belongs to uid {os.getuid()}")
     origin = origin if _ORIGIN.match(origin) else "http"
-    run_id = read_variable(peer.pid, "KHEISH_RUN_ID") if peer.pid else ""
-    if run_id and is_ours(run_id):
-        return Caller(principal=f"run:{run_id}", origin=origin, is_operator=False)
-    if peer.pid and peer.pid != os.getpid() and is_descendant(peer.pid, os.getpid()):
+    if peer.run_id and is_known(peer.run_id):
+        return Caller(principal=f"run:{peer.run_id}", origin=origin, is_operator=False)
+    if peer.is_ours:
         return Caller(principal="run:unknown", origin=origin, is_operator=False)
     return Caller(principal=f"user:{peer.uid}", origin=origin, is_operator=True)

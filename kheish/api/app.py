@@ -15,10 +15,11 @@ import orjson
 from kheish.api import problems
 from kheish.api.access import Peer, caller_of
 from kheish.api.endpoints import ENDPOINTS
-from kheish.api.router import Call, Endpoint, Raw, Router, digest_of, parse_body, parse_query
+from kheish.api.router import Call, Endpoint, Raw, Router, parse_body, parse_query
 from kheish.api.streams import Streams
-from kheish.errors import Invalid, KheishError
-from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX
+from kheish.core.state import State
+from kheish.errors import Invalid, KheishError, StoreError
+from kheish.limits import CONNECTIONS_MAX, KIB, REQUEST_BODY_BYTES_MAX
 from kheish.runtime.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-PEER = "kheish.peer"
+PEER, IS_CROWDED = "kheish.peer", "kheish.is_crowded"
 _IN_THREAD_BYTES = 256 * KIB
 _KEY_CHARS_MAX = 200
+_STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 
 
 class App:
@@ -42,8 +44,16 @@ class App:
         self.streams = Streams(supervisor)
         self.router = Router(ENDPOINTS)
 
+    async def peek(self, session_id: str) -> State | None:
+        """A session's state for a list over many; None where it turns out to be damaged, which must not hide the
+        others (the status names it)."""
+        try:
+            return (await self.supervisor.state(session_id))[0]
+        except StoreError:
+            return None
+
     def drain(self, reason: str) -> None:
-        """Ends every stream with a `bye`."""
+        """Ends every stream with a `bye`, and whoever waits for a run."""
         self.streams.drain(reason)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,10 +62,13 @@ class App:
         try:
             endpoint, call = await self._prepare(scope, receive)
             answer = await endpoint.handler(self, call)
-            if endpoint.stream:
+            if not endpoint.stream:
+                await _send_answer(endpoint, answer, send)
+            elif scope["method"] == "HEAD":
+                await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+                await send({"type": "http.response.body"})
+            else:
                 await _send_stream(answer, receive, send)  # type: ignore[arg-type]
-                return
-            await _send_answer(endpoint, answer, send)
         except KheishError as error:
             await _send_problem(error, send)
         except Exception:
@@ -65,17 +78,21 @@ class App:
             )
 
     async def _prepare(self, scope: Scope, receive: Receive) -> tuple[Endpoint, Call[Any, Any]]:
+        if scope[IS_CROWDED]:
+            raise problems.TooManyConnections(f"cannot serve more than {CONNECTIONS_MAX} connections; close some")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"kheish-origin", b"").decode("latin-1")
         peer: Peer = scope[PEER]
         caller = caller_of(peer, origin, lambda run_id: self.supervisor.index.session_of_run(run_id) is not None)
-        endpoint, parts = self.router.find(scope["method"], scope["path"])
+        endpoint, parts = self.router.find(scope["method"], scope["raw_path"].decode("ascii"))
+        if self.supervisor.is_draining and endpoint.is_command:
+            raise problems.Draining("cannot take commands: the daemon is stopping; try again")
         query = parse_query(endpoint, scope["query_string"])
         raw = await _read_body(headers, receive)
         if len(raw) > _IN_THREAD_BYTES:
-            body = await asyncio.to_thread(parse_body, endpoint, raw)
+            body, digest = await asyncio.to_thread(parse_body, endpoint, parts, raw)
         else:
-            body = parse_body(endpoint, raw)
+            body, digest = parse_body(endpoint, parts, raw)
         key = headers.get(b"idempotency-key", b"").decode("latin-1")
         if len(key) > _KEY_CHARS_MAX or not key.isprintable():
             raise Invalid(f"cannot use this Idempotency-Key: at most {_KEY_CHARS_MAX} printable characters")
@@ -85,7 +102,7 @@ class App:
             body=body,
             caller=caller,
             key=key if endpoint.keyed else "",
-            body_digest=digest_of(endpoint, parts, body) if key and endpoint.keyed else "",
+            body_digest=digest if key and endpoint.keyed else "",
             last_event_id=headers.get(b"last-event-id", b"").decode("latin-1"),
         )
 
@@ -116,16 +133,16 @@ async def _send_answer(endpoint: Endpoint, answer: object, send: Send) -> None:
         data, content_type = answer.data, answer.content_type
     else:
         data = msgspec.json.encode(answer, enc_hook=str)
-    await _send(endpoint.status, content_type.encode(), data, send)
+    await _send(endpoint.status, [(b"content-type", content_type.encode())], data, send)
 
 
 async def _send_problem(error: KheishError, send: Send) -> None:
     status, data = problems.problem_of(error)
-    await _send(status, problems.CONTENT_TYPE, data, send)
+    await _send(status, [(b"content-type", problems.CONTENT_TYPE), *problems.headers_of(error)], data, send)
 
 
-async def _send(status: int, content_type: bytes, data: bytes, send: Send) -> None:
-    headers = [(b"content-type", content_type), (b"content-length", str(len(data)).encode())]
+async def _send(status: int, headers: list[tuple[bytes, bytes]], data: bytes, send: Send) -> None:
+    headers.append((b"content-length", str(len(data)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})
 
@@ -152,8 +169,7 @@ async def _write(chunks: AsyncIterator[bytes], send: Send) -> None:
         try:
             async for chunk in source:
                 if not started:
-                    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
                     started = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except KheishError as error:

@@ -25,6 +25,15 @@ def problem_of(error: KheishError) -> tuple[int, bytes]:
     return error.status, orjson.dumps(body, default=str, option=orjson.OPT_NON_STR_KEYS)
 
 
+def headers_of(error: KheishError) -> list[tuple[bytes, bytes]]:
+    """What HTTP asks to be said beside the body. Source: RFC 9110, sections 15.5.6 and 15.5.14."""
+    if isinstance(error, MethodNotAllowed):
+        return [(b"allow", ", ".join(error.details["allow"]).encode())]
+    if isinstance(error, TooLarge | TooManyConnections):
+        return [(b"connection", b"close")]
+    return []
+
+
 def invalid_body(message: str) -> Invalid:
     """A schema error of msgspec: `Object contains unknown field `x` - at `$.a[0]`` -> detail and path."""
     match = re.search(r" - at `(.+)`\Z", message)
@@ -36,6 +45,18 @@ def invalid_body(message: str) -> Invalid:
     return Invalid(f"cannot accept the request: {reason} at {path}", code="invalid_request", path=path)
 
 
+class Malformed(KheishError):
+    """Bytes that are no HTTP request."""
+
+    code = "malformed_request"
+    status = 400
+
+
+class HeadTooLarge(KheishError):
+    code = "head_too_large"
+    status = 431
+
+
 class MethodNotAllowed(KheishError):
     code = "method_not_allowed"
     status = 405
@@ -44,6 +65,11 @@ class MethodNotAllowed(KheishError):
 class TooLarge(KheishError):
     code = "body_too_large"
     status = 413
+
+
+class TooManyConnections(KheishError):
+    code = "too_many_connections"
+    status = 503
 
 
 class Draining(KheishError):

@@ -62,6 +62,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     keyed: bool = False
 
     @property
+    def is_command(self) -> bool:
+        """Whether it may change something."""
+        return self.method != "GET"
+
+    @property
     def noun(self) -> str:
         return self.path.removeprefix("/v1/").partition("/")[0].strip("/")
 
@@ -84,7 +89,8 @@ class Router:
                 self._patterns.append((pattern, {endpoint.method: endpoint}))
 
     def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
-        """Raises NotFound, or MethodNotAllowed with the methods that there are."""
+        """`path` is as it was sent: an encoded slash in a part does not part it. Raises NotFound, or MethodNotAllowed
+        with the methods that there are."""
         methods, parts = self._methods(path)
         if not methods:
             raise NotFound(f"cannot find {path}: see GET /v1/openapi.json", code="endpoint_not_found")
@@ -114,18 +120,18 @@ def parse_query(endpoint: Endpoint, raw: bytes) -> Any:
         raise Invalid(fault.message.replace("the request", "the query"), code=fault.code, **fault.details) from error
 
 
-def parse_body(endpoint: Endpoint, raw: bytes) -> Any:
-    """Raises Invalid: `malformed_json` with the byte offset, or `invalid_request` with the path of the fault."""
+def parse_body(endpoint: Endpoint, path: dict[str, str], raw: bytes) -> tuple[Any, str]:
+    """The checked body, and the digest that an Idempotency-Key is bound to: of the endpoint, the parts of the path and
+    the body. Raises Invalid: `malformed_json`, or `invalid_request` with the path of the fault."""
     if endpoint.body is None:
-        return None
+        return None, ""
     try:
-        return msgspec.json.decode(raw or b"{}", type=endpoint.body)
+        body = msgspec.json.decode(raw or b"{}", type=endpoint.body)
+        return body, canonical_digest([endpoint.method, endpoint.path, path, msgspec.to_builtins(body)])
     except msgspec.ValidationError as error:
         raise invalid_body(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise Invalid(f"cannot read the body as JSON: {error}", code="malformed_json") from error
-
-
-def digest_of(endpoint: Endpoint, path: dict[str, str], body: Any) -> str:
-    """What an Idempotency-Key is bound to: the endpoint, the parts of the path and the checked body."""
-    return canonical_digest([endpoint.method, endpoint.path, path, msgspec.to_builtins(body)])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"cannot read the body as JSON: {error}", code="malformed_json", path="$") from error
+    except (TypeError, RecursionError) as error:
+        # Integers over 64 bits and very deep nesting have no canonical form: an approval could not be bound to them.
+        raise Invalid(f"cannot accept the request: {error}", code="invalid_request", path="$") from error

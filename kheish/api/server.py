@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import stat
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,25 +16,54 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from kheish.api.access import peer_of
-from kheish.api.app import PEER, App
-from kheish.errors import Forbidden
-from kheish.limits import CONNECTIONS_MAX
+from kheish.api.app import IS_CROWDED, PEER, App
+from kheish.api.problems import CONTENT_TYPE, HeadTooLarge, Malformed, problem_of
+from kheish.errors import Forbidden, KheishError
+from kheish.limits import CONNECTIONS_MAX, KIB
 
 _BACKLOG = 256
 _KEEP_ALIVE_S = 60
 _CLOSE_TIMEOUT_S = 2.0
+_HEAD_BYTES_MAX = 64 * KIB
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """Notes who connected, so that the application can tell a user from a run."""
+    """Notes who connected, so that the application can tell a user from a run, and bounds the head of a request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = peer_of(transport.get_extra_info("socket"))
+        self._is_crowded = len(self.connections) > CONNECTIONS_MAX
+        self._in_head = self._head_goes_on = False
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._head_goes_on = self._in_head
+        super().data_received(data)
+        if self._head_goes_on and self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES_MAX:
+                self._refuse(HeadTooLarge(f"cannot read the request: its head is over {_HEAD_BYTES_MAX} bytes"))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        cast(dict[str, Any], self.scope)[PEER] = self._peer
+        scope = cast(dict[str, Any], self.scope)
+        scope[PEER], scope[IS_CROWDED] = self._peer, self._is_crowded
+        self._in_head, self._head_goes_on, self._head_bytes = True, False, 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Malformed("cannot read the request: it is not HTTP/1.1"))
+
+    def _refuse(self, error: KheishError) -> None:
+        """Answers what never became a request, and hangs up."""
+        status, data = problem_of(error)
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-length: {len(data)}\r\n"
+        self.transport.write(head.encode() + b"content-type: " + CONTENT_TYPE + b"\r\n\r\n" + data)
+        self.transport.close()
 
 
 def bind(path: Path) -> socket.socket:
@@ -72,7 +102,6 @@ class Server:
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
         self._path = path

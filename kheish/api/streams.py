@@ -23,7 +23,7 @@ import orjson
 from kheish.errors import Invalid
 from kheish.limits import PAGE_ITEMS_MAX, STREAM_HEARTBEAT_S
 from kheish.runtime.actor import record_json
-from kheish.runtime.hub import Frame, Subscription
+from kheish.runtime.hub import Frame
 from kheish.runtime.supervisor import Supervisor
 from kheish.store.records import Record
 
@@ -64,27 +64,31 @@ class Streams:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._open: set[Subscription] = set()
         self._bye = ""
 
     def drain(self, reason: str) -> None:
         self._bye = reason
-        for subscription in tuple(self._open):
-            subscription.close()
+        self._supervisor.hub.close()
+
+    def position(self) -> tuple[int, int]:
+        """Where the global stream stands: all up to here was published, all after it was not. The supervisor's own
+        position may be of a record that is still being synced."""
+        given = self._supervisor.position
+        rows = self._supervisor.index.rows.values()
+        return max((place for row in rows if (place := (row.gen, row.pos)) <= given), default=given)
 
     async def session(self, session_id: str, run_id: str | None, cursor: str) -> AsyncIterator[bytes]:
         """A session's stream, or the part of it that concerns one run, which ends with the run."""
         subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
-        self._open.add(subscription)
         try:
             state, seq = await self._supervisor.state(session_id)
-            after = seq if cursor == TAIL else parse_seq(cursor)
+            after = seq if cursor == TAIL else min(parse_seq(cursor), seq)
             run = state.runs.get(run_id) if run_id else None
             while True:
                 page = await self._supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)
                 for record in page:
                     after = record.seq
-                    if run_id is None or _concerns(record, run_id):
+                    if run_id is None or concerns(record, run_id):
                         yield encode("record", public_record(session_id, record), str(record.seq))
                 if len(page) < PAGE_ITEMS_MAX:
                     break
@@ -95,27 +99,31 @@ class Streams:
             async for chunk in self._live(subscription, lambda f: f.seq > after, lambda f: str(f.seq)):
                 yield chunk
         finally:
-            self._open.discard(subscription)
             subscription.close()
 
     async def everything(self, cursor: str) -> AsyncIterator[bytes]:
-        """All sessions, in the order in which they were published; without a cursor from now on."""
+        """All sessions, in the order in which they were published; without a cursor from now on.
+
+        The sessions are read one after the other while they go on, so a later record of one may be found before an
+        earlier one of another: the replay ends where the stream stood when the reader subscribed.
+        """
         subscription = self._supervisor.hub.subscribe()
-        self._open.add(subscription)
         try:
-            after = self._supervisor.position if cursor in ("", TAIL) else parse_global(cursor)
-            while cursor not in ("", TAIL):
+            end = self.position()
+            after = end if cursor in ("", TAIL) else min(parse_global(cursor), end)
+            while after < end:
                 page = await self._supervisor.read_global(after, PAGE_ITEMS_MAX)
                 for session_id, record in page:
                     after = (record.gen, record.pos)
+                    if after > end:
+                        break
                     yield encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
                 if len(page) < PAGE_ITEMS_MAX:
                     break
-            yield _sync(f"{after[0]}.{after[1]}")
-            async for chunk in self._live(subscription, lambda f: (f.gen, f.pos) > after, lambda f: f"{f.gen}.{f.pos}"):
+            yield _sync(f"{end[0]}.{end[1]}")
+            async for chunk in self._live(subscription, lambda f: (f.gen, f.pos) > end, lambda f: f"{f.gen}.{f.pos}"):
                 yield chunk
         finally:
-            self._open.discard(subscription)
             subscription.close()
 
     async def _live(self, subscription, is_new, id_of) -> AsyncIterator[bytes]:  # type: ignore[no-untyped-def]
@@ -133,9 +141,11 @@ class Streams:
             for frame in frames:
                 if frame.event == "delta":
                     chunks.append(encode("delta", frame.data))
-                elif is_new(frame):
+                    continue
+                # The record that ends the run may be one that the replay was quicker to show.
+                ended = ended or subscription.run_id in frame.ends
+                if is_new(frame):
                     chunks.append(encode("record", frame.data, id_of(frame)))
-                    ended = ended or (subscription.run_id is not None and subscription.run_id in frame.ends)
             if chunks:
                 yield b"".join(chunks)
             if ended:
@@ -151,5 +161,8 @@ def _sync(cursor: str) -> bytes:
     return encode("sync", orjson.dumps({"cursor": cursor}), cursor)
 
 
-def _concerns(record: Record, run_id: str) -> bool:
-    return f'"run_id":"{run_id}"'.encode() in record.events_json
+def concerns(record: Record, run_id: str) -> bool:
+    """Whether an event of the record is the run's; the bytes are looked at first, since most records are not."""
+    if f'"run_id":"{run_id}"'.encode() not in record.events_json:
+        return False
+    return any(event.get("run_id") == run_id for event in record.events)

@@ -48,10 +48,13 @@ class Sessions(_Noun[Object, Array]):
         cwd: str | None = None,
         permission_mode: str | None = None,
         title: str | None = None,
+        key: str | None = None,
     ) -> Object:
-        """A new session, or the one of that name. Without `cwd` a new one works in the current directory."""
+        """A new session, or the one of that name. Without `cwd` a new one works in the current directory. Without a
+        name, the same `key` makes one session."""
         body = _present(session_id=session_id, cwd=cwd, permission_mode=permission_mode, title=title)
-        return self._object(Request("POST", "/v1/sessions", body={**body, "default_cwd": os.getcwd()}))
+        body["default_cwd"] = os.getcwd()
+        return self._object(Request("POST", "/v1/sessions", body=body, headers=_keyed(key)))
 
     def list(self, *, status: str | None = None, limit: int | None = None) -> Array:
         """Newest change first. `status`: a comma-separated choice."""
@@ -96,8 +99,11 @@ class Sessions(_Noun[Object, Array]):
         return self._object(self._post(session_id, "/runs", body, key))
 
     def input(self, session_id: str, content: str, *, model: str | None = None, key: str | None = None) -> Object:
-        """Submits and waits until the run is over or needs a human; the answer is the session."""
-        return self._object(self._post(session_id, "/input", _present(content=content, model=model), key))
+        """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
+        session."""
+        request = self._post(session_id, "/input", _present(content=content, model=model), key)
+        request.timeout_s = None
+        return self._object(request)
 
     def interrupt(self, session_id: str, *, reason: str = "") -> Object:
         return self._object(self._post(session_id, "/interrupt", {"reason": reason}))

@@ -6,6 +6,7 @@ died: it is started again, since its runs are owed. After a `bye` of a stopping 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -81,9 +82,8 @@ class Place:
         self.wait_s, self.broken_at_s = RECONNECT_FIRST_S, 0.0
         if event.id:
             self.cursor = event.id
-        if event.event == "bye":
-            self.said_bye = "daemon" in str(event.data.get("reason", ""))
-            self._is_over = not self.said_bye
+        self.said_bye = event.event == "bye" and "daemon" in str(event.data.get("reason", ""))
+        self._is_over = event.event == "bye" and not self.said_bye
 
     def pause_s(self, now_s: float) -> float:
         """How long to wait before the next try. Raises DaemonUnreachable when patience ends."""
@@ -107,12 +107,13 @@ def follow(
             left_s = STREAM_TIMEOUT_S if deadline_s is None else deadline_s - time.monotonic()
             if left_s <= 0:
                 return
-            for data in transport.stream(place.request(), min(left_s, STREAM_TIMEOUT_S)):
-                for event in parser.feed(data):
-                    place.note(event)
-                    yield event
-                if deadline_s is not None and time.monotonic() >= deadline_s:
-                    return
+            with contextlib.closing(transport.stream(place.request(), min(left_s, STREAM_TIMEOUT_S))) as stream:
+                for data in stream:
+                    for event in parser.feed(data):
+                        place.note(event)
+                        yield event
+                    if deadline_s is not None and time.monotonic() >= deadline_s:
+                        return
             if place.is_over():
                 return
         except DaemonUnreachable:
@@ -129,10 +130,11 @@ async def follow_async(transport: Transport, place: Place, *, restart: bool = Tr
     while not place.is_over():
         parser = SseParser()
         try:
-            async for data in transport.stream_async(place.request()):
-                for event in parser.feed(data):
-                    place.note(event)
-                    yield event
+            async with contextlib.aclosing(transport.stream_async(place.request())) as stream:
+                async for data in stream:
+                    for event in parser.feed(data):
+                        place.note(event)
+                        yield event
             if place.is_over():
                 return
         except DaemonUnreachable:

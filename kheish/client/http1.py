@@ -1,17 +1,29 @@
 """Just enough HTTP/1.1 for one private socket, without I/O: a request as bytes, and a parser for the response.
 
-Source: RFC 9112, sections 4, 6 and 7 (status line, message body, chunked coding). The standard library's http.client
-costs more time to import than a whole `kheish ps` takes, and has no asynchronous form.
+Source: RFC 9110, section 5 (fields); RFC 9112, sections 4, 6 and 7 (status line, message body, chunked coding). The
+standard library's http.client costs more time to import than a whole `kheish ps` takes, and has no asynchronous form.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from kheish.errors import Invalid
+
 MAX_HEAD_BYTES = 64 * 1024
+REPLY_TIMEOUT_S = 120.0
+
+_TARGET = re.compile(r"/[\x21-\x7e]*\Z")
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\Z)")
+_LENGTH = re.compile(r"[0-9]{1,15}\Z")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}\Z")
+_CHUNK_LINE_BYTES_MAX = 1024
 
 
 class ProtocolError(Exception):
@@ -19,9 +31,10 @@ class ProtocolError(Exception):
 
 
 class Request:
-    """A request of this API. `query` values that are None are left out; `body` is sent as JSON."""
+    """A request of this API. `query` values that are None are left out; `body` is sent as JSON. `timeout_s`: how long
+    the daemon may be silent; None where the answer takes as long as it takes."""
 
-    __slots__ = ("body", "headers", "method", "path", "query")
+    __slots__ = ("body", "headers", "method", "path", "query", "timeout_s")
 
     def __init__(
         self,
@@ -31,28 +44,36 @@ class Request:
         query: dict[str, Any] | None = None,
         body: Any = None,
         headers: dict[str, str] | None = None,
+        timeout_s: float | None = REPLY_TIMEOUT_S,
     ) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.body = body
         self.headers = headers or {}
+        self.timeout_s = timeout_s
 
     def encode(self, origin: str, *, keep_alive: bool = False) -> bytes:
+        """Raises Invalid for what would not be one header, such as a line break in an Idempotency-Key."""
         target = self.path
-        pairs = [f"{quote(k)}={quote(_text(v), safe='')}" for k, v in (self.query or {}).items() if v is not None]
+        pairs = [f"{segment(k)}={segment(_text(v))}" for k, v in (self.query or {}).items() if v is not None]
         if pairs:
             target += "?" + "&".join(pairs)
+        if not _NAME.match(self.method) or not _TARGET.match(target):
+            raise Invalid(f"cannot send {self.method} {target!r}: that is not one line of a request")
+        fields = {
+            "Host": "kheish",
+            "Kheish-Origin": origin,
+            "Connection": "keep-alive" if keep_alive else "close",
+            **self.headers,
+        }
         data = b"" if self.body is None else json.dumps(self.body, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        lines = [
-            f"{self.method} {target} HTTP/1.1",
-            "Host: kheish",
-            f"Kheish-Origin: {origin}",
-            f"Connection: {'keep-alive' if keep_alive else 'close'}",
-        ]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if self.body is not None or self.method in ("POST", "PATCH", "PUT"):
-            lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+            fields |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in fields.items():
+            if not _NAME.match(name) or not _VALUE.match(value):
+                raise Invalid(f"cannot send the header {name!r}: it takes one line of printable Latin-1 text")
+        lines = [f"{self.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + data
 
 
@@ -61,8 +82,8 @@ def _text(value: Any) -> str:
 
 
 def segment(text: str) -> str:
-    """A part of a path."""
-    return quote(text, safe="")
+    """A part of a path or a query."""
+    return quote(text, safe="", errors="surrogatepass")
 
 
 class Response:
@@ -84,13 +105,13 @@ class Response:
         if self._chunked:
             yield from self._chunks()
             return
-        if self._buffer:
-            part = bytes(self._buffer)
+        if self._buffer and not self.is_complete:
+            part = bytes(self._buffer if self._left is None else self._buffer[: self._left])
             self._buffer.clear()
             if self._left is not None:
-                part = part[: self._left]
                 self._left -= len(part)
-            yield part
+            if part:
+                yield part
         self.is_complete = self.is_complete or self._left == 0
 
     def end(self) -> None:
@@ -103,35 +124,41 @@ class Response:
 
     def _parse_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
+        if end > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
+            raise ProtocolError("the head of the answer is too long")
         if end < 0:
-            if len(self._buffer) > MAX_HEAD_BYTES:
-                raise ProtocolError("the head of the answer is too long")
             return False
-        status_line, *lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
+        status_line, *lines = bytes(self._buffer[:end]).split(b"\r\n")
         del self._buffer[: end + 4]
-        parts = status_line.split(" ", 2)
-        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+        status = _STATUS.match(status_line)
+        if status is None:
             raise ProtocolError("this is not HTTP")
-        self.headers = {name.strip().lower(): value.strip() for name, _, value in (ln.partition(":") for ln in lines)}
+        fields = (line.decode("latin-1").partition(":") for line in lines)
+        self.headers = {name.strip().lower(): value.strip() for name, _, value in fields}
         self._chunked = "chunked" in self.headers.get("transfer-encoding", "")
         length = self.headers.get("content-length")
-        self._left = int(length) if length is not None and length.isdigit() and not self._chunked else None
-        self.status = int(parts[1])
+        if length is not None and not self._chunked:
+            if not _LENGTH.match(length):
+                raise ProtocolError("the length of the answer is no number")
+            self._left = int(length)
+        self.status = int(status.group(1))
         return True
 
     def _chunks(self) -> Iterator[bytes]:
         while not self.is_complete:
             end = self._buffer.find(b"\r\n")
-            if end < 0:
+            if end < 0 and len(self._buffer) <= _CHUNK_LINE_BYTES_MAX:
                 return
-            try:
-                size = int(bytes(self._buffer[:end]).partition(b";")[0], 16)
-            except ValueError as error:
-                raise ProtocolError("a chunk has no size") from error
-            if len(self._buffer) < end + 2 + size + 2:
+            digits = bytes(self._buffer[: max(end, 0)]).partition(b";")[0].strip(b" \t")
+            if not _CHUNK_SIZE.match(digits):
+                raise ProtocolError("a chunk has no size")
+            start, size = end + 2, int(digits, 16)
+            if len(self._buffer) < start + size + 2:
                 return
-            part = bytes(self._buffer[end + 2 : end + 2 + size])
-            del self._buffer[: end + 2 + size + 2]
+            part = bytes(self._buffer[start : start + size])
+            if self._buffer[start + size : start + size + 2] != b"\r\n":
+                raise ProtocolError("a chunk is longer than it said")
+            del self._buffer[: start + size + 2]
             if size == 0:
                 self.is_complete = True
             else:

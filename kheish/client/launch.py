@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import IO, TYPE_CHECKING
 
 from kheish import paths
 from kheish.client.errors import DaemonUnreachable
@@ -13,9 +14,14 @@ from kheish.client.transport import Transport
 from kheish.errors import KheishError
 from kheish.limits import DAEMON_START_TIMEOUT_MS
 
+if TYPE_CHECKING:
+    import subprocess
+
 EXIT_LOCKED = 6
 _PRIVATE = ("KHEISH_SESSION_ID", "KHEISH_RUN_ID", "KHEISH_TOOL_CALL_ID")
 _WAIT_FIRST_S, _WAIT_MAX_S = 0.005, 0.05
+_LOCKED_S = 1.0
+"""How long another daemon may take to answer or to leave before one is started again."""
 
 
 def ensure_daemon(transport: Transport) -> bool:
@@ -37,22 +43,13 @@ def is_up(transport: Transport) -> bool:
 
 
 def start_daemon(transport: Transport) -> None:
-    """Several callers may do this at once: the daemon's lock lets one through, and all wait for that one."""
-    import subprocess
+    """Several callers may do this at once: the daemon's lock lets one through, and all wait for that one. Where the
+    lock is held by one that is stopping, it is tried again."""
     import tempfile
 
-    environ = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
     with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "kheish", "daemon", "run"],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            cwd="/",
-            env=environ,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + DAEMON_START_TIMEOUT_MS / 1000
+        child, spawned_s = _spawn(said), time.monotonic()
+        deadline = spawned_s + DAEMON_START_TIMEOUT_MS / 1000
         wait_s = _WAIT_FIRST_S
         while time.monotonic() < deadline:
             if is_ready(transport):
@@ -63,11 +60,27 @@ def start_daemon(transport: Transport) -> None:
                 break
             time.sleep(wait_s)
             wait_s = min(wait_s * 1.5, _WAIT_MAX_S)
+            if child.returncode == EXIT_LOCKED and time.monotonic() > spawned_s + _LOCKED_S and not is_up(transport):
+                child, spawned_s = _spawn(said), time.monotonic()
         said.seek(0)
         reason = said.read(4000).decode("utf-8", "replace").strip() or "it said nothing"
     raise DaemonUnreachable(
         f"cannot start the daemon: {reason}; its log is {paths.log_path()}, and `kheish daemon run` starts it in the "
         "foreground"
+    )
+
+
+def _spawn(said: IO[bytes]) -> subprocess.Popen[bytes]:
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "kheish", "daemon", "run"],
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        cwd="/",
+        env={name: value for name, value in os.environ.items() if name not in _PRIVATE},
+        start_new_session=True,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,7 @@ from kheish.client.errors import DaemonUnreachable, api_error
 from kheish.client.http1 import ProtocolError, Request, Response
 
 READ_BYTES = 65536
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 120.0
+CONNECT_TIMEOUT_S, BUSY_S = 5.0, 0.01
 STREAM_TIMEOUT_S = 45.0
 """Three heartbeats: a stream that is silent for longer is dead."""
 
@@ -27,15 +28,6 @@ def unreachable(path: Path, error: Exception) -> DaemonUnreachable:
     )
 
 
-def decode(response: Response, body: bytes) -> Any:
-    """The JSON of an answer. Raises ApiError for a problem."""
-    if response.status >= 400:
-        raise api_error(response.status, body)
-    if response.headers.get("content-type", "").startswith("application/json"):
-        return json.loads(body)
-    return body
-
-
 class Transport:
     """`origin` tells the daemon what kind of client this is; it is journaled with each command."""
 
@@ -43,99 +35,113 @@ class Transport:
         self.path = path
         self.origin = origin
 
+    def _decode(self, response: Response, body: bytes) -> Any:
+        """The JSON of an answer, or its bytes. Raises ApiError for a problem."""
+        if response.status >= 400:
+            raise api_error(response.status, body)
+        if not response.headers.get("content-type", "").startswith("application/json"):
+            return body
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise unreachable(self.path, ProtocolError("the answer is no JSON")) from error
+
     # -- blocking ------------------------------------------------------------------------------------------------
 
     def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        deadline = time.monotonic() + timeout_s
+        while not self._try_connect(connection, deadline):
+            time.sleep(BUSY_S)
         connection.settimeout(timeout_s)
+        return connection
+
+    def _try_connect(self, connection: socket.socket, deadline: float) -> bool:
+        """False where the daemon's backlog is full, which does not mean that there is no daemon."""
+        connection.setblocking(False)
         try:
             connection.connect(os.fspath(self.path))
         except OSError as error:
+            if isinstance(error, BlockingIOError) and time.monotonic() < deadline:
+                return False
             connection.close()
             raise unreachable(self.path, error) from error
-        return connection
+        return True
 
-    def send(self, request: Request, timeout_s: float = READ_TIMEOUT_S) -> Any:
+    def send(self, request: Request) -> Any:
         """Raises ApiError or DaemonUnreachable."""
         response = Response()
-        parts: list[bytes] = []
-        with self.connect() as connection:
-            try:
-                connection.settimeout(timeout_s)
-                connection.sendall(request.encode(self.origin))
-                while not response.is_complete:
-                    data = connection.recv(READ_BYTES)
-                    if not data:
-                        response.end()
-                        break
-                    parts += response.feed(data)
-            except (OSError, ProtocolError) as error:
-                raise unreachable(self.path, error) from error
-        return decode(response, b"".join(parts))
+        return self._decode(response, b"".join(self._exchange(request, response, request.timeout_s)))
 
-    def stream(self, request: Request, timeout_s: float = STREAM_TIMEOUT_S) -> Iterator[bytes]:
+    def stream(self, request: Request, timeout_s: float = STREAM_TIMEOUT_S) -> Generator[bytes, None, None]:
         """The body as it comes; ends when the daemon ends it. Raises ApiError or DaemonUnreachable."""
-        response = Response()
+        response, problem = Response(), b""
+        with contextlib.closing(self._exchange(request, response, timeout_s)) as parts:
+            for part in parts:
+                if response.status < 400:
+                    yield part
+                else:
+                    problem += part
+        if response.status >= 400:
+            raise api_error(response.status, problem)
+
+    def _exchange(self, request: Request, response: Response, timeout_s: float | None) -> Generator[bytes, None, None]:
+        data = request.encode(self.origin)
         with self.connect() as connection:
             try:
                 connection.settimeout(timeout_s)
-                connection.sendall(request.encode(self.origin))
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    # A daemon that hangs up before it has read everything has answered why.
+                    connection.sendall(data)
                 while not response.is_complete:
                     data = connection.recv(READ_BYTES)
                     if not data:
                         response.end()
                         break
-                    for part in response.feed(data):
-                        if response.status >= 400:
-                            raise api_error(response.status, part)
-                        yield part
+                    yield from response.feed(data)
             except (OSError, ProtocolError) as error:
                 raise unreachable(self.path, error) from error
 
     # -- asyncio -------------------------------------------------------------------------------------------------
 
-    async def send_async(self, request: Request, timeout_s: float = READ_TIMEOUT_S) -> Any:
-        import asyncio
-
-        response, parts = Response(), []
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for part in self._exchange(request, response):
-                    parts.append(part)
-        except TimeoutError as error:
-            raise unreachable(self.path, error) from error
-        return decode(response, b"".join(parts))
-
-    async def stream_async(self, request: Request) -> AsyncIterator[bytes]:
+    async def send_async(self, request: Request) -> Any:
         response = Response()
-        async for part in self._exchange(request, response, STREAM_TIMEOUT_S):
-            if response.status >= 400:
-                raise api_error(response.status, part)
-            yield part
+        parts = [part async for part in self._exchange_async(request, response, request.timeout_s)]
+        return self._decode(response, b"".join(parts))
 
-    async def _exchange(
-        self, request: Request, response: Response, silence_s: float | None = None
-    ) -> AsyncIterator[bytes]:
-        import asyncio
-        import contextlib
-
-        try:
-            reader, writer = await asyncio.open_unix_connection(os.fspath(self.path))
-        except OSError as error:
-            raise unreachable(self.path, error) from error
-        try:
-            writer.write(request.encode(self.origin))
-            while not response.is_complete:
-                async with asyncio.timeout(silence_s):
-                    data = await reader.read(READ_BYTES)
-                if not data:
-                    response.end()
-                    break
-                for part in response.feed(data):
+    async def stream_async(self, request: Request) -> AsyncGenerator[bytes, None]:
+        response, problem = Response(), b""
+        async with contextlib.aclosing(self._exchange_async(request, response, STREAM_TIMEOUT_S)) as parts:
+            async for part in parts:
+                if response.status < 400:
                     yield part
-        except (OSError, TimeoutError, ProtocolError) as error:
-            raise unreachable(self.path, error) from error
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+                else:
+                    problem += part
+        if response.status >= 400:
+            raise api_error(response.status, problem)
+
+    async def _exchange_async(
+        self, request: Request, response: Response, timeout_s: float | None
+    ) -> AsyncGenerator[bytes, None]:
+        import asyncio
+
+        data = request.encode(self.origin)
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            deadline = time.monotonic() + CONNECT_TIMEOUT_S
+            while not self._try_connect(connection, deadline):  # noqa: ASYNC110 - nobody tells when there is room
+                await asyncio.sleep(BUSY_S)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        await loop.sock_sendall(connection, data)
+                while not response.is_complete:
+                    async with asyncio.timeout(timeout_s):
+                        data = await loop.sock_recv(connection, READ_BYTES)
+                    if not data:
+                        response.end()
+                        break
+                    for part in response.feed(data):
+                        yield part
+            except (OSError, ProtocolError) as error:
+                raise unreachable(self.path, error) from error

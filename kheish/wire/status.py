@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from kheish.wire.approvals import ApprovalView
 from kheish.wire.body import View
+from kheish.wire.questions import QuestionView
 
 
 class HealthView(View, frozen=True):
@@ -57,8 +59,8 @@ class StatusView(View, frozen=True):
 class InboxView(View, frozen=True):
     """What waits for a human, oldest first."""
 
-    approvals: list[Any]
-    questions: list[Any]
+    approvals: list[ApprovalView]
+    questions: list[QuestionView]
 
 
 class RouteView(View, frozen=True):

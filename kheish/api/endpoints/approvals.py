@@ -41,8 +41,8 @@ async def list_approvals(app: App, call: Call[None, ListQuery]) -> list[Approval
     views = []
     for row in list(app.supervisor.index.rows.values()):
         if row.approval_ids and not row.problem and call.query.session_id in ("", row.session_id):
-            state, _ = await app.supervisor.state(row.session_id)
-            views += [view(app, state, approval) for approval in state.approvals.values()]
+            state = await app.peek(row.session_id)
+            views += [view(app, state, approval) for approval in state.approvals.values()] if state else []
     return sorted(views, key=lambda v: v.request_id)
 
 

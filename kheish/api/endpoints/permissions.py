@@ -34,9 +34,10 @@ async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> Pe
     body, settings = call.body, app.supervisor.settings
     mode: Mode = "default"
     rules: list[Rule] = []
+    cwd = ""
     if body.session_id:
         state, _ = await app.supervisor.state(body.session_id)
-        mode, rules = state.mode, state.rules
+        mode, rules, cwd = state.mode, state.rules, state.cwd
     mode = body.mode_override or mode
     spec = settings.tools.get(body.tool_name)
     if spec is None:
@@ -45,7 +46,7 @@ async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> Pe
             code="tool_not_found",
             path="$.tool_name",
         )
-    found = evaluate(mode, [*rules, *settings.rules], body.tool_name, spec, body.input)
+    found = evaluate(mode, [*rules, *settings.rules], body.tool_name, spec, body.input, cwd)
     return PermissionView(
         tool_name=body.tool_name,
         mode=mode,

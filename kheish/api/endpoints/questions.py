@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kheish.api.router import Call, Endpoint, NoQuery
 from kheish.core import commands
 from kheish.core.questions import find
+from kheish.errors import NotFound
 from kheish.runtime.actor import Applied
 from kheish.wire.body import Body
 from kheish.wire.questions import AnswerQuestion, QuestionView, ResolveQuestion, question_view, to_answers
@@ -25,8 +26,8 @@ async def list_questions(app: App, call: Call[None, ListQuery]) -> list[Question
     views = []
     for row in list(app.supervisor.index.rows.values()):
         if row.question_ids and not row.problem and call.query.session_id in ("", row.session_id):
-            state, _ = await app.supervisor.state(row.session_id)
-            views += [question_view(state, question) for question in state.questions.values()]
+            state = await app.peek(row.session_id)
+            views += [question_view(state, question) for question in state.questions.values()] if state else []
     return sorted(views, key=lambda v: v.request_id)
 
 
@@ -35,8 +36,16 @@ async def list_session_questions(app: App, call: Call[None, NoQuery]) -> list[Qu
     return [question_view(state, question) for question in state.questions.values()]
 
 
+async def _find(app: App, given: str) -> tuple[str, str]:
+    """(session id, full id), by id or unambiguous prefix."""
+    try:
+        return await app.supervisor.find_request(given)
+    except NotFound as error:
+        raise NotFound(error.message, code="question_not_found") from error
+
+
 async def get_question(app: App, call: Call[None, NoQuery]) -> QuestionView:
-    session_id, request_id = await app.supervisor.find_request(call.path["id"])
+    session_id, request_id = await _find(app, call.path["id"])
     state, _ = await app.supervisor.state(session_id)
     return question_view(state, find(state, request_id))
 
@@ -54,7 +63,7 @@ async def _answer(
 
 
 async def answer_question(app: App, call: Call[AnswerQuestion, NoQuery]) -> RunView:
-    session_id, request_id = await app.supervisor.find_request(call.path["id"])
+    session_id, request_id = await _find(app, call.path["id"])
     applied = await _answer(app, session_id, request_id, call.body, call)
     return run_view(applied.state, applied.state.runs[applied.result])
 

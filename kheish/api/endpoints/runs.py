@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
-from kheish.api.streams import parse_seq, public_record
+from kheish.api.streams import concerns, parse_seq, public_record
 from kheish.core import commands
 from kheish.core.events import Attachment
 from kheish.core.state import Run, State
@@ -70,7 +69,7 @@ async def _keep_attachment(app: App, given: InputAttachment, position: int) -> A
     else:
         try:
             data = base64.b64decode(given.content_base64 or "", validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise Invalid(
                 f"cannot read the attachment: {error}", path=f"$.attachments[{position}].content_base64"
             ) from error
@@ -101,8 +100,8 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
     views = []
     # Run ids begin with their time of creation.
     for run_id, session_id in sorted(ids, reverse=True)[:limit]:
-        state, _ = await app.supervisor.state(session_id)
-        if run_id in state.runs:
+        state = await app.peek(session_id)
+        if state and run_id in state.runs:
             views.append(run_view(state, state.runs[run_id]))
     return views
 
@@ -114,13 +113,12 @@ async def get_run(app: App, call: Call[None, NoQuery]) -> RunView:
 async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     session_id, run_id = await app.supervisor.find_run(call.path["id"])
     after, limit = parse_seq(call.query.cursor), min(call.query.limit, PAGE_ITEMS_MAX)
-    needle = f'"run_id":"{run_id}"'.encode()
     items: list[bytes] = []
     cursor = "null"
     while True:
         page = await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)
         for record in page:
-            if needle in record.events_json:
+            if concerns(record, run_id):
                 if len(items) == limit:
                     cursor = f'"{after}"'
                     page = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from kheish.api.endpoints.runs import submit_input
+from kheish.api.problems import Draining
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
@@ -69,7 +71,7 @@ class StreamQuery(Body, frozen=True):
 
 async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> SessionView:
     body = call.body
-    session_id = body.session_id or new_id("session")
+    session_id = body.session_id or (_session_of_key(call.key) if call.key else new_id("session"))
     if not is_session_name(session_id):
         raise Invalid(
             f"cannot use {session_id!r} as a session id: 1-128 letters, digits, `.`, `_`, `-`, a letter or digit first",
@@ -87,12 +89,18 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
     return session_view(applied.state, applied.seq)
 
 
+def _session_of_key(key: str) -> str:
+    """The id of the session that this key makes, so that a repeated request finds it after any restart."""
+    return f"session_{hashlib.blake2b(key.encode(), digest_size=13).hexdigest()}"
+
+
 def _resolve_directory(path: str) -> str:
-    """The real path of an absolute, existing directory. Raises Invalid."""
+    """The real path of an absolute, existing directory whose name is text. Raises Invalid."""
     if not os.path.isabs(path):
         raise Invalid(f"cannot use {path!r} as the directory: it must be absolute", code="invalid_cwd", path="$.cwd")
     try:
         real = os.path.realpath(path, strict=True)
+        real.encode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Invalid(f"cannot use {path} as the directory: {reason}", code="invalid_cwd", path="$.cwd") from error
@@ -155,9 +163,9 @@ async def get_session(app: App, call: Call[None, NoQuery]) -> SessionView:
 async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     after = parse_seq(call.query.cursor)
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
-    records = await app.supervisor.read_records(call.path["id"], after, limit)
-    items = [public_record(call.path["id"], record) for record in records]
-    cursor = f'"{records[-1].seq}"' if len(records) == limit else "null"
+    records = await app.supervisor.read_records(call.path["id"], after, limit + 1)
+    items = [public_record(call.path["id"], record) for record in records[:limit]]
+    cursor = f'"{records[limit - 1].seq}"' if len(records) > limit else "null"
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
 
@@ -198,9 +206,7 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
             if run.is_terminal or run_id in waits:
                 return session_view(state, seq)
             if not await subscription.wait():
-                raise Conflict(
-                    "cannot wait any longer: the daemon is stopping; the run goes on", code="daemon_draining"
-                )
+                raise Draining("cannot wait any longer: the daemon is stopping; the run goes on with the next one")
     finally:
         subscription.close()
 
@@ -244,8 +250,10 @@ async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
 async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
     state, _ = await app.supervisor.state(session_id)
-    if run_id in state.runs and run_id not in state.queue and not state.runs[run_id].is_terminal:
-        raise Conflict(f"cannot withdraw {run_id}: it has started; cancel it", code="run_state_conflict")
+    if run_id in state.runs and state.runs[run_id].started_at_ms:
+        raise Conflict(
+            f"cannot withdraw {run_id}: it has started, and is {state.runs[run_id].phase}", code="run_state_conflict"
+        )
     applied = await app.supervisor.submit(
         session_id, commands.CancelRun(run_id=run_id, reason="withdrawn from the queue"), call.caller
     )
