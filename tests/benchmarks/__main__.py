@@ -1,0 +1,38 @@
+"""`python -m tests.benchmarks [NAME ...] [--count N] [--dir DIR] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+
+from tests.benchmarks import kernel
+from tests.benchmarks.figures import show
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(kernel.SCENES)}")
+    parser.add_argument("--count", type=int, default=200, help="samples of the quick figures (default: 200)")
+    parser.add_argument("--dir", help="where the state roots go: the file system that is measured")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in kernel.SCENES]
+    if unknown:
+        parser.error(f"there is no scene {unknown[0]}: choose of {', '.join(kernel.SCENES)}")
+    figures = []
+    for figure in kernel.measure(options.names, options.count, options.dir):
+        figures.append(figure)
+        print(f"  {figure.name}: {figure.median:.3g} {figure.unit}", file=sys.stderr, flush=True)
+    if options.json:
+        print(json.dumps([figure.to_json() for figure in figures]))
+    else:
+        print(f"Python {platform.python_version()}, {os.cpu_count()} processors, {platform.system()}")
+        print(show(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
