@@ -38,6 +38,17 @@ class IdSource:
 new_id = IdSource().new
 
 
+def time_of(id_: str) -> int | None:
+    """The unix milliseconds at which an id was made; None for what is no whole id."""
+    ulid = id_.rpartition("_")[2]
+    if len(ulid) != 26 or not set(ulid) <= set(_ALPHABET):
+        return None
+    value = 0
+    for digit in ulid[:10]:
+        value = value << 5 | _ALPHABET.index(digit)
+    return value
+
+
 def is_session_name(name: str) -> bool:
     """Whether a caller may choose this session id: 1-128 of letters, digits, `.`, `_`, `-`, not starting with
     a punctuation mark, so that it is a safe directory name everywhere."""

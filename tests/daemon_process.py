@@ -110,6 +110,19 @@ class DaemonProcess:
             timeout=60,
         )
 
+    def shell(self, script: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """A script of bash, in which `kheish` is the one under test."""
+        path = f"{os.path.dirname(sys.executable)}{os.pathsep}{self.env['PATH']}"
+        return subprocess.run(
+            ["bash", "-c", script],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**self.env, "PATH": path, **env},
+            cwd=self.work,
+            timeout=60,
+        )
+
     def cli_json(self, *arguments: str, **options: Any) -> Any:
         done = self.cli(*arguments, "--json", **options)
         assert done.returncode == 0, done.stderr

@@ -84,14 +84,11 @@ class Streams:
             state, seq = await self._supervisor.state(session_id)
             after = seq if cursor == TAIL else min(parse_seq(cursor), seq)
             run = state.runs.get(run_id) if run_id else None
-            while True:
-                page = await self._supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)
+            while page := await self._supervisor.read_records(session_id, after, PAGE_ITEMS_MAX):
                 for record in page:
                     after = record.seq
                     if run_id is None or concerns(record, run_id):
                         yield encode("record", public_record(session_id, record), str(record.seq))
-                if len(page) < PAGE_ITEMS_MAX:
-                    break
             yield _sync(str(after))
             if run is not None and run.is_terminal:
                 yield encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
@@ -110,7 +107,7 @@ class Streams:
         subscription = self._supervisor.hub.subscribe()
         try:
             end = self.position()
-            after = end if cursor in ("", TAIL) else min(parse_global(cursor), end)
+            after = end if cursor in ("", TAIL) else parse_global(cursor)
             while after < end:
                 page = await self._supervisor.read_global(after, PAGE_ITEMS_MAX)
                 for session_id, record in page:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -19,6 +20,9 @@ Object = TypeVar("Object")
 """One JSON object: `Json` from the sync client, an awaitable of it from the async one."""
 Array = TypeVar("Array")
 Send = Callable[[Request], Any]
+
+REPEAT_AFTER_S = (0.0, 0.05, 0.25)
+"""The pauses between the tries of a request: a process that is being killed may still take connections."""
 
 
 def _keyed(key: str | None) -> dict[str, str]:
@@ -227,6 +231,13 @@ class Daemon(_Noun[Object, Array]):
         return self._array(Request("GET", "/v1/runtime/permissions/matrix"))
 
 
+def _may_repeat(request: Request, error: DaemonUnreachable) -> bool:
+    """Whether the request did not arrive, or may arrive twice: a read, or one with a key."""
+    if error.details["is_absent"]:
+        return True
+    return bool(error.details["is_broken"]) and (request.method == "GET" or "Idempotency-Key" in request.headers)
+
+
 def _place(session_id: str | None, run_id: str | None, cursor: str) -> Place:
     if run_id is not None:
         return Place(f"/v1/runs/{segment(run_id)}/stream", {}, cursor)
@@ -251,13 +262,15 @@ class Kheish:
         self.daemon: Daemon[Json, list[Json]] = Daemon(self.send)
 
     def send(self, request: Request) -> Any:
-        """Any request of the API, as JSON."""
-        try:
-            return self.transport.send(request)
-        except DaemonUnreachable as error:
-            if not self._start or not error.details.get("is_absent"):
-                raise
-        launch.ensure_daemon(self.transport)
+        """Any request of the API, as JSON. One that a dying daemon did not answer is sent again, if it may be."""
+        for wait_s in REPEAT_AFTER_S:
+            try:
+                return self.transport.send(request)
+            except DaemonUnreachable as error:
+                if not self._start or not _may_repeat(request, error):
+                    raise
+            time.sleep(wait_s)
+            launch.ensure_daemon(self.transport)
         return self.transport.send(request)
 
     def events(
@@ -289,12 +302,14 @@ class AsyncKheish:
     async def send(self, request: Request) -> Any:
         import asyncio
 
-        try:
-            return await self.transport.send_async(request)
-        except DaemonUnreachable as error:
-            if not self._start or not error.details.get("is_absent"):
-                raise
-        await asyncio.to_thread(launch.ensure_daemon, self.transport)
+        for wait_s in REPEAT_AFTER_S:
+            try:
+                return await self.transport.send_async(request)
+            except DaemonUnreachable as error:
+                if not self._start or not _may_repeat(request, error):
+                    raise
+            await asyncio.sleep(wait_s)
+            await asyncio.to_thread(launch.ensure_daemon, self.transport)
         return await self.transport.send_async(request)
 
     def events(

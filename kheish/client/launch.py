@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_LOCKED = 6
 _PRIVATE = ("KHEISH_SESSION_ID", "KHEISH_RUN_ID", "KHEISH_TOOL_CALL_ID")
+_PLACES = ("KHEISH_STATE_ROOT", "KHEISH_CONFIG_DIR", "KHEISH_SOCKET")
 _WAIT_FIRST_S, _WAIT_MAX_S = 0.005, 0.05
 _LOCKED_S = 1.0
 """How long another daemon may take to answer or to leave before one is started again."""
@@ -79,9 +80,18 @@ def _spawn(said: IO[bytes]) -> subprocess.Popen[bytes]:
         stdout=said,
         stderr=said,
         cwd="/",
-        env={name: value for name, value in os.environ.items() if name not in _PRIVATE},
+        env=_environment(),
         start_new_session=True,
     )
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, with its places as they are seen from `/`."""
+    environ = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+    for name in _PLACES:
+        if environ.get(name):
+            environ[name] = os.path.abspath(os.path.expanduser(environ[name]))
+    return environ
 
 
 def is_ready(transport: Transport) -> bool:

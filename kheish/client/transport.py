@@ -25,6 +25,7 @@ def unreachable(path: Path, error: Exception) -> DaemonUnreachable:
     return DaemonUnreachable(
         f"cannot reach the daemon at {path}: {reason}; see `kheish doctor`",
         is_absent=isinstance(error, FileNotFoundError | ConnectionRefusedError),
+        is_broken=isinstance(error, BrokenPipeError | ConnectionResetError | ProtocolError),
     )
 
 

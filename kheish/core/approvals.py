@@ -303,10 +303,13 @@ def on_requested(state: State, event: ApprovalRequested, context: Context) -> No
 
 def on_resolved(state: State, event: ApprovalResolved, context: Context) -> None:
     approval = state.approvals.pop(event.request_id)
-    state.settled[event.request_id] = Settled(how=event.resolution, principal=event.principal, at_ms=event.at_ms)
+    is_for_all = event.rule is not None and event.rule.scope == "user"
+    state.settled[event.request_id] = Settled(
+        how=event.resolution, principal=event.principal, at_ms=event.at_ms, rule=event.rule if is_for_all else None
+    )
     if context.key:
         state.keys[context.key] = KeyUse(body_digest=event.body_digest, result=event.run_id)
-    if event.rule is not None:
+    if event.rule is not None and not is_for_all:
         state.rules.append(event.rule)
     fields: dict[str, object] = {"digest": event.digest}
     if event.updated_input is not None:

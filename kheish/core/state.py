@@ -148,6 +148,8 @@ class Settled(Struct, frozen=True):
     how: str
     principal: str
     at_ms: int
+    rule: Rule | None = None
+    """The rule for all sessions that came with it: the daemon keeps it, the session only says that it was made."""
 
 
 class KeyUse(Struct, frozen=True):

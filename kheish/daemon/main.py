@@ -33,26 +33,17 @@ def run_daemon() -> int:
         make_private_dir(root)
         make_private_dir(root / "daemon")
         lock = DaemonLock(root).acquire()
+        try:
+            with logs.to_file(paths.log_path(root)):
+                return asyncio.run(_serve(root, socket, lock))
+        finally:
+            lock.release()
     except KheishError as error:
         print(f"kheish: {error.message}", file=sys.stderr)
         return EXIT_LOCKED if error.code == "state_root_locked" else 1
     except OSError as error:
-        return _disk_failed(root, error)
-    try:
-        with logs.to_file(paths.log_path(root)):
-            return asyncio.run(_serve(root, socket, lock))
-    except KheishError as error:
-        print(f"kheish: {error.message}", file=sys.stderr)
+        print(f"kheish: cannot run on {root}: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        return _disk_failed(root, error)
-    finally:
-        lock.release()
-
-
-def _disk_failed(root: Path, error: OSError) -> int:
-    print(f"kheish: cannot use the state root {root}: {error}", file=sys.stderr)
-    return 1
 
 
 async def _serve(root: Path, socket: Path, lock: DaemonLock) -> int:

@@ -7,7 +7,7 @@ import contextlib
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,13 +16,13 @@ from kheish.core.codec import canonical_digest, decode_events, decode_state
 from kheish.core.commands import Command, Context, CreateSession, Recover
 from kheish.core.draft import Settings
 from kheish.core.events import Rule
-from kheish.core.machine import evolve, pending
+from kheish.core.machine import decide, evolve, pending
 from kheish.core.outcomes import Outcome
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound, Poisoned, StoreError
-from kheish.ids import new_id
+from kheish.ids import new_id, time_of
 from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, STEPS_PER_RUN_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.hub import Hub
@@ -38,6 +38,9 @@ from kheish.store.segments import read_records
 from kheish.store.session_dir import Opened, SessionDir, SessionInfo, clear_unfinished, list_sessions, session_path
 
 log = logging.getLogger(__name__)
+
+_ID_CLOCK_MS = 1_000
+"""How far the clock of ids and that of records may be apart."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -105,6 +108,7 @@ class Supervisor:
         self.index = Index(root / "daemon" / "index.json")
         self._user_rules_path = root / "daemon" / "permissions.json"
         self._user_rules = self._load_user_rules()
+        self._changing_rules = asyncio.Lock()
         self._config_rules = config_rules
         self.committer = Committer(asyncio.get_running_loop())
         self._kernel = Kernel(
@@ -231,6 +235,9 @@ class Supervisor:
         if self.is_draining:
             raise Conflict("cannot take commands: the daemon is stopping; try again", code="daemon_draining")
         creating = isinstance(command, CreateSession)
+        if creating and session_id not in self.index.rows:
+            # A refused one must not leave a directory behind.
+            decide(State(), command, self._context(caller, key, body_digest), self.settings)
         actor = await self._open(session_id, create=creating)
         try:
             return await actor.submit(command, lambda: self._context(caller, key, body_digest))
@@ -387,7 +394,8 @@ class Supervisor:
         return actor.state, actor.seq
 
     async def read_records(self, session_id: str, after_seq: int, limit: int) -> list[Record]:
-        """Durable records after a seq, oldest first; also of a session that is read-only after a fault."""
+        """Durable records after a seq, oldest first. Of a damaged session those before the fault; where it comes next,
+        raises Corrupt."""
         actor = self._actors.get(session_id)
         until = actor.seq if actor is not None else None
         path = session_path(self.root, session_id)
@@ -397,8 +405,8 @@ class Supervisor:
             return []
         if actor is not None:
             journal = actor.journal
-            return await self.committer.run(lambda: list(journal.read(after_seq + 1, limit, until)))
-        return await self.committer.run(lambda: list(read_records(path, after_seq + 1, limit, until)))
+            return await self.committer.run(lambda: _before_fault(journal.read(after_seq + 1, limit, until)))
+        return await self.committer.run(lambda: _before_fault(read_records(path, after_seq + 1, limit, until)))
 
     async def read_global(self, after: tuple[int, int], limit: int) -> list[tuple[str, Record]]:
         """Durable records of all sessions after a (generation, position), in the order they were published; without
@@ -430,8 +438,8 @@ class Supervisor:
         return session, full
 
     async def find_request(self, request_id: str) -> tuple[str, str]:
-        """(session id, full id) of an approval or question, by id or unambiguous prefix; settled ones of loaded
-        sessions too, so that a late answer learns of the first."""
+        """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
+        a prefix while its session is loaded and by its full id always, so that a late answer learns of the first."""
         found: dict[str, str] = {}
         for row in self.index.rows.values():
             for full in (*row.approval_ids, *row.question_ids):
@@ -442,6 +450,13 @@ class Supervisor:
                 for full in actor.state.settled:
                     if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
                         found[full] = actor.session_id
+        if not found and (made_at_ms := time_of(request_id)) is not None:
+            for row in list(self.index.rows.values()):
+                in_its_life = row.created_at_ms - _ID_CLOCK_MS <= made_at_ms <= row.updated_at_ms + _ID_CLOCK_MS
+                if not row.problem and in_its_life:
+                    state, _ = await self.state(row.session_id)
+                    if request_id in state.settled:
+                        return row.session_id, request_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
 
@@ -475,13 +490,30 @@ class Supervisor:
     async def add_user_rule(self, rule: Rule) -> None:
         """Makes a rule for all sessions, durably. The policy revision of this daemon's life stays: what is being
         asked now was asked under it."""
-        if rule in self._user_rules:
-            return
-        rules = [*self._user_rules, rule]
+        async with self._changing_rules:
+            if rule not in self._user_rules:
+                await self._set_user_rules([*self._user_rules, rule])
+
+    async def remove_user_rule(self, pattern: str) -> list[Rule]:
+        """Takes back what was made for all sessions with this pattern; returns it. Raises NotFound."""
+        async with self._changing_rules:
+            removed = [rule for rule in self._user_rules if rule.pattern == pattern]
+            if not removed:
+                made = ", ".join(rule.pattern for rule in self._user_rules) or "none"
+                raise NotFound(f"cannot find an always-rule {pattern}: there are {made}", code="rule_not_found")
+            await self._set_user_rules([rule for rule in self._user_rules if rule.pattern != pattern])
+        return removed
+
+    @property
+    def user_rules(self) -> tuple[Rule, ...]:
+        """The rules for all sessions that were made by answering "always"."""
+        return tuple(self._user_rules)
+
+    async def _set_user_rules(self, rules: list[Rule]) -> None:
         try:
             await self.committer.run(lambda: write_document(self._user_rules_path, rules))
         except OSError as error:
-            raise _disk_failed(f"make the rule {rule.pattern} for all sessions", error) from error
+            raise _disk_failed("change the rules for all sessions", error) from error
         self._user_rules = rules
         settings = self._kernel.settings
         self._kernel.settings = msgspec.structs.replace(settings, rules=(*rules, *self._config_rules, *DEFAULT_RULES))
@@ -504,6 +536,17 @@ class Supervisor:
             await self.committer.run(self.index.save, rows)
         except OSError as error:
             log.warning("cannot save the index: %s", error)
+
+
+def _before_fault(records: Iterator[Record]) -> list[Record]:
+    found: list[Record] = []
+    try:
+        for record in records:
+            found.append(record)
+    except Corrupt:
+        if not found:
+            raise
+    return found
 
 
 def _disk_failed(what: str, error: OSError) -> StoreError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -61,6 +62,25 @@ def ask(daemon: DaemonProcess, method: str, path: str, body: Any = None, **heade
         return connection.ask(method, path, body, **headers)
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def connect(daemon: DaemonProcess) -> Iterator[socket.socket]:
+    """A bare connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(str(daemon.socket))
+        connection.settimeout(TIMEOUT_S)
+        yield connection
+
+
+def exchange(daemon: DaemonProcess, data: bytes) -> Answer:
+    """Sends these bytes and reads the first answer."""
+    with connect(daemon) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(data)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return read_answer(response)
 
 
 def refusal(answer: Answer) -> tuple[int, str]:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kheish.limits import CONNECTIONS_MAX, MIB, REQUEST_BODY_BYTES_MAX, SUBSCRIBERS_MAX
-from tests.api.raw_http import TIMEOUT_S, Answer, Connection, Stream, ask, read_answer, refusal
+from tests.api.raw_http import Connection, Stream, ask, connect, exchange, read_answer, refusal
 from tests.daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.slow
@@ -31,14 +32,6 @@ def healthy(api: DaemonProcess) -> Iterator[None]:
     assert "Traceback" not in log, log[-3000:]
 
 
-@contextlib.contextmanager
-def connect(api: DaemonProcess) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.connect(str(api.socket))
-        connection.settimeout(TIMEOUT_S)
-        yield connection
-
-
 class _Bytes:
     """Bytes in the place of a socket, for http.client."""
 
@@ -47,16 +40,6 @@ class _Bytes:
 
     def makefile(self, mode: str) -> io.BytesIO:
         return io.BytesIO(self._data)
-
-
-def exchange(api: DaemonProcess, data: bytes) -> Answer:
-    """Sends these bytes and reads the first answer."""
-    with connect(api) as connection:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(data)
-        response = http.client.HTTPResponse(connection)
-        response.begin()
-        return read_answer(response)
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -231,14 +214,18 @@ def test_a_connection_is_kept_for_the_next_request(api: DaemonProcess) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(api: DaemonProcess) -> None:
-    paths = [f"/v1/sessions/nobody-{number}" for number in range(300)]
+    """More than one read of the daemon holds, so that a head is cut in the middle of many whole ones."""
+    paths = [f"/v1/sessions/{'n' * 120}-{number}" for number in range(2_000)]
+    data = b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
     with connect(api) as connection:
-        connection.sendall(b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths))
+        sender = threading.Thread(target=connection.sendall, args=(data,))
+        sender.start()
         file = connection.makefile("rb")
         for path in paths:
             assert file.readline() == b"HTTP/1.1 404 Not Found\r\n"
             headers = http.client.parse_headers(file)
             assert path.rpartition("/")[2] in json.loads(file.read(int(headers["content-length"])))["detail"]
+        sender.join()
 
 
 def test_pipelined_commands_are_carried_out_in_order(api: DaemonProcess) -> None:

@@ -196,6 +196,11 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("POST", s + "/end", id="two")
     walk("POST", "/v1/runtime/permissions/check", {"tool_name": "bash", "input": {"command": "ls"}})
     walk("GET", "/v1/runtime/permissions/matrix")
+    api.submit(api.session("always"), "SHELL")
+    always = api.until("always", "approval.requested")["request_id"]
+    ask(api, "POST", f"/v1/approvals/{always}", {"resolution": "deny", "remember": "always", "rule": "bash(echo*)"})
+    assert [rule["pattern"] for rule in walk("GET", "/v1/runtime/permissions/rules")] == ["bash(echo*)"]
+    walk("DELETE", "/v1/runtime/permissions/rules", query="?pattern=bash(echo*)")
     assert walk.asked == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 

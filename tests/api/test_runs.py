@@ -54,6 +54,7 @@ def test_a_run_is_found_by_an_unambiguous_prefix(api: DaemonProcess) -> None:
 def test_a_finished_run_shows_what_it_took(api: DaemonProcess) -> None:
     run = api.finish(start(api, "took", "SHELL", "bypass"))
     assert (run["status"], run["outputs"], run["step"], run["error"]) == ("completed", ["done"], 2, None)
+    assert set(run["usage"].values()) == {0} and len(run["usage"]) == 4, "a script takes no tokens, and says so"
     assert run["queued_position"] is None
     assert run["submitted_at_ms"] <= run["started_at_ms"] <= run["finished_at_ms"] == run["updated_at_ms"]
 
@@ -151,7 +152,7 @@ def test_a_remembered_approval_becomes_a_rule(api: DaemonProcess) -> None:
         {"resolution": "allow", "remember": "session", "rule": "bash(echo *)"},
     )
     api.finish(run_id)
-    rule = {"pattern": "bash(echo *)", "behavior": "allow"}
+    rule = {"pattern": "bash(echo *)", "behavior": "allow", "scope": "session"}
     assert ask(api, "GET", "/v1/sessions/remember").json["rules"] == [rule]
     assert ask(api, "GET", "/v1/sessions/remember/rules").json[0] == rule
     assert api.finish(api.submit("remember", "SHELL"))["status"] == "completed", "asked no more"
@@ -187,7 +188,16 @@ def test_a_question_is_listed_shown_and_answered(api: DaemonProcess) -> None:
     view = ask(api, "GET", f"/v1/questions/{request_id}").json
     assert (view["session_id"], view["run_id"]) == ("question", run_id)
     (question,) = view["questions"]
-    assert question["question"] == "Which colour?" and [o["label"] for o in question["options"]] == ["red", "blue"]
+    assert question == {
+        "id": "1",
+        "header": "Colour",
+        "question": "Which colour?",
+        "options": [
+            {"id": "1", "label": "red", "description": ""},
+            {"id": "2", "label": "blue", "description": "like the sea"},
+        ],
+        "multi_select": False,
+    }
     assert ask(api, "GET", "/v1/sessions/question/questions").json == [view]
     assert view in ask(api, "GET", "/v1/questions").json
     assert ask(api, "GET", "/v1/questions?session_id=question").json == [view]
@@ -239,8 +249,10 @@ def test_a_rule_is_added_listed_and_obeyed(api: DaemonProcess) -> None:
     api.session("rules")
     rule = {"pattern": "bash(echo*)", "behavior": "deny"}
     view = ask(api, "POST", "/v1/sessions/rules/rules", rule).json
+    rule["scope"] = "session"
     assert view["rules"] == [rule]
-    assert ask(api, "POST", "/v1/sessions/rules/rules", rule).json["seq"] == view["seq"], "once is enough"
+    again = ask(api, "POST", "/v1/sessions/rules/rules", {"pattern": "bash(echo*)", "behavior": "deny"})
+    assert again.json["seq"] == view["seq"], "once is enough"
     listed = ask(api, "GET", "/v1/sessions/rules/rules").json
     assert listed[0] == rule and {"pattern": "bash", "behavior": "ask", "scope": "default"} in listed
     run_id = api.submit("rules", "SHELL")
@@ -285,6 +297,11 @@ def test_a_permission_is_checked_without_running_anything(api: DaemonProcess) ->
     assert planned["mode_effect"]
     assert check(input={"command": "ls"}, session_id="check", mode_override="bypass")["decision"] == "allow"
     assert check(input={"nonsense": 1})["reason"]
+    ask(api, "POST", "/v1/sessions/check/rules", {"pattern": "read_file(notes/*)", "behavior": "deny"})
+    seq += 1
+    for path in ("notes/a", "./x/../notes/a", f"{ask(api, 'GET', '/v1/sessions/check').json['cwd']}/notes/a"):
+        inside = check(tool_name="read_file", input={"path": path}, session_id="check")
+        assert inside["decision"] == "deny", "by any name in the session's workspace"
     assert ask(api, "GET", "/v1/sessions/check").json["seq"] == seq, "nothing is kept"
 
 
@@ -352,3 +369,33 @@ def test_the_probes_and_the_routes_answer(api: DaemonProcess) -> None:
     assert ask(api, "GET", "/readyz").json == {"status": "ready"}
     routes = {route["route_id"]: route for route in ask(api, "GET", "/v1/routes").json}
     assert routes["test"]["is_default"] and routes["test"]["ready"] and routes["test"]["driver"] == "scripted"
+
+
+def test_a_damaged_session_does_not_hide_the_others(own: DaemonProcess) -> None:
+    """A bit is flipped while the daemon is away; it is found when the session is opened, which a list does."""
+    for name, content in (("good", "SHELL"), ("bad", "SHELL"), ("good-asks", "ASK"), ("bad-asks", "ASK")):
+        asked(own, name, content)
+    assert own.stop() == 0
+    for name in ("bad", "bad-asks"):
+        (journal,) = (own.state / "sessions" / name).glob("journal-*.jsonl")
+        data = bytearray(journal.read_bytes())
+        data[data.index(b'"session.created"') + 4] ^= 1
+        journal.write_bytes(data)
+    own.start()
+    assert [item["session_id"] for item in ask(own, "GET", "/v1/approvals").json] == ["good"]
+    assert [item["session_id"] for item in ask(own, "GET", "/v1/questions").json] == ["good-asks"]
+    assert {run["session_id"] for run in ask(own, "GET", "/v1/runs").json} == {"good", "good-asks"}
+    answer = ask(own, "GET", "/v1/sessions/bad")
+    assert (
+        refusal(answer) == (503, "session_corrupt") and answer.json["line"] == 2 and "journal-" in answer.json["file"]
+    )
+    assert refusal(ask(own, "POST", "/v1/sessions/bad/runs", {"content": "x"})) == (503, "session_corrupt")
+    assert refusal(ask(own, "GET", "/v1/sessions/bad/stream")) == (503, "session_corrupt")
+    rows = {row["session_id"]: row for row in ask(own, "GET", "/v1/sessions").json}
+    assert "bad" in rows and rows["bad"]["problem"] and not rows["good"]["problem"]
+    status = ask(own, "GET", "/v1/status").json
+    assert status["sessions"]["read_only"] == 2
+    assert {(w["code"], w["session_id"]) for w in status["warnings"]} == {
+        ("session_read_only", "bad"),
+        ("session_read_only", "bad-asks"),
+    }

@@ -286,3 +286,32 @@ def test_a_mode_is_changed_and_asked_for_by_later_calls(api: DaemonProcess) -> N
     assert view["permission_mode"] == "bypass" and view["seq"] == 2
     assert ask(api, "POST", "/v1/sessions/mode/permission-mode", {"mode": "bypass"}).json["seq"] == 2
     assert api.finish(submit(api, "mode", "SHELL")["run_id"])["status"] == "completed"
+
+
+def test_a_damaged_session_is_read_up_to_its_fault(own: DaemonProcess) -> None:
+    own.finish(own.submit(own.session("hurt"), "go"))
+    records = own.records("hurt")
+    own.kill()
+    (journal,) = (own.state / "sessions" / "hurt").glob("journal-*.jsonl")
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b'"seq":2', b'"seq":8')
+    journal.write_bytes(b"\n".join(lines))
+    own.start()
+    page = ask(own, "GET", "/v1/sessions/hurt/events").json
+    assert [item["seq"] for item in page["items"]] == [1]
+    assert page["items"] == records[:1]
+    rest = ask(own, "GET", f"/v1/sessions/hurt/events?cursor={page['next_cursor']}")
+    assert refusal(rest) == (503, "session_corrupt")
+    assert "line 3" in rest.json["detail"], "the header is line 1"
+
+
+def test_a_refused_session_leaves_nothing_behind(own: DaemonProcess) -> None:
+    """A tool call's process may not choose a mode, and its attempt makes no directory."""
+    command = (
+        "curl -s --unix-socket $SOCKET -X POST http://k/v1/sessions -H 'content-type: application/json' "
+        '-d \'{"session_id":"bad","cwd":"/","permission_mode":"bypass"}\''
+    ).replace("$SOCKET", str(own.socket))
+    own.script({"tool_calls": [{"tool": "bash", "arguments": {"command": command}}]}, {"text": "done"})
+    own.finish(own.submit(own.session("s", "bypass")))
+    assert '"operator_required"' in str(own.records("s"))
+    assert not (own.state / "sessions" / "bad").exists()

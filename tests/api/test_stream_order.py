@@ -28,7 +28,8 @@ Frame = tuple[str, str | None, Any]
 def parse(data: bytes) -> list[Frame]:
     """Server-sent events by the HTML standard, section 9.2.6: three line ends, fields, dispatch at an empty line."""
     found: list[Frame] = []
-    event, id_, lines = "message", None, []
+    event, id_ = "message", None
+    lines: list[str] = []
     for line in data.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")

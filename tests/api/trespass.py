@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 
@@ -56,13 +58,18 @@ def outcome(attempt: Callable[[], object]) -> str:
 
 
 def approve_as_a_ghost(path: str, approval: str) -> str:
-    """A child connects the socket that both share, and is gone before the request is sent."""
+    """A child connects the socket that both share, and is gone before the daemon, which is made to sleep, can look."""
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(path)
+        daemon: int = struct.unpack("iII", first.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     connection = socket.socket(socket.AF_UNIX)
+    os.kill(daemon, signal.SIGSTOP)
     child = os.fork()
     if not child:
         connection.connect(path)
         os._exit(0)
     os.waitpid(child, 0)
+    os.kill(daemon, signal.SIGCONT)
     connection.sendall(Request("POST", f"/v1/approvals/{approval}", body={"resolution": "allow"}).encode("trespass"))
     answer = b""
     while part := connection.recv(65536):

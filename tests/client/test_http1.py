@@ -143,7 +143,7 @@ class Sent(io.BytesIO):
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.line = self.readline().decode("latin-1").rstrip("\r\n")
-        self.fields = http.client.parse_headers(self)  # type: ignore[arg-type]
+        self.fields = http.client.parse_headers(self)
         self.body = self.read()
 
 

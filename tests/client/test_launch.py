@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,16 @@ from tests.api.conftest import obey
 from tests.daemon_process import DaemonProcess, Json
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon that the test kills."""
+    made = obey(DaemonProcess(tmp_path))
+    try:
+        yield made.start()
+    finally:
+        made.close()
 
 
 @pytest.fixture
@@ -113,6 +124,51 @@ def test_a_daemon_that_cannot_start_says_why(absent: DaemonProcess) -> None:
     with pytest.raises(DaemonUnreachable) as raised:
         Kheish().daemon.status()
     assert "config.toml" in raised.value.message and "daemon.log" in raised.value.message
+
+
+@contextlib.contextmanager
+def dying_daemon(path: Path, requests: int = 1) -> Iterator[None]:
+    """A listener that takes requests without an answer, and is gone."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.parent.chmod(0o700)
+    path.unlink(missing_ok=True)
+
+    taken: list[int] = []
+
+    def serve() -> None:
+        with server:
+            while len(taken) < requests:
+                connection, _ = server.accept()
+                with connection:
+                    taken.extend([1] if connection.recv(65536) else [])
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", [Kheish, AsyncKheish])
+def test_a_request_that_a_dying_daemon_left_unanswered_is_repeated_if_it_may_be(
+    absent: DaemonProcess, kind: type[Kheish | AsyncKheish]
+) -> None:
+    def send(request: Request) -> Any:
+        client = kind()
+        return client.send(request) if isinstance(client, Kheish) else asyncio.run(client.send(request))
+
+    body = {"session_id": "s", "cwd": str(absent.work)}
+    with dying_daemon(absent.socket), pytest.raises(DaemonUnreachable) as raised:
+        send(Request("POST", "/v1/sessions", body=body))
+    assert raised.value.details == {"is_absent": False, "is_broken": True}, "it may have taken effect"
+    with dying_daemon(absent.socket):
+        made = send(Request("POST", "/v1/sessions", body=body, headers={"Idempotency-Key": "key"}))
+    assert made["session_id"] == "s"
+    end(signal.SIGKILL)
+    with dying_daemon(absent.socket, requests=2):
+        assert send(Request("GET", "/v1/sessions/s"))["session_id"] == "s", "also where it took long to die"
 
 
 def watch_spawns(monkeypatch: pytest.MonkeyPatch, on_spawn: Callable[[Any], None]) -> None:
@@ -220,31 +276,20 @@ def test_a_follower_starts_a_daemon_that_died_and_misses_nothing(
     assert by_hand == [True, False, True, False] and plain.daemon.status()["generation"] == 4
 
 
-@pytest.mark.parametrize("kind", [Kheish, AsyncKheish])
-def test_a_follower_that_starts_nothing_waits_for_the_next_daemon(
-    own: DaemonProcess, kind: type[Kheish | AsyncKheish]
-) -> None:
+def test_a_follower_that_starts_nothing_waits_for_the_next_daemon(own: DaemonProcess) -> None:
     session = own.session("s", "bypass")
-    follower = Follower(kind(own.socket, start=False), session)
-    follower.start()
+    followers = [Follower(kind(own.socket, start=False), session) for kind in (Kheish, AsyncKheish)]
+    for follower in followers:
+        follower.start()
     for _ in range(2):
-        assert follower.synced.acquire(timeout=20)
+        assert all(follower.synced.acquire(timeout=20) for follower in followers)
         own.submit(session, "SHELL")
-        assert follower.started.acquire(timeout=20)
+        assert all(follower.started.acquire(timeout=20) for follower in followers)
         own.kill()
         own.start()
     own.finish(own.submit(session, "AFTER"))
     own.client.sessions.end(session)
-    follower.join(20)
-    assert not follower.is_alive()
-    assert [e.data for e in follower.events if e.event == "record"] == own.records(session)
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[DaemonProcess]:
-    """A daemon that the test kills."""
-    made = obey(DaemonProcess(tmp_path))
-    try:
-        yield made.start()
-    finally:
-        made.close()
+    for follower in followers:
+        follower.join(20)
+        assert not follower.is_alive()
+        assert [e.data for e in follower.events if e.event == "record"] == own.records(session)

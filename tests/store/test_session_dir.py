@@ -265,7 +265,31 @@ def test_leftovers_of_a_crash_are_cleared(session: Session) -> None:
     session.close()
 
 
+def test_opening_makes_the_name_durable_whose_maker_may_have_died(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the rename that made it and the sync of the directory of all sessions."""
+    SessionDir.create(root, SESSION)
+    synced: list[Path] = []
+    sync_dir = atomic.sync_dir
+    monkeypatch.setattr(atomic, "sync_dir", lambda path: (synced.append(path), sync_dir(path)))
+    session = Session.open(root)
+    assert root / "sessions" in synced
+    session.append(1)
+    session.close()
+
+
 # -- reading without the lock ---------------------------------------------------------------------------------------
+
+
+def test_the_last_record_is_known_wherever_the_checkpoint_stands(session: Session, small_segments: int) -> None:
+    for count in range(1, 8):
+        session.append(1, text="x" * 20_000)
+        for checkpoint in (None, count):
+            if checkpoint:
+                session.checkpoint(checkpoint)
+            last = SessionDir.read_only(session.root, SESSION, reducer=REDUCER).last
+            assert last is not None
+            assert (last.seq, last.events[0]["number"]) == (count, count)
+    session.close()
 
 
 def test_reading_beside_the_writer(session: Session) -> None:

@@ -274,3 +274,16 @@ def test_a_daemon_takes_in_the_orphans_that_it_ended_and_outlives_them() -> None
     env = {**os.environ, MARK: CALL_ID}
     done = subprocess.run([sys.executable, "-c", ENDER], capture_output=True, text=True, timeout=60, env=env)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_a_daemon_that_was_started_inside_a_call_outlives_the_end_of_that_call() -> None:
+    code = (
+        "import os\n"
+        "from kheish.tools.processes import identify, kill_tree\n"
+        "assert kill_tree(identify(os.getppid()), os.environ['KHEISH_TOOL_CALL_ID'], 20_000)\n"
+        "print('alive')\n"
+    )
+    command = ["bash", "-c", '"$1" -c "$2"; sleep 1000', "leader", sys.executable, code]
+    env = {**os.environ, MARK: CALL_ID}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, start_new_session=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "alive\n"), done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 
@@ -30,10 +30,8 @@ def search(place: Workplace, **task: object) -> subprocess.CompletedProcess[byte
 
 def test_a_searcher_that_nobody_ends_ends_itself(place: Workplace) -> None:
     place.write("a.txt", "a" * 60 + "\n")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = search(place, pattern="(a+)+b", cpu_seconds_max=1)
-    assert done.returncode < 0
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before.ru_utime < 5
+    assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
 
 
 def test_a_searcher_that_fails_says_so(place: Workplace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -79,7 +80,7 @@ async def test_a_walk_that_takes_too_long_is_stopped(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, tool: str, arguments: dict[str, Any]
 ) -> None:
     place.write("a.txt")
-    monkeypatch.setattr("os.scandir", slowed(__import__("os").scandir))
+    monkeypatch.setattr(os, "scandir", slowed(os.scandir))
     refusal = await place.refusal(tool, timeout_ms=1, **arguments)
     assert refusal == "this took longer than 1 ms and was stopped; name a smaller part of the tree"
 

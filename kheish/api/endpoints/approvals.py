@@ -67,8 +67,9 @@ async def _resolve(app: App, session_id: str, items: list[ResolveOneOfMany], cal
         body_digest=call.body_digest,
     )
     # The answer leaves only after a rule for all sessions is durable too; repeating the request completes it.
-    for rule in applied.state.rules:
-        if rule.scope == "user":
+    for resolution in resolutions:
+        rule = applied.state.settled[resolution.request_id].rule
+        if rule is not None:
             await app.supervisor.add_user_rule(rule)
     return applied
 

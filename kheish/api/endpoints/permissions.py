@@ -9,25 +9,52 @@ from kheish.core import commands
 from kheish.core.codec import decode_events
 from kheish.core.events import Mode, Rule, ToolCallDecided
 from kheish.core.permissions import MODES, evaluate
-from kheish.errors import Invalid
+from kheish.errors import Forbidden, Invalid
 from kheish.limits import PAGE_ITEMS_MAX
-from kheish.wire.permissions import AddRule, CheckPermission, MatrixRow, PermissionAudit, PermissionView
+from kheish.wire.body import Body
+from kheish.wire.permissions import (
+    AddRule,
+    CheckPermission,
+    MatrixRow,
+    PermissionAudit,
+    PermissionView,
+    RuleView,
+    rule_view,
+)
 from kheish.wire.sessions import SessionView, session_view
 
 if TYPE_CHECKING:
     from kheish.api.app import App
 
 
-async def list_rules(app: App, call: Call[None, NoQuery]) -> list[Rule]:
+class PatternQuery(Body, frozen=True):
+    pattern: str
+
+
+async def list_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:
     """All that apply to a session, nearest scope first."""
     state, _ = await app.supervisor.state(call.path["id"])
-    return [*state.rules, *app.supervisor.settings.rules]
+    return [rule_view(rule) for rule in (*state.rules, *app.supervisor.settings.rules)]
 
 
 async def add_rule(app: App, call: Call[AddRule, NoQuery]) -> SessionView:
     rule = Rule(pattern=call.body.pattern, behavior=call.body.behavior)
     applied = await app.supervisor.submit(call.path["id"], commands.AddRule(rule=rule), call.caller)
     return session_view(applied.state, applied.seq)
+
+
+async def list_user_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:
+    return [rule_view(rule) for rule in app.supervisor.user_rules]
+
+
+async def remove_user_rule(app: App, call: Call[None, PatternQuery]) -> list[RuleView]:
+    """What was removed. A session that is being asked keeps the digest that it was asked with."""
+    if not call.caller.is_operator:
+        raise Forbidden(
+            f"cannot remove a permission rule: only a local operator may, not {call.caller.principal}",
+            code="operator_required",
+        )
+    return [rule_view(rule) for rule in await app.supervisor.remove_user_rule(call.query.pattern)]
 
 
 async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> PermissionView:
@@ -77,8 +104,7 @@ async def list_audits(app: App, call: Call[None, NoQuery]) -> list[PermissionAud
     audits: list[PermissionAudit] = []
     after = 0
     await app.supervisor.state(call.path["id"])
-    while True:
-        page = await app.supervisor.read_records(call.path["id"], after, PAGE_ITEMS_MAX)
+    while page := await app.supervisor.read_records(call.path["id"], after, PAGE_ITEMS_MAX):
         for record in page:
             after = record.seq
             if b'"tool_call.decided"' not in record.events_json:
@@ -87,17 +113,20 @@ async def list_audits(app: App, call: Call[None, NoQuery]) -> list[PermissionAud
                 if isinstance(event, ToolCallDecided):
                     fields = {n: getattr(event, n) for n in PermissionAudit.__struct_fields__ if hasattr(event, n)}
                     audits.append(PermissionAudit(at_ms=record.at, seq=record.seq, **fields))
-        if len(page) < PAGE_ITEMS_MAX:
-            return audits
+    return audits
 
 
 ENDPOINTS = (
     Endpoint(method="GET", path="/v1/sessions/{id}/rules", handler=list_rules,
-             summary="List the rules that apply to a session", returns=list[Rule]),
+             summary="List the rules that apply to a session", returns=list[RuleView]),
     Endpoint(method="POST", path="/v1/sessions/{id}/rules", handler=add_rule, summary="Add a rule to a session",
              body=AddRule, returns=SessionView),
     Endpoint(method="GET", path="/v1/sessions/{id}/permission-audits", handler=list_audits,
              summary="List every permission decision of a session", returns=list[PermissionAudit]),
+    Endpoint(method="GET", path="/v1/runtime/permissions/rules", handler=list_user_rules,
+             summary="List the rules for all sessions that were made by answering always", returns=list[RuleView]),
+    Endpoint(method="DELETE", path="/v1/runtime/permissions/rules", handler=remove_user_rule, query=PatternQuery,
+             summary="Remove such a rule, by its pattern", returns=list[RuleView]),
     Endpoint(method="POST", path="/v1/runtime/permissions/check", handler=check_permission,
              summary="Ask what would be decided", body=CheckPermission, returns=PermissionView),
     Endpoint(method="GET", path="/v1/runtime/permissions/matrix", handler=list_matrix,

@@ -115,18 +115,14 @@ async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     after, limit = parse_seq(call.query.cursor), min(call.query.limit, PAGE_ITEMS_MAX)
     items: list[bytes] = []
     cursor = "null"
-    while True:
-        page = await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)
+    while cursor == "null" and (page := await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)):
         for record in page:
             if concerns(record, run_id):
                 if len(items) == limit:
                     cursor = f'"{after}"'
-                    page = []
                     break
                 items.append(public_record(session_id, record))
             after = record.seq
-        if len(page) < PAGE_ITEMS_MAX:
-            break
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
 

@@ -165,7 +165,9 @@ async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
     records = await app.supervisor.read_records(call.path["id"], after, limit + 1)
     items = [public_record(call.path["id"], record) for record in records[:limit]]
-    cursor = f'"{records[limit - 1].seq}"' if len(records) > limit else "null"
+    row = app.supervisor.index.rows.get(call.path["id"])
+    is_more = len(records) > limit or bool(records and row and row.problem)  # the next page says what the fault is
+    cursor = f'"{records[:limit][-1].seq}"' if is_more else "null"
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
 

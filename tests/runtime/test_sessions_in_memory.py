@@ -1,0 +1,73 @@
+"""Sessions come into memory and leave it, and nobody who reads or writes them can tell."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from kheish.runtime import actor, supervisor
+from kheish.store.atomic import TEMP_PREFIX
+from tests.runtime.kernel import Kernel, reply
+
+
+async def put_away(kernel: Kernel) -> None:
+    async with asyncio.timeout(10):
+        while kernel.supervisor.loaded_total:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_session_that_nobody_uses_any_more_is_put_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last use is its own: the end of a run that nobody asks about."""
+    monkeypatch.setattr(supervisor, "SESSION_UNLOAD_AFTER_MS", 20)
+    async with Kernel(tmp_path, [reply("", ("read_file", {"path": "a"})), reply("done")]) as kernel:
+        await kernel.create()
+        subscription = kernel.supervisor.hub.subscribe(session_id="s")
+        await kernel.submit()
+        while not any(frame.ends for frame in await subscription.wait()):
+            pass
+        await put_away(kernel)
+        assert (await kernel.state()).messages[-1].text == "done"
+        await put_away(kernel)
+        await kernel.submit("again")
+
+
+async def test_a_session_that_waits_for_a_human_is_put_away_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SESSION_UNLOAD_AFTER_MS", 20)
+    async with Kernel(tmp_path, [reply("", ("bash", {"command": "x"})), reply("done")]) as kernel:
+        await kernel.create()
+        run_id = await kernel.submit()
+        await kernel.until(lambda s: bool(s.approvals))
+        await put_away(kernel)
+        assert kernel.supervisor.index.rows["s"].active_run_id == run_id
+        assert (await kernel.until_status(run_id, "waiting_for_approval")).run_id == run_id
+
+
+async def test_the_order_of_all_records_is_known_without_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a session whose checkpoint is its last record."""
+    monkeypatch.setattr(actor, "CHECKPOINT_AT_IDLE_RECORDS", 1)
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        for name in ("a", "b"):
+            await kernel.create(name)
+            await kernel.until_status(await kernel.submit(session_id=name), "completed", name)
+        stored = await kernel.supervisor.read_global((0, 0), 1000)
+    assert list(tmp_path.glob("sessions/*/checkpoint-*"))
+    (tmp_path / "daemon" / "index.json").unlink()
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        for position in range(len(stored)):
+            after = await kernel.supervisor.read_global((1, position), 1000)
+            assert [(s, r.seq) for s, r in after] == [(s, r.seq) for s, r in stored[position:]]
+
+
+async def test_what_a_death_left_unfinished_is_cleared_at_the_next_start(tmp_path: Path) -> None:
+    for directory in ("daemon", "blobs"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / f"{TEMP_PREFIX}0123456789abcdef").write_text("half of it")
+    (tmp_path / "sessions" / ".new-s-01234567").mkdir(parents=True)
+    async with Kernel(tmp_path, [reply("done")]):
+        assert list(tmp_path.rglob(".*")) == []
