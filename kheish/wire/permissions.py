@@ -6,13 +6,19 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kheish.core.events import Behavior, Effect, Mode, RuleScope
+from kheish.core.events import Behavior, Effect, Mode, Rule, RuleScope
 from kheish.wire.body import Body, View
 
 
 class AddRule(Body, frozen=True):
     pattern: Annotated[str, msgspec.Meta(min_length=1, max_length=4000)]
     behavior: Behavior
+
+
+class RuleView(View, frozen=True):
+    pattern: str
+    behavior: Behavior
+    scope: RuleScope
 
 
 class CheckPermission(Body, frozen=True):
@@ -56,3 +62,7 @@ class PermissionAudit(View, frozen=True):
     mode: Mode
     digest: str
     reason: str = ""
+
+
+def rule_view(rule: Rule) -> RuleView:
+    return RuleView(pattern=rule.pattern, behavior=rule.behavior, scope=rule.scope)

@@ -34,12 +34,28 @@ class ResolveQuestion(Body, frozen=True):
     resolution: AnswerOneOfMany
 
 
+class OptionView(View, frozen=True):
+    id: str
+    label: str
+    description: str
+
+
+class QuestionItem(View, frozen=True):
+    """Without options it asks for free text; with options free text stays possible."""
+
+    id: str
+    header: str
+    question: str
+    options: list[OptionView]
+    multi_select: bool
+
+
 class QuestionView(View, frozen=True):
     request_id: str
     session_id: str
     run_id: str
     tool_call_id: str
-    questions: list[Question]
+    questions: list[QuestionItem]
     requested_at_ms: int
 
 
@@ -49,8 +65,18 @@ def question_view(state: State, request: QuestionRequest) -> QuestionView:
         session_id=state.session_id,
         run_id=request.run_id,
         tool_call_id=request.tool_call_id,
-        questions=list(request.questions),
+        questions=[_item(question) for question in request.questions],
         requested_at_ms=request.requested_at_ms,
+    )
+
+
+def _item(question: Question) -> QuestionItem:
+    return QuestionItem(
+        id=question.id,
+        header=question.header,
+        question=question.question,
+        options=[OptionView(id=o.id, label=o.label, description=o.description) for o in question.options],
+        multi_select=question.multi_select,
     )
 
 

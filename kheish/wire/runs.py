@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kheish.core.events import Attachment, Delivery, Usage
+from kheish.core.events import Attachment, Delivery
 from kheish.core.state import Run, RunStatus, State, status_of
 from kheish.limits import INPUT_CHARS_MAX
 from kheish.wire.approvals import ApprovalView, approval_view
@@ -49,6 +49,15 @@ class RunError(View, frozen=True):
     message: str
 
 
+class UsageView(View, frozen=True):
+    """Of all model calls of the run that were completed."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+
+
 class RequestSummary(View, frozen=True):
     text_preview: str
     provider: str
@@ -82,7 +91,7 @@ class RunView(View, frozen=True):
     pending_question_ids: list[str]
     pending_questions: list[QuestionView]
     outputs: list[str]
-    usage: Usage
+    usage: UsageView
     error: RunError | None
 
 
@@ -122,6 +131,6 @@ def run_view(state: State, run: Run) -> RunView:
         pending_question_ids=[q.request_id for q in questions],
         pending_questions=[question_view(state, q) for q in questions],
         outputs=[run.output] if run.output else [],
-        usage=run.usage,
+        usage=UsageView(**msgspec.structs.asdict(run.usage)),
         error=RunError(code=run.error_code, message=run.error_message) if run.error_code else None,
     )

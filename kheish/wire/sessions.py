@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
-from kheish.core.events import Mode, Rule
+from kheish.core.events import Mode
 from kheish.core.state import Run, State, status_of
 from kheish.wire.body import Body, View
+from kheish.wire.permissions import RuleView, rule_view
 
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
 
@@ -51,7 +52,7 @@ class SessionView(View, frozen=True):
     headline: str = ""
     problem: str = ""
     """Why the session is read-only, if it is."""
-    rules: list[Rule] | None = None
+    rules: list[RuleView] | None = None
     """In the view of one session, not in lists."""
 
 
@@ -106,7 +107,7 @@ def session_view(state: State, seq: int) -> SessionView:
         pending_question_ids=list(state.questions),
         runs_total=len(state.runs),
         headline=latest.text[:200] if latest else "",
-        rules=list(state.rules),
+        rules=[rule_view(rule) for rule in state.rules],
     )
 
 
