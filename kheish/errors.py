@@ -5,6 +5,7 @@
     ├── Invalid                 a malformed request or argument; `path` names the place (400)
     ├── NotFound                an id that names nothing (404)
     ├── Conflict                a state, a lock or a key that stands in the way (409)
+    ├── Draining                the daemon is stopping; the next one takes it (503)
     ├── StoreError              the disk failed or lies
     │   ├── Corrupt             bytes that fail their checks: file, line, offset
     │   ├── Poisoned            a write or sync failed; the session is read-only
@@ -56,6 +57,13 @@ class Conflict(KheishError):
 class Forbidden(KheishError):
     code = "forbidden"
     status = 403
+
+
+class Draining(KheishError):
+    """The daemon is stopping; the next one takes the request."""
+
+    code = "daemon_draining"
+    status = 503
 
 
 class StoreError(KheishError):

@@ -18,8 +18,12 @@ def _encode(value: int) -> str:
     return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
 
 
+_LOW_BITS = 10
+
+
 class IdSource:
-    """Makes ids; two ids of one source compare as they were made, even within a millisecond."""
+    """Makes ids; two ids of one source compare as they were made, even within a millisecond, and differ before their
+    last two digits, which a decision counts on for the ids of its own (`core.draft`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,8 +33,7 @@ class IdSource:
         now = time.time_ns() // 1_000_000
         with self._lock:
             value = now << 80 | int.from_bytes(os.urandom(10), "big")
-            if value <= self._last:
-                value = self._last + 1
+            value = max(value, (self._last >> _LOW_BITS) + 1 << _LOW_BITS)
             self._last = value
         return f"{noun}_{_encode(value)}"
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -50,6 +49,8 @@ def socket_path(root: Path | None = None) -> Path:
         path = Path(runtime) / "kheish" / "kheish.sock" if runtime else root / "daemon" / "kheish.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
         return path
+    import hashlib  # noqa: PLC0415 - seldom needed, slow to import
+
     digest = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
     return Path("/tmp") / f"kheish-{os.getuid()}-{digest}" / "kheish.sock"  # noqa: S108 - made 0700 and checked
 

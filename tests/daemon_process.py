@@ -171,7 +171,7 @@ class DaemonProcess:
     def journal(self, session_id: str) -> list[Json]:
         """The records on the disk."""
         files = sorted((self.state / "sessions" / session_id).glob("journal-*.jsonl"))
-        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        lines = [json.loads(line) for file in files for line in file.read_text().split("\n") if line]
         return [line for line in lines if "events" in line]
 
     def types(self, session_id: str) -> list[str]:

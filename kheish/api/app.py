@@ -18,7 +18,7 @@ from kheish.api.endpoints import ENDPOINTS
 from kheish.api.router import Call, Endpoint, Raw, Router, parse_body, parse_query
 from kheish.api.streams import Streams
 from kheish.core.state import State
-from kheish.errors import Invalid, KheishError, StoreError
+from kheish.errors import Draining, Invalid, KheishError, StoreError
 from kheish.limits import CONNECTIONS_MAX, KIB, REQUEST_BODY_BYTES_MAX
 from kheish.runtime.supervisor import Supervisor
 
@@ -86,7 +86,7 @@ class App:
         caller = caller_of(peer, origin, lambda run_id: self.supervisor.index.session_of_run(run_id) is not None)
         endpoint, parts = self.router.find(scope["method"], scope["raw_path"].decode("ascii"))
         if self.supervisor.is_draining and endpoint.is_command:
-            raise problems.Draining("cannot take commands: the daemon is stopping; try again")
+            raise Draining("cannot take commands: the daemon is stopping; try again")
         query = parse_query(endpoint, scope["query_string"])
         raw = await _read_body(headers, receive)
         if len(raw) > _IN_THREAD_BYTES:

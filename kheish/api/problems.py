@@ -70,8 +70,3 @@ class TooLarge(KheishError):
 class TooManyConnections(KheishError):
     code = "too_many_connections"
     status = 503
-
-
-class Draining(KheishError):
-    code = "daemon_draining"
-    status = 503

@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 from kheish.errors import Invalid
 
 MAX_HEAD_BYTES = 64 * 1024
 REPLY_TIMEOUT_S = 120.0
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+"""RFC 3986, section 2.3. urllib.parse costs more time to import than the request takes."""
 
 _TARGET = re.compile(r"/[\x21-\x7e]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -83,7 +85,8 @@ def _text(value: Any) -> str:
 
 def segment(text: str) -> str:
     """A part of a path or a query."""
-    return quote(text, safe="", errors="surrogatepass")
+    data = text.encode("utf-8", "surrogatepass")
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in data)
 
 
 class Response:

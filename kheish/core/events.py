@@ -109,6 +109,7 @@ class SessionCreated(Event, tag="session.created", frozen=True):
     created_at_ms: int
     mode: Mode = "default"
     title: str = ""
+    body_digest: str = ""
 
 
 class SessionEnded(Event, tag="session.ended", frozen=True):

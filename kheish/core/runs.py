@@ -142,7 +142,7 @@ def _illegal(run: Run, verb: str, why: str) -> Conflict:
     return Conflict(
         f"cannot {verb} run {run.run_id}: it is {run.phase}; {why}",
         code="run_state_conflict",
-        status=run.phase,
+        run_status=run.phase,
     )
 
 

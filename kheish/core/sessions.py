@@ -45,6 +45,7 @@ def create(draft: Draft, command: CreateSession) -> str:
             created_at_ms=draft.at_ms,
             mode=command.mode,
             title=command.title,
+            body_digest=draft.context.body_digest,
         )
     )
     return command.session_id
@@ -98,6 +99,7 @@ def on_created(state: State, event: SessionCreated, context: Context) -> None:
     state.mode = event.mode
     state.title = event.title
     state.created_at_ms = event.created_at_ms
+    runs.remember_key(state, context, event.body_digest, event.session_id)
 
 
 def on_ended(state: State, event: SessionEnded, context: Context) -> None:

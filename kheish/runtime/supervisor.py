@@ -21,7 +21,7 @@ from kheish.core.outcomes import Outcome
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import Conflict, Corrupt, KheishError, NotFound, Poisoned, StoreError
+from kheish.errors import Conflict, Corrupt, Draining, KheishError, NotFound, Poisoned, StoreError
 from kheish.ids import new_id, time_of
 from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, STEPS_PER_RUN_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
@@ -233,7 +233,7 @@ class Supervisor:
     ) -> Applied:
         """Applies a command durably. Raises KheishError where it is refused."""
         if self.is_draining:
-            raise Conflict("cannot take commands: the daemon is stopping; try again", code="daemon_draining")
+            raise Draining("cannot take commands: the daemon is stopping; try again")
         creating = isinstance(command, CreateSession)
         if creating and session_id not in self.index.rows:
             # A refused one must not leave a directory behind.

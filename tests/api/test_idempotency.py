@@ -96,7 +96,7 @@ def test_a_repeated_request_has_its_answer_from_the_next_daemon(own: DaemonProce
     made = post(own, "/v1/sessions", {"cwd": work, "title": "by key"}, "create").json
     session = made["session_id"]
     own.session("input")
-    waiting = ("batch", "approval-runs", "by-run", "answer-session", "answer-run")
+    waiting = ("by-id", "batch", "approval-runs", "by-run", "answer-by-id", "answer-session", "answer-run")
     runs = {name: own.submit(own.session(name), "ASK" if "answer" in name else "SHELL") for name in waiting}
     ids = {name: own.until(name, "approval.requested", "question.requested")["request_id"] for name in runs}
     allow = {"resolution": "allow"}
@@ -109,6 +109,8 @@ def test_a_repeated_request_has_its_answer_from_the_next_daemon(own: DaemonProce
         "create": ("/v1/sessions", {"cwd": work, "title": "by key"}, {"cwd": "/", "title": "by key"}),
         "submit": (f"/v1/sessions/{session}/runs", {"content": "go"}, {"content": "go on"}),
         "input": ("/v1/sessions/input/input", {"content": "go"}, {"content": "go on"}),
+        "by-id": (f"/v1/approvals/{ids['by-id']}", allow, {"resolution": "deny"}),
+        "answer-by-id": (f"/v1/questions/{ids['answer-by-id']}", decline, {**decline, "justification": "no"}),
         "batch": (
             "/v1/sessions/batch/approvals",
             {"resolutions": [one("batch", **allow)]},
@@ -154,3 +156,24 @@ def test_a_repeated_request_has_its_answer_from_the_next_daemon(own: DaemonProce
         if key != "create":
             assert refusal(conflict) == (409, "idempotency_conflict"), key
     assert {name: len(own.journal(name)) for name in sessions} == kept, "nothing was done twice"
+
+
+def test_a_session_is_created_once_for_a_key(api: DaemonProcess) -> None:
+    body = {"session_id": "keyed", "cwd": str(api.work), "title": "first"}
+    assert post(api, "/v1/sessions", body, "make").status == 201
+    assert post(api, "/v1/sessions", body, "make").json["title"] == "first"
+    assert refusal(post(api, "/v1/sessions", {**body, "title": "second"}, "make")) == (409, "idempotency_conflict")
+
+
+def test_inputs_of_one_moment_are_all_kept(api: DaemonProcess) -> None:
+    """Nothing that was acknowledged is another's, however many come at once."""
+    session = api.session("crowd")
+    path = f"/v1/sessions/{session}/runs"
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda number: ask(api, "POST", path, {"content": f"go {number}"}), range(200)))
+    assert {answer.status for answer in answers} == {202}
+    run_ids = {answer.json["run_id"] for answer in answers}
+    assert len(run_ids) == 200
+    api.finish(max(run_ids))
+    texts = {e["text"] for r in api.records(session) for e in r["events"] if e["type"] == "run.submitted"}
+    assert texts == {f"go {number}" for number in range(200)}

@@ -13,8 +13,8 @@ from kheish.api.endpoints.approvals import ListQuery as InboxQuery
 from kheish.api.endpoints.approvals import list_approvals
 from kheish.api.endpoints.questions import list_questions
 from kheish.api.openapi import describe
-from kheish.api.problems import Draining
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
+from kheish.errors import Draining
 from kheish.limits import MIB
 from kheish.wire.body import Body
 from kheish.wire.status import (

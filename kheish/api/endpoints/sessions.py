@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from kheish.api.endpoints.runs import submit_input
-from kheish.api.problems import Draining
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
-from kheish.errors import Conflict, Invalid
+from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.index import SessionSummary
