@@ -1,0 +1,155 @@
+# bash completion for kheish, made by `kheish completion bash`.
+
+_kheish_words() {
+    COMPREPLY=()
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -W "$1" -- "$cur")
+}
+
+_kheish() {
+    local cur prev line word
+    COMPREPLY=()
+    cur=${COMP_WORDS[COMP_CWORD]}
+    prev=${COMP_WORDS[COMP_CWORD-1]}
+    case $COMP_CWORD in
+        1) _kheish_words "run ps logs inbox approve deny answer wait cancel interrupt status doctor completion demo sessions runs approvals questions routes permissions daemon --help --version"; return ;;
+        2) case ${COMP_WORDS[1]} in
+               sessions) _kheish_words "create list get input events stream transcript queue edit withdraw interrupt end set-mode verify export import --help"; return ;;
+               runs) _kheish_words "list get wait events stream cancel --help"; return ;;
+               approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
+               questions) _kheish_words "list show answer decline --help"; return ;;
+               routes) _kheish_words "list path --help"; return ;;
+               permissions) _kheish_words "check matrix rules allow ask deny forget audit --help"; return ;;
+               daemon) _kheish_words "start stop restart status run logs install --help"; return ;;
+           esac ;;
+    esac
+    line=${COMP_WORDS[1]}
+    case $line in sessions | runs | approvals | questions | routes | permissions | daemon) line="$line ${COMP_WORDS[2]}" ;; esac
+    case "$line:$prev" in
+        "run:-s" | "run:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "run:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
+        "run:--attach") COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        "run:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        "wait:--until") _kheish_words "done blocked idle"; return ;;
+        "sessions create:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        "sessions create:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
+        "sessions export:-o" | "sessions export:--output") COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        "runs list:-s" | "runs list:--session" | "runs list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "runs wait:--until") _kheish_words "done blocked"; return ;;
+        "approvals list:-s" | "approvals list:--session" | "approvals list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "approvals allow-all:-s" | "approvals allow-all:--session" | "approvals allow-all:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "approvals deny-all:-s" | "approvals deny-all:--session" | "approvals deny-all:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "questions list:-s" | "questions list:--session" | "questions list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "permissions check:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
+        "permissions check:-s" | "permissions check:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "permissions rules:-s" | "permissions rules:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "permissions allow:-s" | "permissions allow:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "permissions ask:-s" | "permissions ask:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "permissions deny:-s" | "permissions deny:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "permissions audit:-s" | "permissions audit:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+    esac
+    case $cur in
+        -*) case $line in
+                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --cwd --key --json --help" ;;
+                "ps") _kheish_words "-a --all --limit --json --help" ;;
+                "logs") _kheish_words "-f --follow -n --lines --json --help" ;;
+                "inbox") _kheish_words "--count --json --help" ;;
+                "approve") _kheish_words "--if-digest --edit --session --always --rule --verify --retry --mark-done --give-up -m --message --json --help" ;;
+                "deny") _kheish_words "-m --message --json --help" ;;
+                "answer") _kheish_words "--option --decline -m --message --json --help" ;;
+                "wait") _kheish_words "--until --timeout --json --help" ;;
+                "cancel") _kheish_words "-m --reason --json --help" ;;
+                "interrupt") _kheish_words "-m --reason --json --help" ;;
+                "status") _kheish_words "--json --help" ;;
+                "doctor") _kheish_words "--json --help" ;;
+                "completion") _kheish_words "--help" ;;
+                "demo") _kheish_words "-i --interactive --keep --json --help" ;;
+                "sessions create") _kheish_words "--cwd --mode --title --json --help" ;;
+                "sessions list") _kheish_words "--status --limit --json --help" ;;
+                "sessions get") _kheish_words "--json --help" ;;
+                "sessions input") _kheish_words "--model --wait --json --help" ;;
+                "sessions events") _kheish_words "--cursor --limit --json --help" ;;
+                "sessions stream") _kheish_words "--cursor --json --help" ;;
+                "sessions transcript") _kheish_words "--limit --json --help" ;;
+                "sessions queue") _kheish_words "--json --help" ;;
+                "sessions edit") _kheish_words "--json --help" ;;
+                "sessions withdraw") _kheish_words "--json --help" ;;
+                "sessions interrupt") _kheish_words "-m --reason --json --help" ;;
+                "sessions end") _kheish_words "-m --reason --json --help" ;;
+                "sessions set-mode") _kheish_words "--json --help" ;;
+                "sessions verify") _kheish_words "--all --json --help" ;;
+                "sessions export") _kheish_words "-o --output --json --help" ;;
+                "sessions import") _kheish_words "--json --help" ;;
+                "runs list") _kheish_words "-s --session --session-id --active --limit --json --help" ;;
+                "runs get") _kheish_words "--json --help" ;;
+                "runs wait") _kheish_words "--until --timeout --json --help" ;;
+                "runs events") _kheish_words "--json --help" ;;
+                "runs stream") _kheish_words "--cursor --json --help" ;;
+                "runs cancel") _kheish_words "-m --reason --json --help" ;;
+                "approvals list") _kheish_words "-s --session --session-id --json --help" ;;
+                "approvals show") _kheish_words "--json --help" ;;
+                "approvals allow") _kheish_words "-m --message --json --help" ;;
+                "approvals deny") _kheish_words "-m --message --json --help" ;;
+                "approvals allow-all") _kheish_words "-s --session --session-id -m --message --json --help" ;;
+                "approvals deny-all") _kheish_words "-s --session --session-id -m --message --json --help" ;;
+                "questions list") _kheish_words "-s --session --session-id --json --help" ;;
+                "questions show") _kheish_words "--json --help" ;;
+                "questions answer") _kheish_words "--option --decline -m --message --json --help" ;;
+                "questions decline") _kheish_words "-m --message --json --help" ;;
+                "routes list") _kheish_words "--json --help" ;;
+                "routes path") _kheish_words "--json --help" ;;
+                "permissions check") _kheish_words "--tool --arg --input --mode -s --session --json --help" ;;
+                "permissions matrix") _kheish_words "--json --help" ;;
+                "permissions rules") _kheish_words "-s --session --always --json --help" ;;
+                "permissions allow") _kheish_words "-s --session --json --help" ;;
+                "permissions ask") _kheish_words "-s --session --json --help" ;;
+                "permissions deny") _kheish_words "-s --session --json --help" ;;
+                "permissions forget") _kheish_words "--json --help" ;;
+                "permissions audit") _kheish_words "-s --session --json --help" ;;
+                "daemon start") _kheish_words "--json --help" ;;
+                "daemon stop") _kheish_words "--json --help" ;;
+                "daemon restart") _kheish_words "--json --help" ;;
+                "daemon status") _kheish_words "--json --help" ;;
+                "daemon run") _kheish_words "--help" ;;
+                "daemon logs") _kheish_words "-f --follow -n --lines --json --help" ;;
+                "daemon install") _kheish_words "--print --json --help" ;;
+            esac ;;
+        *) case $line in
+               "logs") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "approve") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "deny") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "answer") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "completion") _kheish_words "bash zsh fish man sessions runs requests targets" ;;
+               "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions input") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions events") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions stream") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions transcript") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions queue") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions edit") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions withdraw") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions verify") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions export") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions import") COMPREPLY=($(compgen -f -- "$cur")) ;;
+               "runs get") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "runs events") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs stream") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "approvals show") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "approvals allow") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "approvals deny") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "questions show") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "questions answer") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "questions decline") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+           esac ;;
+    esac
+}
+
+complete -F _kheish kheish
