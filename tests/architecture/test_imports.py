@@ -69,6 +69,7 @@ HOT_LINES = {
     "inbox": [["inbox", "--count"], ["inbox"], ["inbox", "--json"]],
     "wait": [["wait", "RUN"], ["wait", "SESSION", "--until", "idle", "--timeout", "9"]],
     "status": [["status"], ["status", "--json"]],
+    "completion": [["completion", "targets"]],
     "daemon status": [["daemon", "status"]],
 }
 
