@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from kheish.cli.output import ago, clean, one_line, paint, print_json, print_table, say
+from kheish.cli.output import ago, clean, expose, one_line, paint, print_json, print_table, say, short_ids
 from kheish.cli.render import call_text
-from kheish.cli.targets import connect
+from kheish.cli.targets import connect, find_session
 from kheish.client import Kheish
 from kheish.errors import Invalid
+
+_LINES_MAX = 20
 
 
 def approve(
@@ -33,19 +36,22 @@ def approve(
         raise Invalid("cannot keep a rule for one call: add --session or --always")
     client = connect()
     approval = client.approvals.get(request_id)
+    edited = parse_object(edit) if edit is not None else None
     remember = "session" if session else "always" if always else None
     if remember and not rule and not as_json:
-        say(f"rule: allow {clean(approval['exact_rule'])} ({'this session' if session else 'every session'})")
+        what = expose(approval["exact_rule"]) if edited is None else f"exactly {call_text(approval['tool'], edited)}"
+        say(f"rule: allow {what} ({'this session' if session else 'every session'})")
     run = client.approvals.resolve(
         approval["request_id"],
         verbs[0] if verbs else "allow",
         if_digest=if_digest,
         remember=remember,
         rule=rule,
-        updated_input=parse_object(edit) if edit is not None else None,
+        updated_input=edited,
         justification=message or None,
     )
-    return _done(approval, run, verbs[0] if verbs else "allowed", as_json)
+    shown = {**approval, "input": edited} if edited is not None else approval
+    return _done(shown, run, verbs[0] if verbs else "allowed", as_json)
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -83,16 +89,18 @@ def allow(request_id: str, message: str, as_json: bool) -> int:
 
 
 def list_(session: str | None, as_json: bool) -> int:
-    rows = connect().approvals.list(session_id=session)
+    client = connect()
+    rows = client.approvals.list(session_id=find_session(client, session) if session else None)
     if as_json:
         print_json(rows)
     elif not rows:
         say("nothing waits for approval")
     else:
+        short = short_ids(r["request_id"] for r in rows)
         print_table(
             ("approval", "session", "age", "digest", "call"),
             [
-                (r["request_id"], r["session_id"], ago(r["requested_at_ms"]), r["digest"][:8],
+                (short(r["request_id"]), r["session_id"], ago(r["requested_at_ms"]), r["digest"][:8],
                  call_text(r["tool"], r["input"]))
                 for r in rows
             ],
@@ -105,25 +113,27 @@ def show(request_id: str, as_json: bool) -> int:
     if as_json:
         print_json(view)
         return 0
-    print_approval(view)
+    print(f"{paint(view['request_id'], 'yellow')}  session {clean(view['session_id'])}, run {view['run_id']}")
+    for line in call_lines(view, lines_max=0):
+        print(line)
+    print(f"  digest     {view['digest']}")
+    print(f"  choices    {', '.join(view['choices'])}")
     return 0
 
 
-def print_approval(view: dict[str, Any]) -> None:
-    print(f"{paint(view['request_id'], 'yellow')}  session {clean(view['session_id'])}, run {view['run_id']}")
-    print(f"  tool       {clean(view['tool'])}")
+def call_lines(view: dict[str, Any], lines_max: int = _LINES_MAX) -> Iterator[str]:
+    """What would run, and why it is asked: all of it, unless an argument has more lines than this."""
+    yield f"  tool       {expose(view['tool'])}"
     for name, value in view["input"].items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        first, *rest = clean(text).split("\n") or [""]
-        print(f"  {one_line(name):<10} {first}")
-        for line in rest[:20]:
-            print(f"             {line}")
-        if len(rest) > 20:
-            print(f"             ... {len(rest) - 20} more lines; --json shows all")
-    print(f"  directory  {clean(view['cwd'])}")
-    print(f"  asked by   rule {clean(view['rule'])}{', ' + one_line(view['reason']) if view['reason'] else ''}")
-    print(f"  digest     {view['digest']}")
-    print(f"  choices    {', '.join(view['choices'])}")
+        lines = expose(text).rstrip("\n").split("\n")
+        shown = lines[:lines_max] if lines_max else lines
+        yield f"  {one_line(name):<10} {shown[0]}"
+        yield from (f"{'':13}{line}" for line in shown[1:])
+        if len(shown) < len(lines):
+            yield f"{'':13}... {len(lines) - len(shown)} more lines: kheish approvals show {view['request_id']}"
+    yield f"  directory  {expose(view['cwd'])}"
+    yield f"  asked by   rule {expose(view['rule'])}{', ' + one_line(view['reason']) if view['reason'] else ''}"
 
 
 def _resolve_all(client: Kheish, session: str | None, resolution: str, message: str, as_json: bool) -> int:
@@ -131,7 +141,7 @@ def _resolve_all(client: Kheish, session: str | None, resolution: str, message: 
     from kheish.client.http1 import Request, segment
 
     by_run: dict[str, list[dict[str, Any]]] = {}
-    for row in client.approvals.list(session_id=session):
+    for row in client.approvals.list(session_id=find_session(client, session) if session else None):
         if row["kind"] == "tool_call":
             by_run.setdefault(row["run_id"], []).append(row)
     runs = []

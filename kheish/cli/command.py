@@ -5,12 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from kheish.errors import Invalid
+
 
 class Param:
     """An argument (no `flags`) or an option. `kind`: str, int, float, or bool for a flag. `many` takes several: an
-    argument takes the rest of the line, an option may be repeated."""
+    argument takes the rest of the line, an option may be repeated. A number is `at_least` that; a text may be empty
+    only where that is its default."""
 
-    __slots__ = ("choices", "default", "flags", "help", "kind", "many", "metavar", "name")
+    __slots__ = ("at_least", "choices", "default", "flags", "help", "kind", "many", "metavar", "name")
 
     def __init__(
         self,
@@ -22,6 +25,7 @@ class Param:
         many: bool = False,
         metavar: str = "",
         choices: tuple[str, ...] = (),
+        at_least: int = 0,
     ) -> None:
         self.name = name
         self.flags = flags
@@ -31,10 +35,15 @@ class Param:
         self.many = many
         self.metavar = metavar or name.upper()
         self.choices = choices
+        self.at_least = at_least
 
-    @property
-    def is_required(self) -> bool:
-        return not self.flags and self.default is REQUIRED
+    def check(self, value: Any) -> None:
+        """Raises Invalid for a value that neither way of parsing refuses."""
+        name = self.flags[-1] if self.flags else self.metavar
+        if value == "" and self.default != "":
+            raise Invalid(f"cannot use {name}: it is empty")
+        if self.kind in (int, float) and value is not None and not value >= self.at_least:
+            raise Invalid(f"cannot use {name} {value}: it must be at least {self.at_least}")
 
 
 class _Required:
@@ -57,6 +66,9 @@ class Command:
         self.hot = hot
 
     def run(self, values: dict[str, Any]) -> int:
+        """Raises KheishError."""
+        for param in self.params:
+            param.check(values[param.name])
         module, _, function = self.target.partition(":")
         status = getattr(import_module(f"kheish.cli.{module}"), function)(**values)
         return int(status or 0)

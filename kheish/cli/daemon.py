@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from typing import Any
 
 from kheish import paths
@@ -99,7 +100,8 @@ def stop_daemon(client: Kheish) -> int | None:
         os.kill(owner.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     told = False
-    while is_state_root_locked(root):
+    # A client that follows may have started the next one already.
+    while is_state_root_locked(root) and (read_owner(root) or owner).pid == owner.pid:
         if time.monotonic() > deadline:
             raise KheishError(
                 f"cannot stop the daemon: pid {owner.pid} is still there after {STOP_TIMEOUT_S:.0f} s; `kill -9 "
@@ -124,11 +126,11 @@ def run() -> int:
     return run_daemon()
 
 
-def logs(follow: bool, lines: int) -> int:
+def logs(follow: bool, lines: int, as_json: bool) -> int:
     path = paths.log_path()
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file.readlines()[-lines:]:
+            for line in deque(file, maxlen=lines):
                 print(clean(line.rstrip("\n")))
     except FileNotFoundError:
         say(f"there is no log yet at {path}")
@@ -156,39 +158,52 @@ TimeoutStopSec=30
 WantedBy=default.target
 """
 
-LAUNCHD_PLIST = """\
-<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
-<plist version="1.0">
-<dict>
-  <key>Label</key><string>dev.kheish.daemon</string>
-  <key>ProgramArguments</key>
-  <array><string>{python}</string><string>-m</string><string>kheish</string><string>daemon</string><string>run</string></array>
-  <key>RunAtLoad</key><true/>
-  <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
-</dict>
-</plist>
-"""
 
-
-def install(print_only: bool) -> int:
+def install(print_only: bool, as_json: bool) -> int:
+    kept = {n: os.environ[n] for n in ("KHEISH_STATE_ROOT", "KHEISH_CONFIG_DIR", "KHEISH_SOCKET") if os.environ.get(n)}
     if sys.platform == "darwin":
-        text = LAUNCHD_PLIST.format(python=sys.executable)
+        text = _launchd_plist(kept)
         path = os.path.expanduser("~/Library/LaunchAgents/dev.kheish.daemon.plist")
         then = f"launchctl load -w {path}"
     else:
-        kept = [n for n in ("KHEISH_STATE_ROOT", "KHEISH_CONFIG_DIR", "KHEISH_SOCKET") if os.environ.get(n)]
-        environment = "".join(f'Environment="{name}={os.environ[name]}"\n' for name in kept)
-        text = SYSTEMD_UNIT.format(python=sys.executable, environment=environment)
+        text = _systemd_unit(kept)
         config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
         path = os.path.join(config, "systemd", "user", "kheish.service")
         then = "systemctl --user daemon-reload && systemctl --user enable --now kheish"
-    if print_only:
+    if not print_only:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    if as_json:
+        print_json({"path": path, "written": not print_only, "text": text, "then": then})
+    elif print_only:
         print(text, end="")
-        return 0
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    print(path)
-    say(f"written. To have it started now and at every login: {then}")
+    else:
+        print(path)
+        say(f"written. To have it started now and at every login: {then}")
     return 0
+
+
+def _systemd_unit(environment: dict[str, str]) -> str:
+    lines = [f"Environment={_systemd_quoted(f'{name}={value}')}\n" for name, value in environment.items()]
+    return SYSTEMD_UNIT.format(python=_systemd_quoted(sys.executable), environment="".join(lines))
+
+
+def _systemd_quoted(text: str) -> str:
+    """Source: systemd.syntax(7) for the quotes, systemd.unit(5) for the specifiers."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def _launchd_plist(environment: dict[str, str]) -> str:
+    import plistlib
+
+    plist: dict[str, Any] = {
+        "Label": "dev.kheish.daemon",
+        "ProgramArguments": [sys.executable, "-m", "kheish", "daemon", "run"],
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+    }
+    if environment:
+        plist["EnvironmentVariables"] = environment
+    return plistlib.dumps(plist, sort_keys=False).decode()

@@ -57,9 +57,14 @@ def demo(interactive: bool, keep: bool, as_json: bool) -> int:
     os.environ["KHEISH_STATE_ROOT"] = str(scratch / "state")
     os.environ["KHEISH_CONFIG_DIR"] = str(scratch / "config")
     scene = Scene(scratch, is_interactive=interactive, is_quiet=as_json)
+    kept_at = str(scratch) if keep else ""
     try:
         scene.play()
-        return scene.report(as_json, kept_at=str(scratch) if keep else "")
+        return scene.report(as_json, kept_at)
+    except KheishError as error:
+        if as_json:
+            scene.print_report(kept_at, problem=error.message)
+        raise
     finally:
         with contextlib.suppress(KheishError):
             stop_daemon(scene.client)
@@ -127,6 +132,9 @@ class Scene:
                 self.kill("kill -9 in the middle of a command")
                 self.start_daemon("the daemon comes back")
                 self.until("run.completed", "run.failed", "run.cancelled")
+        if not (self.verify_pid or self._is_interactive):
+            # A person may choose another end; without one there is no other.
+            raise DemoFailed("the run ended before it was told to roll back and to verify")
         self._read_to_the_end()
 
     def _furnish(self) -> str:
@@ -167,20 +175,24 @@ class Scene:
         if event["type"] != "question.requested":
             raise DemoFailed("the run ended before it asked its question")
         if self._is_interactive:
-            from kheish.cli.prompts import ask_question
-
-            asyncio.run(ask_question(AsyncKheish(origin="cli", start=False), event["request_id"]))
+            self.ask(event["request_id"])
         else:
             self.command("answer", event["request_id"], "--option", "1")
 
     def approve(self) -> None:
         """From a second client process, bound to the digest that was shown before the first kill."""
         if self._is_interactive:
-            from kheish.cli.prompts import ask_approval
-
-            asyncio.run(ask_approval(AsyncKheish(origin="cli", start=False), self.waiting["request_id"]))
+            self.ask(self.waiting["request_id"])
         else:
             self.command("approve", self.waiting["request_id"], "--if-digest", self.waiting["digest"])
+
+    def ask(self, request_id: str) -> None:
+        """Asks the person, until it is decided."""
+        from kheish.cli.prompts import Prompt
+
+        prompt = Prompt(AsyncKheish(origin="cli", start=False), request_id)
+        while prompt.is_open:
+            asyncio.run(prompt.ask())
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another process of the CLI. Raises DemoFailed."""
@@ -262,7 +274,7 @@ class Scene:
     def _show(self, record: Json) -> None:
         for fact in record["events"]:
             for text, color in self._renderer.lines({**record, "events": [fact]}):
-                self.note(_who(fact["type"], record["by"]), text, color, record["at_ms"])
+                self.note(_who(fact["type"], record["by"]), text.removeprefix("model: "), color, record["at_ms"])
 
     # -- checking ------------------------------------------------------------------------------------------------
 
@@ -327,7 +339,7 @@ class Scene:
         self.claim(
             f"the rollback ran {'exactly once' if allowed else 'never: it was denied'}",
             lines == wanted and len(starts) == len(wanted),
-            f"{len(starts)} starts in the journal, {len(lines)} lines in deploy/rollbacks.log",
+            f"{_count(starts, 'start')} in the journal, {_count(lines, 'line')} in deploy/rollbacks.log",
         )
 
     def _check_verify(self) -> None:
@@ -337,7 +349,7 @@ class Scene:
         self.claim(
             "the command that the second kill cut off was not repeated; the model was told and looked",
             len(uncertain) == 1 and len(starts) == 1 and lines == ["started"],
-            f"{len(starts)} start, then uncertain; deploy/verifications.log: {', '.join(lines)}",
+            f"{_count(starts, 'start')}, then uncertain; deploy/verifications.log: {', '.join(lines)}",
         )
         ended = [fact["pid"] for fact in self.facts("process.ended")]
         self.claim(
@@ -382,27 +394,35 @@ class Scene:
         """0 only if every claim holds."""
         self.check()
         ok = all(claim["holds"] for claim in self.claims)
-        took_ms = int((time.monotonic() - self.began_s) * 1000)
         if as_json:
-            print_json(
-                {
-                    "ok": ok,
-                    "session_id": SESSION,
-                    "run_id": self.run_id,
-                    "took_ms": took_ms,
-                    "daemon_ready_ms": self.restarts_ms,
-                    "timeline": self.timeline,
-                    "claims": self.claims,
-                    "kept_at": kept_at or None,
-                }
-            )
+            self.print_report(kept_at, ok=ok)
             return 0 if ok else 1
         print()
         for claim in self.claims:
             mark = paint("ok   ", "green") if claim["holds"] else paint("FALSE", "red")
             print(f"{mark} {claim['claim']} {paint('(' + clean(claim['evidence']) + ')', 'dim')}")
-        print(f"\n{len(self.claims)} claims checked in {took_ms / 1000:.1f} s: {'all hold' if ok else 'NOT all hold'}")
+        took_s = self.took_ms() / 1000
+        print(f"\n{len(self.claims)} claims checked in {took_s:.1f} s: {'all hold' if ok else 'NOT all hold'}")
         return 0 if ok else 1
+
+    def print_report(self, kept_at: str, *, ok: bool = False, problem: str = "") -> None:
+        """`problem` is why the scene stood still, if it did."""
+        print_json(
+            {
+                "ok": ok,
+                "problem": problem or None,
+                "session_id": SESSION,
+                "run_id": self.run_id,
+                "took_ms": self.took_ms(),
+                "daemon_ready_ms": self.restarts_ms,
+                "timeline": self.timeline,
+                "claims": self.claims,
+                "kept_at": kept_at or None,
+            }
+        )
+
+    def took_ms(self) -> int:
+        return int((time.monotonic() - self.began_s) * 1000)
 
 
 def _who(type_: str, by: Json) -> str:
@@ -412,6 +432,10 @@ def _who(type_: str, by: Json) -> str:
 
 def _times(count: int) -> str:
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _count(things: list[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _lines(path: Path) -> list[str]:

@@ -36,7 +36,10 @@ def doctor(as_json: bool) -> int:
 
 def _checks() -> Iterator[Check]:
     yield "version", OK, f"kheish {__version__}, Python {sys.version.split()[0]}, {sys.executable}"
-    yield _state_root()
+    root = _state_root()
+    yield root
+    if root[1] == WRONG:
+        return
     yield _disk()
     client = connect()
     try:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from kheish.cli.output import ago, clean, one_line, paint, print_json, say
-from kheish.cli.render import call_text
+from typing import Any
+
+from kheish.cli.approvals import call_lines
+from kheish.cli.output import ago, clean, paint, print_json, say, short_ids
+from kheish.cli.questions import answer_hint, question_lines
 from kheish.cli.targets import connect
+
+_LINES_MAX = 8
 
 
 def inbox(count: bool, as_json: bool) -> int:
@@ -23,27 +28,26 @@ def inbox(count: bool, as_json: bool) -> int:
         return 0
     if not view["approvals"] and not view["questions"]:
         say("nothing waits for you")
+    short = short_ids(row["request_id"] for row in (*view["approvals"], *view["questions"]))
     for a in view["approvals"]:
+        id_ = short(a["request_id"])
         kind = "approval" if a["kind"] == "tool_call" else "outcome unknown"
-        print(
-            f"{paint(a['request_id'], 'yellow')}  {kind}, {ago(a['requested_at_ms'])} ago, "
-            f"session {clean(a['session_id'])}"
-        )
-        print(f"  {clean(call_text(a['tool'], a['input']))}")
+        print(_head(id_, kind, a))
+        for line in call_lines(a, lines_max=_LINES_MAX):
+            print(line)
         if a["kind"] == "tool_call":
-            hint = f"kheish approve {a['request_id']} --if-digest {a['digest'][:8]}"
+            hint = f"kheish approve {id_} --if-digest {a['digest'][:8]}"
         else:
-            hint = f"kheish approve {a['request_id']} --verify | --retry | --mark-done | --give-up"
+            hint = f"kheish approve {id_} --verify | --retry | --mark-done | --give-up"
         print(paint(f"  {hint}", "dim"))
     for q in view["questions"]:
-        print(
-            f"{paint(q['request_id'], 'yellow')}  question, {ago(q['requested_at_ms'])} ago, "
-            f"session {clean(q['session_id'])}"
-        )
-        for question in q["questions"]:
-            print(f"  {one_line(question['question'])}")
-            for number, option in enumerate(question.get("options", ()), 1):
-                note = f" - {one_line(option['description'])}" if option.get("description") else ""
-                print(f"    {number}. {one_line(option['label'])}{note}")
-        print(paint(f"  kheish answer {q['request_id']} TEXT", "dim"))
+        id_ = short(q["request_id"])
+        print(_head(id_, "question", q))
+        for line in question_lines(q):
+            print(line)
+        print(paint(f"  {answer_hint(q, id_)}", "dim"))
     return 0
+
+
+def _head(id_: str, kind: str, view: dict[str, Any]) -> str:
+    return f"{paint(id_, 'yellow')}  {kind}, {ago(view['requested_at_ms'])} ago, session {clean(view['session_id'])}"

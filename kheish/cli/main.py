@@ -6,6 +6,7 @@ Exit status: 0 ok, 1 general, 2 wrong usage or invalid, 3 the daemon cannot be r
 
 from __future__ import annotations
 
+import os
 import sys
 
 from kheish.cli.table import find_hot
@@ -13,6 +14,10 @@ from kheish.errors import KheishError
 
 
 def main() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - closed before us: nobody reads it
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -24,9 +29,10 @@ def run(argv: list[str]) -> int:
         if hot is not None and values is not None:
             status = hot[0].run(values)
         else:
-            from kheish.cli.typer_app import run_typer
+            from kheish.cli.typer_app import read_line
 
-            status = run_typer(argv)
+            read = read_line(argv)
+            status = read if isinstance(read, int) else read[0].run(read[1])
         sys.stdout.flush()
         return status
     except KheishError as error:
@@ -35,8 +41,14 @@ def run(argv: list[str]) -> int:
         return fail(error)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; say nothing, now or at exit.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 141
+    except OSError as error:
+        from kheish.cli.output import clean, say
+
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what it still holds may be what failed
+        say(clean(f"kheish: cannot go on: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"))
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,18 +19,36 @@ EXIT_WAITING = 22
 EXIT_TIMEOUT = 124
 EXIT_INTERRUPTED = 130
 
+_LAST_COLUMN_MIN = 12
+_SHORT_DIGITS = 12
+"""The ten digits of an id that tell its millisecond, and two more."""
+
 RUN_EXIT = {"completed": 0, "failed": EXIT_FAILED, "cancelled": EXIT_STOPPED, "interrupted": EXIT_STOPPED}
 
+_BY_CODE = {"daemon_unreachable": 3, "daemon_draining": 7, "archive_corrupt": 2}
+# What is damaged, or written by a later Kheish, does not become better by trying again.
+_BY_CODE |= dict.fromkeys(("session_corrupt", "blob_corrupt", "document_corrupt", "format_too_new"), 1)
 _BY_STATUS = {400: 2, 405: 2, 413: 2, 401: 4, 403: 4, 404: 5, 409: 6, 429: 7, 503: 7, 504: 7}
 _COLORS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
-_CONTROL = {c: None for c in (*range(0x20), *range(0x7F, 0xA0)) if c not in (0x09, 0x0A)}
-_CONTROL.update(dict.fromkeys((0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)))
+# What moves the cursor, and what turns the direction of a text (Unicode's Bidi_Control and their deprecated kin).
+_CONTROLS = {c for c in (*range(0x20), *range(0x7F, 0xA0)) if c not in (0x09, 0x0A)}
+_BIDI = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x2070)}
+_INVISIBLE = {0x00AD, 0x200B, 0x200C, 0x200D, *range(0x2060, 0x2066), 0xFEFF, *range(0xFFF9, 0xFFFC)}
+_TAGS = range(0xE0000, 0xE0080)
+_STRIPPED = dict.fromkeys(_CONTROLS | _BIDI)
+_SHOWN = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _CONTROLS | _BIDI | _INVISIBLE}
+_SHOWN |= {c: f"\\U{c:08x}" for c in _TAGS}
+_JSON_ESCAPED = {c: f"\\u{c:04x}" for c in (_CONTROLS | _BIDI) if c >= 0x7F}
+# A control sequence, or a control string that has its end on the same line. Source: ECMA-48, sections 5.4 and 5.6.
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\))")
 _STATUS_COLOR = {
     "running": "cyan",
     "completed": "green",
     "failed": "red",
     "waiting_for_approval": "yellow",
     "waiting_for_user_question": "yellow",
+    "waiting: approval": "yellow",
+    "waiting: question": "yellow",
     "cancelled": "dim",
     "interrupted": "dim",
     "ended": "dim",
@@ -37,13 +57,41 @@ _STATUS_COLOR = {
 
 
 def clean(text: object) -> str:
-    """Text for a terminal: without control characters and without what turns its direction."""
-    return str(text).translate(_CONTROL)
+    """Text for a terminal: without escape sequences, control characters and what turns its direction."""
+    found = str(text)
+    if "\x1b" in found:
+        found = _SEQUENCE.sub("", found)
+    if "\r" in found:
+        found = found.replace("\r\n", "\n").replace("\r", "\n")
+    return found.translate(_STRIPPED)
+
+
+def expose(text: object) -> str:
+    """Text that a person is asked to decide about: what cannot be seen is written out, and nothing is left out."""
+    return str(text).translate(_SHOWN)
 
 
 def one_line(text: object, width: int = 0) -> str:
-    line = " ".join(clean(text).split())
-    return line if not width or len(line) <= width else line[: max(0, width - 1)] + "…"
+    return cut(" ".join(clean(text).split()), width)
+
+
+def cut(line: str, width: int) -> str:
+    """As much of a line as fits; all of it where the width is 0."""
+    if not width or text_width(line) <= width:
+        return line
+    room, kept = width - 1, 0
+    while kept < len(line) and (room := room - text_width(line[kept])) >= 0:
+        kept += 1
+    return line[:kept] + "…"
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a line takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def use_color(stream: TextIO) -> bool:
@@ -59,6 +107,13 @@ def paint(text: str, color: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
 
+def status_text(status: str) -> str:
+    """A status for a column: shorter at a terminal."""
+    if not sys.stdout.isatty():
+        return status
+    return status.replace("waiting_for_user_", "waiting: ").replace("waiting_for_", "waiting: ")
+
+
 def paint_status(status: str, stream: TextIO | None = None) -> str:
     return paint(status, _STATUS_COLOR.get(status, ""), stream)
 
@@ -71,7 +126,7 @@ def say(text: str = "", color: str = "") -> None:
 def print_json(value: Any) -> None:
     """Indented for people, one line for programs."""
     if sys.stdout.isatty():
-        print(clean(json.dumps(value, ensure_ascii=False, indent=2)))
+        print(json.dumps(value, ensure_ascii=False, indent=2).translate(_JSON_ESCAPED))
     else:
         print(json.dumps(value, ensure_ascii=True, separators=(",", ":")))
 
@@ -83,20 +138,37 @@ def print_json_line(value: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], colors: dict[int, Callable[[str], str]] | None = None
 ) -> None:
-    """Aligned columns; the last one is cut to the width of a terminal and left whole in a pipe."""
+    """Aligned columns, all of them and whole in a pipe. A terminal gets the columns that hold something, the last one
+    cut to its width, or, where that is too narrow, a few lines for each row."""
     cells = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    kept = list(range(len(columns)))
+    widths = [max(text_width(line[i]) for line in (columns, *cells)) for i in kept]
     if sys.stdout.isatty():
-        room = terminal_width() - sum(widths[:-1]) - 2 * (len(columns) - 1)
-        widths[-1] = max(8, min(widths[-1], room))
-        cells = [[*row[:-1], one_line(row[-1], widths[-1])] for row in cells]
-    header = "  ".join(c.upper().ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip()
-    print(paint(header, "dim"))
+        kept = [i for i in kept if any(row[i] for row in cells)]
+        last = kept[-1]
+        room = terminal_width() - sum(widths[i] + 2 for i in kept[:-1])
+        if room < min(widths[last], _LAST_COLUMN_MIN):
+            return _print_cards(columns, cells, colors or {})
+        widths[last] = min(widths[last], room)
+        cells = [[cut(cell, room) if i == last else cell for i, cell in enumerate(row)] for row in cells]
+    print(paint("  ".join(_pad(columns[i].upper(), widths[i]) for i in kept).rstrip(), "dim"))
     for row in cells:
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        for index, color in (colors or {}).items():
-            padded[index] = color(row[index]) + " " * (widths[index] - len(row[index]))
-        print("  ".join(padded).rstrip())
+        print("  ".join(_pad(row[i], widths[i], (colors or {}).get(i)) for i in kept).rstrip())
+    return None
+
+
+def _pad(cell: str, width: int, color: Callable[[str], str] | None = None) -> str:
+    return (color(cell) if color else cell) + " " * (width - text_width(cell))
+
+
+def _print_cards(columns: Sequence[str], cells: list[list[str]], colors: dict[int, Callable[[str], str]]) -> None:
+    margin = max(text_width(name) for name in columns[1:]) + 3
+    for row in cells:
+        print(paint(row[0], "bold"))
+        for i in range(1, len(columns)):
+            if row[i]:
+                value = cut(row[i], max(8, terminal_width() - margin))
+                print(f" {paint(_pad(columns[i], margin - 2), 'dim')} {colors[i](value) if i in colors else value}")
 
 
 def terminal_width() -> int:
@@ -119,15 +191,24 @@ def clock(at_ms: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000)) + f".{at_ms % 1000:03d}"
 
 
-def short(id_: str) -> str:
-    """The end of an id that people can tell apart and commands take: `run_01KB...` keeps its beginning."""
-    return id_
+def short_ids(ids: Iterable[str]) -> Callable[[str], str]:
+    """At a terminal, as much of each of these ids as tells it from all the others; in a pipe all of it."""
+    if not sys.stdout.isatty():
+        return str
+    known = sorted(set(ids))
+    shortened = {}
+    for i, id_ in enumerate(known):
+        length = len(id_.partition("_")[0]) + 1 + _SHORT_DIGITS
+        others = [known[j] for j in (i - 1, i + 1) if 0 <= j < len(known)]
+        while length < len(id_) and any(other.startswith(id_[:length]) for other in others):
+            length += 1
+        shortened[id_] = id_[:length]
+    return lambda id_: shortened.get(id_, id_)
 
 
 def fail(error: KheishError) -> int:
     """Says what went wrong; returns the exit status."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     say(paint("kheish: ", "red", sys.stderr) + clean(error.message))
-    if error.code == "daemon_unreachable":
-        return 3
-    return _BY_STATUS.get(error.status, 1)
+    return _BY_CODE.get(error.code) or _BY_STATUS.get(error.status, 1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kheish.cli.approvals import parse_object
-from kheish.cli.output import clean, clock, paint, print_json, print_table, say
+from kheish.cli.output import clean, clock, expose, paint, print_json, print_table, say
 from kheish.cli.targets import connect, find_session
+from kheish.client.http1 import Request
 from kheish.errors import Invalid
 
 _MAIN = {"bash": "command", "glob_search": "pattern", "grep_search": "pattern"}
+_ALWAYS = "/v1/runtime/permissions/rules"
 _COLOR = {"allow": "green", "ask": "yellow", "deny": "red"}
 
 
@@ -50,23 +52,36 @@ def matrix(as_json: bool) -> int:
     return 0
 
 
-def rules(session: str | None, as_json: bool) -> int:
+def rules(session: str | None, always: bool, as_json: bool) -> int:
+    if always and session:
+        raise Invalid("cannot list both: rules made for all sessions belong to none")
     client = connect()
-    rows = client.sessions.rules(find_session(client, session or ""))
+    made_always = Request("GET", _ALWAYS)
+    rows = client.send(made_always) if always else client.sessions.rules(find_session(client, session))
     if as_json:
         print_json(rows)
-        return 0
-    print_table(
-        ("behavior", "scope", "pattern"),
-        [(r["behavior"], r.get("scope", "session"), r["pattern"]) for r in rows],
-        {0: _paint},
-    )
+    elif not rows:
+        say("nothing was always allowed or denied")
+    else:
+        print_table(
+            ("behavior", "scope", "pattern"), [(r["behavior"], r["scope"], r["pattern"]) for r in rows], {0: _paint}
+        )
+    return 0
+
+
+def forget(pattern: str, as_json: bool) -> int:
+    rows = connect().send(Request("DELETE", _ALWAYS, query={"pattern": pattern}))
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            print(f"forgot {row['behavior']} {expose(row['pattern'])}")
     return 0
 
 
 def _add(pattern: str, behavior: str, session: str | None, as_json: bool) -> int:
     client = connect()
-    view: dict[str, Any] = client.sessions.add_rule(find_session(client, session or ""), pattern, behavior)
+    view: dict[str, Any] = client.sessions.add_rule(find_session(client, session), pattern, behavior)
     if as_json:
         print_json(view)
     else:
@@ -88,7 +103,7 @@ def deny(pattern: str, session: str | None, as_json: bool) -> int:
 
 def audit(session: str | None, as_json: bool) -> int:
     client = connect()
-    rows = client.sessions.audits(find_session(client, session or ""))
+    rows = client.sessions.audits(find_session(client, session))
     if as_json:
         print_json(rows)
     elif not rows:

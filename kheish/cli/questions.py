@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from kheish.cli.output import ago, one_line, paint, print_json, print_table, say
-from kheish.cli.targets import connect
+from kheish.cli.output import ago, one_line, paint, print_json, print_table, say, short_ids
+from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
 
 
@@ -71,16 +72,18 @@ def decline(request_id: str, message: str, as_json: bool) -> int:
 
 
 def list_(session: str | None, as_json: bool) -> int:
-    rows = connect().questions.list(session_id=session)
+    client = connect()
+    rows = client.questions.list(session_id=find_session(client, session) if session else None)
     if as_json:
         print_json(rows)
     elif not rows:
         say("nothing waits for an answer")
     else:
+        short = short_ids(r["request_id"] for r in rows)
         print_table(
             ("question", "session", "age", "asks"),
             [
-                (r["request_id"], r["session_id"], ago(r["requested_at_ms"]),
+                (short(r["request_id"]), r["session_id"], ago(r["requested_at_ms"]),
                  " / ".join(q["question"] for q in r["questions"]))
                 for r in rows
             ],
@@ -93,16 +96,25 @@ def show(request_id: str, as_json: bool) -> int:
     if as_json:
         print_json(view)
         return 0
-    print_question(view)
+    print(paint(view["request_id"], "yellow"))
+    for line in question_lines(view):
+        print(line)
     return 0
 
 
-def print_question(view: dict[str, Any]) -> None:
-    print(paint(view["request_id"], "yellow"))
+def question_lines(view: dict[str, Any]) -> Iterator[str]:
     for question in view["questions"]:
         several = " (several may be chosen)" if question.get("multi_select") else ""
         number = f"{question['id']}. " if len(view["questions"]) > 1 else ""
-        print(f"  {number}{one_line(question['question'])}{several}")
+        yield f"  {number}{one_line(question['question'])}{several}"
         for option in question.get("options", ()):
             note = f" - {one_line(option['description'])}" if option.get("description") else ""
-            print(f"    {option['id']}. {one_line(option['label'])}{note}")
+            yield f"    {option['id']}. {one_line(option['label'])}{note}"
+
+
+def answer_hint(view: dict[str, Any], id_: str) -> str:
+    """The command that answers it."""
+    questions = view["questions"]
+    chosen = [q for q in questions if q.get("options")]
+    options = [f"--option {q['id']}=N" for q in chosen] if len(questions) > 1 else ["--option N"] * len(chosen)
+    return " ".join(["kheish answer", id_, *options, *(["TEXT"] if len(chosen) < len(questions) else [])])

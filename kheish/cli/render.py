@@ -6,28 +6,34 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from kheish.cli.output import clean, one_line
+from kheish.cli.output import clean, cut, expose, one_line
 
 Json = dict[str, Any]
 WIDTH = 200
 
 
 def call_text(tool: str, arguments: Json, width: int = WIDTH) -> str:
-    """`bash: make test`, with what matters of the arguments."""
+    """`bash: make test`, with what matters of the arguments; a line end within them is shown as one."""
     for name in ("command", "path", "pattern"):
         if isinstance(arguments.get(name), str):
-            return f"{tool}: {one_line(arguments[name], width)}"
+            return f"{tool}: {_visible(arguments[name], width)}"
     if tool == "ask_user_question":
         questions = arguments.get("questions") or [{}]
         return f"{tool}: {one_line(questions[0].get('question', ''), width)}"
-    return f"{tool} {one_line(json.dumps(arguments, ensure_ascii=False), width)}"
+    return f"{tool} {_visible(json.dumps(arguments, ensure_ascii=False), width)}"
+
+
+def _visible(text: str, width: int) -> str:
+    return cut(" ".join(expose("⏎ ".join(text.strip().splitlines())).split()), width)
 
 
 class Renderer:
-    """Remembers what a later fact refers to: the tool of a call, the text of a run."""
+    """Remembers what a later fact refers to: the call of an approval, the options of a question."""
 
     def __init__(self) -> None:
         self._calls: dict[str, str] = {}
+        self._requests: dict[str, tuple[str, str]] = {}
+        self._labels: dict[tuple[str, str, str], str] = {}
 
     def lines(self, record: Json) -> Iterator[tuple[str, str]]:
         """(text, colour) of each fact worth a line."""
@@ -107,24 +113,34 @@ class Renderer:
                 return f"cut off, runs again: {call}", "yellow"
             case "approval.requested":
                 self._calls[event["tool_call_id"]] = call_text(event["tool"], event["arguments"])
+                self._requests[event["request_id"]] = event["tool_call_id"], event["tool"]
                 what = "approval" if event.get("kind", "tool_call") == "tool_call" else "decision (outcome unknown)"
                 return f"waits for {what} {event['request_id']}: {self.call(event['tool_call_id'])}", "yellow"
             case "approval.resolved":
                 why = one_line(event.get("justification", ""))
+                if event.get("updated_input") is not None:
+                    tool_call_id, tool = self._requests.get(event["request_id"], ("", "the call"))
+                    self._calls[tool_call_id] = call_text(tool, event["updated_input"])
+                    why = f"edited to {self._calls[tool_call_id]} {why}"
                 return f"{event['request_id']}: {event['resolution']} by {event['principal']} {why}".rstrip(), "green"
             case "approval.withdrawn" | "question.withdrawn":
                 return f"{event['request_id']} withdrawn: {one_line(event['reason'])}", "dim"
             case "question.requested":
+                for q in event["questions"]:
+                    for option in q.get("options", ()):
+                        self._labels[event["request_id"], q["id"], option["id"]] = option["label"]
                 texts = " / ".join(one_line(q["question"], 120) for q in event["questions"])
                 return f"asks {event['request_id']}: {texts}", "yellow"
             case "question.answered":
                 if event.get("declined"):
                     return f"{event['request_id']}: declined by {event['principal']}", "green"
-                answers = [
-                    ", ".join(a.get("selected_option_ids", ())) or one_line(a.get("freeform_answer", ""), 80)
-                    for a in event.get("answers", ())
-                ]
-                return f"{event['request_id']}: answered by {event['principal']}: {' / '.join(answers)}", "green"
+                answers = " / ".join(self._answer(event["request_id"], a) for a in event.get("answers", ()))
+                return f"{event['request_id']}: answered by {event['principal']}: {answers}", "green"
             case "process.ended":
                 return f"process {event['pid']} {'was ended' if event.get('killed') else 'had ended'}", "dim"
         return None
+
+    def _answer(self, request_id: str, answer: Json) -> str:
+        question_id = answer["question_id"]
+        chosen = [self._labels.get((request_id, question_id, o), o) for o in answer.get("selected_option_ids", ())]
+        return one_line(", ".join([*chosen, *filter(None, [answer.get("freeform_answer", "")])]), 120)

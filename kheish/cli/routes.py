@@ -23,8 +23,12 @@ def list_(as_json: bool) -> int:
     return 0
 
 
-def path() -> int:
+def path(as_json: bool) -> int:
     from kheish import paths
 
-    print(paths.config_dir() / "routes.toml")
+    found = str(paths.config_dir() / "routes.toml")
+    if as_json:
+        print_json({"path": found})
+    else:
+        print(found)
     return 0

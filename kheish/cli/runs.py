@@ -14,12 +14,14 @@ from kheish.cli.output import (
     print_json_line,
     print_table,
     say,
+    short_ids,
+    status_text,
 )
 from kheish.cli.targets import connect, find_session, find_target
 from kheish.errors import Conflict
 
 
-def cancel(target: str, reason: str, as_json: bool) -> int:
+def cancel(target: str | None, reason: str, as_json: bool) -> int:
     client = connect()
     kind, id_ = find_target(client, target)
     if kind == "session":
@@ -34,7 +36,7 @@ def cancel(target: str, reason: str, as_json: bool) -> int:
     return 0
 
 
-def interrupt(target: str, reason: str, as_json: bool) -> int:
+def interrupt(target: str | None, reason: str, as_json: bool) -> int:
     client = connect()
     view = client.sessions.interrupt(find_session(client, target), reason=reason)
     if as_json:
@@ -56,10 +58,11 @@ def list_(session: str | None, active: bool, limit: int, as_json: bool) -> int:
     elif not rows:
         say("there are no runs")
     else:
+        short = short_ids(r["run_id"] for r in rows)
         print_table(
             ("run", "session", "status", "step", "age", "text"),
             [
-                (r["run_id"], r["session_id"], r["status"], r["step"], ago(r["submitted_at_ms"]),
+                (short(r["run_id"]), r["session_id"], status_text(r["status"]), r["step"], ago(r["submitted_at_ms"]),
                  r["request"]["text_preview"])
                 for r in rows
             ],
@@ -98,7 +101,7 @@ def print_run(view: dict[str, Any]) -> None:
         print(clean(text))
 
 
-def events(run_id: str) -> int:
+def events(run_id: str, as_json: bool) -> int:
     client = connect()
     cursor = None
     while True:
@@ -110,7 +113,7 @@ def events(run_id: str) -> int:
             return 0
 
 
-def stream(run_id: str, cursor: str) -> int:
+def stream(run_id: str, cursor: str, as_json: bool) -> int:
     client = connect()
     for event in client.events(run_id=client.runs.get(run_id)["run_id"], cursor=cursor):
         print_json_line({"event": event.event, "id": event.id, "data": event.data})

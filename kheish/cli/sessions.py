@@ -7,11 +7,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kheish.cli.output import ago, clean, one_line, paint, paint_status, print_json, print_json_line, print_table, say
+from kheish.cli.output import (
+    ago,
+    clean,
+    one_line,
+    paint,
+    paint_status,
+    print_json,
+    print_json_line,
+    print_table,
+    say,
+    short_ids,
+    status_text,
+)
 from kheish.cli.targets import connect, find_session
-from kheish.errors import Conflict, Invalid, NotFound, StoreError
+from kheish.errors import Conflict, Invalid, KheishError, NotFound
 
 BUSY = "running,waiting_for_approval,waiting_for_user_question"
+STATUSES = ("idle", *BUSY.split(","), "ended")
 
 
 def show_active(all: bool, limit: int, as_json: bool) -> int:
@@ -24,11 +37,14 @@ def show_active(all: bool, limit: int, as_json: bool) -> int:
 
 
 def list_(status: str | None, limit: int, as_json: bool) -> int:
+    unknown = {item for item in (status or "").split(",") if item} - {*STATUSES}
+    if unknown:
+        raise Invalid(f"cannot list {', '.join(sorted(unknown))} sessions: the statuses are {', '.join(STATUSES)}")
     rows = connect().sessions.list(status=status, limit=limit)
     if as_json:
         print_json(rows)
         return 0
-    _print_rows(rows, "there are no sessions yet; `kheish run TEXT` makes one")
+    _print_rows(rows, "there are none" if status else "there are no sessions yet; `kheish run TEXT` makes one")
     return 0
 
 
@@ -36,15 +52,16 @@ def _print_rows(rows: list[dict[str, Any]], nothing: str) -> None:
     if not rows:
         say(nothing)
         return
+    short = short_ids(r["active_run_id"] for r in rows)
     print_table(
         ("session", "status", "queued", "age", "run", "what"),
         [
             (
                 r["session_id"],
-                "read_only" if r["problem"] else r["status"],
+                "read_only" if r["problem"] else status_text(r["status"]),
                 len(r["queued_run_ids"]) or "",
                 ago(r["updated_at_ms"]),
-                r["active_run_id"],
+                short(r["active_run_id"]),
                 r["problem"] or r["title"] or r["headline"],
             )
             for r in rows
@@ -97,8 +114,14 @@ def get(session_id: str, as_json: bool) -> int:
 def read_text(words: list[str]) -> str:
     """The words of a command line, or standard input for `-`. Raises Invalid."""
     if words == ["-"]:
-        return sys.stdin.read()
-    text = " ".join(words)
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
+        except UnicodeDecodeError as error:
+            raise Invalid(f"cannot submit standard input: it is not UTF-8 (at byte {error.start})") from error
+    else:
+        text = " ".join(words)
+        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise Invalid("cannot submit the text: it is not UTF-8")
     if not text.strip():
         raise Invalid("cannot submit nothing: give a text, or `-` to read standard input")
     return text
@@ -110,12 +133,12 @@ def input_(session_id: str, text: list[str], model: str | None, wait: bool, as_j
     if wait:
         from kheish.cli.wait import wait as wait_for
 
-        return wait_for(run["run_id"], "blocked", 0.0, as_json)
+        return wait_for(run["run_id"], "blocked", None, as_json)
     _show(run, as_json, run["run_id"])
     return 0
 
 
-def events(session_id: str, cursor: str, limit: int) -> int:
+def events(session_id: str, cursor: str, limit: int | None, as_json: bool) -> int:
     client = connect()
     session_id = find_session(client, session_id)
     left = limit or sys.maxsize
@@ -130,7 +153,7 @@ def events(session_id: str, cursor: str, limit: int) -> int:
     return 0
 
 
-def stream(session_id: str, cursor: str) -> int:
+def stream(session_id: str, cursor: str, as_json: bool) -> int:
     client = connect()
     for event in client.events(session_id=find_session(client, session_id), cursor=cursor):
         print_json_line({"event": event.event, "id": event.id, "data": event.data})
@@ -203,7 +226,7 @@ def set_mode(session_id: str, mode: str, as_json: bool) -> int:
     return 0
 
 
-def verify(session_id: str, all: bool, as_json: bool) -> int:
+def verify(session_id: str | None, all: bool, as_json: bool) -> int:
     from kheish import paths
     from kheish.daemon import maintenance
 
@@ -272,7 +295,7 @@ def export(session_id: str, output: str | None, as_json: bool) -> int:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         if isinstance(error, OSError):
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+            raise KheishError(f"cannot write {path}: {error.strerror}", code="export_failed") from error
         raise
     _show({"session_id": name, "file": path}, as_json, path)
     return 0
@@ -288,5 +311,8 @@ def import_(file: str, as_json: bool) -> int:
         raise Invalid(f"cannot read {file}: {error.strerror}") from error
     with source:
         session_id = maintenance.import_(paths.state_root(), source)
+    with contextlib.suppress(KheishError):
+        # A running daemon takes it up when it is asked for by name.
+        connect(start=False).sessions.get(session_id)
     _show({"session_id": session_id}, as_json, session_id)
     return 0

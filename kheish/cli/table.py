@@ -8,7 +8,9 @@ MODES = ("default", "accept_edits", "plan", "dont_ask", "bypass")
 
 JSON = Param("as_json", "--json", kind=bool, help="Print JSON.")
 SESSION = Param("session", "-s", "--session", help="The session; default: the one of this directory.")
-LIMIT = Param("limit", "--limit", kind=int, default=100, help="How many at most.")
+ONLY_SESSION = Param("session", "-s", "--session", "--session-id", metavar="SESSION", help="Only of this session.")
+LIMIT = Param("limit", "--limit", kind=int, default=100, at_least=1, help="How many at most.")
+JSON_LINES = Param("as_json", "--json", kind=bool, help="JSON lines, as without it.")
 MESSAGE = Param("message", "-m", "--message", default="", help="Why; the model is told.")
 REASON = Param("reason", "-m", "--reason", default="", help="Why; kept in the journal.")
 
@@ -16,6 +18,21 @@ REASON = Param("reason", "-m", "--reason", default="", help="Why; kept in the jo
 def _arg(name: str, help: str, *, default: object = REQUIRED, many: bool = False) -> Param:
     return Param(name, help=help, default=default, many=many)
 
+
+_ANSWER = (
+    _arg("request_id", "The question, or the beginning of its id."),
+    _arg("text", "The answer in your own words.", default=None, many=True),
+    Param(
+        "option",
+        "--option",
+        many=True,
+        metavar="N|LABEL",
+        help="Choose; QUESTION=CHOICE where there are several questions. May be repeated.",
+    ),
+    Param("decline", "--decline", kind=bool, help="Refuse to answer."),
+    MESSAGE,
+    JSON,
+)
 
 DAILY = (
     Command(
@@ -28,7 +45,7 @@ DAILY = (
         "  git diff | kheish run -s review -\n\n"
         "  kheish run --detach --json 'nightly check' | jq -r .run_id",
         _arg("text", "What to do; `-` reads it from standard input.", many=True),
-        SESSION,
+        Param("session", "-s", "--session", help="Its whole name, new or known; default: the one of this directory."),
         Param("model", "--model", help="[route/]model; see `kheish routes list`."),
         Param("mode", "--mode", help="Permission mode of the session from now on.", choices=MODES),
         Param("detach", "-d", "--detach", kind=bool, help="Submit, print the run's id and return."),
@@ -48,13 +65,14 @@ DAILY = (
         "logs", "logs:logs",
         "Print what happened in a session or run, oldest first.\n\nExamples:\n\n  kheish logs -f\n\n"
         "  kheish logs run_01KB --json | jq -c .events[]",
-        _arg("target", "A run or a session; default: the session of this directory.", default=""),
+        _arg("target", "A run or a session; default: the session of this directory.", default=None),
         Param("follow", "-f", "--follow", kind=bool, help="Go on as it happens."),
-        Param("lines", "-n", "--lines", kind=int, default=0, help="Only the last N records."), JSON, hot=True,
+        Param("lines", "-n", "--lines", kind=int, default=0, metavar="N", help="Only the last N records; 0: all."),
+        JSON, hot=True,
     ),
     Command(
         "inbox", "inbox:inbox",
-        "List what waits for you: approvals and questions, oldest first.",
+        "List what waits for you: approvals and questions, oldest first.\n\nExample: kheish inbox --count",
         Param("count", "--count", kind=bool, help="Print only how many there are."), JSON, hot=True,
     ),
     Command(
@@ -84,30 +102,33 @@ DAILY = (
         "Answer a question, with options (by number or label) or in your own words.\n\n"
         "Examples:\n\n  kheish answer 01KB3 --option 2\n\n  kheish answer 01KB3 'after the release'\n\n"
         "  kheish answer 01KB3 --option 1=2 --option 2=no",
-        _arg("request_id", "The question, or the beginning of its id."),
-        _arg("text", "The answer in your own words.", default=None, many=True),
-        Param("option", "--option", many=True, metavar="N|LABEL",
-              help="Choose; QUESTION=CHOICE where there are several questions. May be repeated."),
-        Param("decline", "--decline", kind=bool, help="Refuse to answer."),
-        MESSAGE, JSON,
+        *_ANSWER,
     ),
     Command(
         "wait", "wait:wait",
         "Wait for a run or a session. Exit status: 0 as asked for (a run: completed), 20 failed, 21 cancelled or "
-        "interrupted, 22 it waits for a human, 124 the time is over.",
-        _arg("target", "A run or a session; default: the session of this directory.", default=""),
+        "interrupted, 22 it waits for a human, 124 the time is over.\n\n"
+        "Example: kheish wait run_01KB --until blocked --timeout 600",
+        _arg("target", "A run or a session; default: the session of this directory.", default=None),
         Param("until", "--until", default="done", choices=("done", "blocked", "idle"),
               help="done: over. blocked: over or waiting for a human. idle: nothing active or queued."),
-        Param("timeout", "--timeout", kind=float, default=0.0, metavar="SECONDS", help="Give up after this long."),
+        Param("timeout", "--timeout", kind=float, metavar="SECONDS", help="Give up after this long; 0: only look."),
         JSON, hot=True,
     ),
-    Command("cancel", "runs:cancel", "Cancel a run, or the active run of a session.",
-            _arg("target", "A run or a session; default: the session of this directory.", default=""), REASON, JSON),
+    Command("cancel", "runs:cancel", "Cancel a run, or the active run of a session.\n\n"
+            "Example: kheish cancel run_01KB -m 'wrong branch'",
+            _arg("target", "A run or a session; default: the session of this directory.", default=None), REASON, JSON),
     Command("interrupt", "runs:interrupt", "Stop the active run of a session; its queue goes on.",
-            _arg("target", "A session; default: the one of this directory.", default=""), REASON, JSON),
+            _arg("target", "A session; default: the one of this directory.", default=None), REASON, JSON),
     Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
     Command("doctor", "diagnostics:doctor",
             "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),
+    Command("completion", "completions:completion",
+            "Print a completion script (bash, zsh, fish), the manual page, or the ids that the scripts complete.\n\n"
+            "Example: source <(kheish completion bash)",
+            Param("what", default=REQUIRED,
+                  choices=("bash", "zsh", "fish", "man", "sessions", "runs", "requests", "targets"),
+                  help="bash | zsh | fish | man | sessions | runs | requests | targets"), hot=True),
     Command("demo", "demo:demo",
             "Play an incident from alert to rollback on a real daemon that is killed twice, and check every claim.\n\n"
             "It needs no network and no key, and leaves nothing behind.",
@@ -128,54 +149,62 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("cwd", "--cwd", metavar="DIR", help="Its workspace; default: this directory."),
                     Param("mode", "--mode", choices=MODES, help="Permission mode."),
                     Param("title", "--title", help="A title for people."), JSON),
-            Command("list", "sessions:list_", "List sessions, newest change first.",
+            Command("list", "sessions:list_", "List sessions, newest change first.\n\n"
+                    "Example: kheish sessions list --status idle,ended",
                     Param("status", "--status", help="Only these, comma-separated: idle, running, ..."), LIMIT, JSON),
             Command("get", "sessions:get", "Show a session.", _NAME, JSON),
-            Command("input", "sessions:input_", "Submit an input and print its run's id.", _NAME,
+            Command("input", "sessions:input_", "Submit an input and print its run's id.\n\n"
+                    "Example: kheish sessions input review --wait 'and the tests?'", _NAME,
                     _arg("text", "The text; `-` reads standard input.", many=True),
                     Param("model", "--model", help="[route/]model."),
                     Param("wait", "--wait", kind=bool, help="Wait until it is over or needs a human."), JSON),
             Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME,
                     Param("cursor", "--cursor", default="", help="Go on after this seq."),
-                    Param("limit", "--limit", kind=int, default=0, help="How many at most; default: all.")),
+                    Param("limit", "--limit", kind=int, default=None, at_least=1,
+                          help="How many at most; default: all."), JSON_LINES),
             Command("stream", "sessions:stream", "Follow a session as JSON lines.", _NAME,
-                    Param("cursor", "--cursor", default="", help="A seq, or `tail`.")),
+                    Param("cursor", "--cursor", default="", help="A seq, or `tail`."), JSON_LINES),
             Command("transcript", "sessions:transcript", "Print the conversation.", _NAME,
-                    Param("limit", "--limit", kind=int, default=100, help="The last N messages."), JSON),
+                    Param("limit", "--limit", kind=int, default=100, at_least=1, metavar="N",
+                          help="The last N messages."), JSON),
             Command("queue", "sessions:queue", "List the queued inputs in order.", _NAME, JSON),
             Command("edit", "sessions:edit", "Change the text of a queued input.", _NAME, _ID,
                     _arg("text", "The new text.", many=True), JSON),
             Command("withdraw", "sessions:withdraw", "Withdraw a queued input.", _NAME, _ID, JSON),
             Command("interrupt", "runs:interrupt", "Stop the active run; the queue goes on.",
-                    _arg("target", "The session.", default=""), REASON, JSON),
+                    _arg("target", "The session; default: the one of this directory.", default=None), REASON, JSON),
             Command("end", "sessions:end", "End a session for good; its journal stays.", _NAME, REASON, JSON),
             Command("set-mode", "sessions:set_mode", "Change the permission mode.", _NAME,
                     Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), JSON),
             Command("verify", "sessions:verify",
                     "Check journals: framing, chain, checkpoints against the fold, blobs. Works with or without a "
-                    "running daemon; exit status 1 with file, line and offset of the first fault.",
-                    _arg("session_id", "The session; default: with --all, every one.", default=""),
+                    "running daemon; exit status 1 with file, line and offset of the first fault.\n\n"
+                    "Example: kheish sessions verify --all",
+                    _arg("session_id", "The session, or --all.", default=None),
                     Param("all", "--all", kind=bool, help="Every session."), JSON),
-            Command("export", "sessions:export", "Write a session with its blobs as one archive.", _NAME,
+            Command("export", "sessions:export", "Write a session with its blobs as one archive.\n\n"
+                    "Example: kheish sessions export review -o - | ssh other kheish sessions import -", _NAME,
                     Param("output", "-o", "--output", metavar="FILE", help="Default: NAME.kheish; - is stdout."), JSON),
             Command("import", "sessions:import_", "Take in an archive that `export` wrote.",
-                    _arg("file", "The archive."), JSON),
+                    _arg("file", "The archive; `-` is standard input."), JSON),
         ),
     ),
     "runs": (
         "Executions of inputs.",
         (
-            Command("list", "runs:list_", "List runs, newest first.",
-                    Param("session", "-s", "--session-id", help="Only of this session."),
+            Command("list", "runs:list_", "List runs, newest first.\n\n"
+                    "Example: kheish runs list --active --json | jq -r '.[].run_id'",
+                    ONLY_SESSION,
                     Param("active", "--active", kind=bool, help="Only those that are not over."), LIMIT, JSON),
             Command("get", "runs:get", "Show a run.", _ID, JSON),
             Command("wait", "wait:wait", "Wait for a run; see `kheish wait --help`.",
                     _arg("target", "The run."),
                     Param("until", "--until", default="done", choices=("done", "blocked"), help="What to wait for."),
-                    Param("timeout", "--timeout", kind=float, default=0.0, help="Give up after SECONDS."), JSON),
-            Command("events", "runs:events", "Print the records that concern a run as JSON lines.", _ID),
+                    Param("timeout", "--timeout", kind=float, metavar="SECONDS", help="Give up after this long."),
+                    JSON),
+            Command("events", "runs:events", "Print the records that concern a run as JSON lines.", _ID, JSON_LINES),
             Command("stream", "runs:stream", "Follow a run as JSON lines.", _ID,
-                    Param("cursor", "--cursor", default="", help="A seq, or `tail`.")),
+                    Param("cursor", "--cursor", default="", help="A seq, or `tail`."), JSON_LINES),
             Command("cancel", "runs:cancel", "Cancel a run.", _arg("target", "The run."), REASON, JSON),
         ),
     ),
@@ -183,24 +212,26 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         "Tool calls that wait for a human.",
         (
             Command("list", "approvals:list_", "List pending approvals, oldest first.",
-                    Param("session", "-s", "--session-id", help="Only of this session."), JSON),
+                    ONLY_SESSION, JSON),
             Command("show", "approvals:show", "Show all of a pending approval.",
                     _arg("request_id", "The approval."), JSON),
             Command("allow", "approvals:allow", "Allow it once.", _arg("request_id", "The approval."), MESSAGE, JSON),
             Command("deny", "approvals:deny", "Deny it.", _arg("request_id", "The approval."), MESSAGE, JSON),
-            Command("allow-all", "approvals:allow_all", "Allow all that wait, run by run.",
-                    Param("session", "-s", "--session-id", help="Only of this session."), MESSAGE, JSON),
+            Command("allow-all", "approvals:allow_all", "Allow all that wait, run by run.\n\n"
+                    "Example: kheish approvals allow-all -s review -m 'read them'",
+                    ONLY_SESSION, MESSAGE, JSON),
             Command("deny-all", "approvals:deny_all", "Deny all that wait, run by run.",
-                    Param("session", "-s", "--session-id", help="Only of this session."), MESSAGE, JSON),
+                    ONLY_SESSION, MESSAGE, JSON),
         ),
     ),
     "questions": (
         "Questions that wait for a human.",
         (
             Command("list", "questions:list_", "List pending questions, oldest first.",
-                    Param("session", "-s", "--session-id", help="Only of this session."), JSON),
+                    ONLY_SESSION, JSON),
             Command("show", "questions:show", "Show a question with its options.",
                     _arg("request_id", "The question."), JSON),
+            Command("answer", "questions:answer", "Answer a question; see `kheish answer --help`.", *_ANSWER),
             Command("decline", "questions:decline", "Refuse to answer.",
                     _arg("request_id", "The question."), MESSAGE, JSON),
         ),
@@ -209,7 +240,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         "Ways to a model.",
         (
             Command("list", "routes:list_", "List the routes, and which is the default.", JSON),
-            Command("path", "routes:path", "Print where routes.toml belongs."),
+            Command("path", "routes:path", "Print where routes.toml belongs.", JSON),
         ),
     ),
     "permissions": (
@@ -222,13 +253,20 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("input", "--input", metavar="JSON", help="All its arguments."),
                     Param("mode", "--mode", choices=MODES, help="In this mode."), SESSION, JSON),
             Command("matrix", "permissions:matrix", "What each mode does with each tool.", JSON),
-            Command("rules", "permissions:rules", "List the rules that apply to a session.", SESSION, JSON),
-            Command("allow", "permissions:allow", "Allow a pattern in a session.",
+            Command("rules", "permissions:rules", "List the rules that apply to a session.", SESSION,
+                    Param("always", "--always", kind=bool, help="Only those made for all sessions, by answering so."),
+                    JSON),
+            Command("allow", "permissions:allow", "Allow a pattern in a session.\n\n"
+                    "Example: kheish permissions allow 'bash(git status*)'",
                     _arg("pattern", "Such as 'bash(git status*)'."), SESSION, JSON),
             Command("ask", "permissions:ask", "Ask for a pattern in a session.",
                     _arg("pattern", "Such as 'read_file(secrets/*)'."), SESSION, JSON),
             Command("deny", "permissions:deny", "Deny a pattern in a session.",
                     _arg("pattern", "Such as 'bash(sudo *)'."), SESSION, JSON),
+            Command("forget", "permissions:forget",
+                    "Take back a rule that was made for all sessions.\n\n"
+                    "Example: kheish permissions forget 'bash(make test)'",
+                    _arg("pattern", "The rule's pattern, whole; see `kheish permissions rules --always`."), JSON),
             Command("audit", "permissions:audit", "List every decision of a session.", SESSION, JSON),
         ),
     ),
@@ -242,9 +280,10 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("run", "daemon:run", "Run it in the foreground."),
             Command("logs", "daemon:logs", "Print its log.",
                     Param("follow", "-f", "--follow", kind=bool, help="Go on as it grows."),
-                    Param("lines", "-n", "--lines", kind=int, default=50, help="The last N lines.")),
+                    Param("lines", "-n", "--lines", kind=int, default=50, metavar="N", help="The last N lines."),
+                    JSON_LINES),
             Command("install", "daemon:install", "Have it started with your session by systemd or launchd.",
-                    Param("print_only", "--print", kind=bool, help="Only print the unit.")),
+                    Param("print_only", "--print", kind=bool, help="Only print the unit."), JSON),
         ),
     ),
 }  # fmt: skip

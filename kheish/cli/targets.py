@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 
 from kheish.client import ApiError, Kheish
-from kheish.errors import Conflict, NotFound
+from kheish.client.http1 import Request
+from kheish.errors import Conflict, Invalid, NotFound
 
 
 def connect(*, start: bool = True) -> Kheish:
@@ -15,13 +17,16 @@ def connect(*, start: bool = True) -> Kheish:
 
 
 def directory_session(cwd: str | None = None) -> str:
-    """The name of a directory's session: its last part and a digest of its real path."""
-    real = os.path.realpath(cwd or os.getcwd())
+    """The name of a directory's session: its last part and a digest of its real path. Raises Invalid."""
+    try:
+        real = os.path.realpath(cwd or os.getcwd())
+    except FileNotFoundError as error:
+        raise Invalid("cannot tell whose session is meant: this directory is gone; cd, or name a session") from error
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(real)).strip("-._")[:64] or "root"
     return f"{slug}-{hashlib.blake2b(os.fsencode(real), digest_size=3).hexdigest()}"
 
 
-def find_session(client: Kheish, given: str) -> str:
+def find_session(client: Kheish, given: str | None) -> str:
     """By name, or by the unambiguous beginning of one; the directory's where nothing is given."""
     name = given or directory_session()
     try:
@@ -29,23 +34,34 @@ def find_session(client: Kheish, given: str) -> str:
     except ApiError as error:
         if error.code != "session_not_found":
             raise
-        if not given:
+        if given is None:
             raise NotFound(
                 f"cannot find a session of this directory ({name}): `kheish run TEXT` creates it, `kheish ps -a` "
                 "lists others"
             ) from error
-    found = [row["session_id"] for row in client.sessions.list(limit=1000) if row["session_id"].startswith(given)]
+    found = [n for n in _session_names(client) if n.startswith((name, f"session_{name}"))]
     if len(found) != 1:
         if found:
             raise Conflict(f"cannot tell which session {given} is: {', '.join(sorted(found)[:5])}")
         raise NotFound(f"cannot find session {given}: `kheish ps -a` lists them all")
-    return str(found[0])
+    return found[0]
 
 
-def find_target(client: Kheish, given: str) -> tuple[str, str]:
+def _session_names(client: Kheish) -> Iterator[str]:
+    cursor = None
+    while True:
+        query = {"page": True, "limit": 1000, "cursor": cursor}
+        page = client.send(Request("GET", "/v1/sessions", query=query))
+        yield from (str(row["session_id"]) for row in page["items"])
+        cursor = page["next_cursor"]
+        if not cursor:
+            return
+
+
+def find_target(client: Kheish, given: str | None) -> tuple[str, str]:
     """("run" | "session", id)."""
-    if not given:
-        return "session", find_session(client, "")
+    if given is None:
+        return "session", find_session(client, None)
     if not given.startswith("run_"):
         try:
             return "session", find_session(client, given)

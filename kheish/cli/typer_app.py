@@ -18,16 +18,25 @@ _ABOUT = (
 )
 
 
-def run_typer(argv: list[str]) -> int:
-    """Runs a command line; returns its exit status. What is wrong with the line is said on stderr."""
+Chosen = tuple[Command, dict[str, Any]]
+
+
+def read_line(argv: list[str]) -> Chosen | int:
+    """The command that a line asks for, and its values. An exit status where there is nothing to run: help was shown,
+    or what is wrong with the line was said on stderr."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    chosen: list[Chosen] = []
     try:
-        build()(args=argv, prog_name="kheish")
+        build(chosen.append)(args=argv, prog_name="kheish")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-    return 0
+        if not chosen:
+            return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    return chosen[0] if chosen else 0
 
 
-def build() -> typer.Typer:
+def build(choose: Callable[[Chosen], None]) -> typer.Typer:
+    """The application, which does not run a command but hands it over."""
     app = typer.Typer(
         help=_ABOUT,
         no_args_is_help=True,
@@ -38,7 +47,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_root)
     for command in DAILY:
-        _add(app, command)
+        _add(app, command, choose)
     for name, (help_text, commands) in GROUPS.items():
         group = typer.Typer(
             help=help_text,
@@ -47,8 +56,8 @@ def build() -> typer.Typer:
             context_settings={"help_option_names": ["-h", "--help"]},
         )
         for command in commands:
-            _add(group, command)
-        app.add_typer(group, name=name)
+            _add(group, command, choose)
+        app.add_typer(group, name=name, short_help=help_text.removesuffix("."))
     return app
 
 
@@ -66,12 +75,14 @@ def _root(
     pass
 
 
-def _add(app: typer.Typer, command: Command) -> None:
+def _add(app: typer.Typer, command: Command, choose: Callable[[Chosen], None]) -> None:
     def call(**values: Any) -> None:
         given = {p.name: values[p.name] for p in command.params}
-        raise typer.Exit(command.run({k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}))
+        choose((command, {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}))
 
-    app.command(command.name, help=command.help)(_with_signature(call, command))
+    # The list of commands takes the first sentence, whole.
+    summary = command.help.partition("\n\n")[0].partition(". ")[0].removesuffix(".")
+    app.command(command.name, help=command.help, short_help=summary)(_with_signature(call, command))
 
 
 def _with_signature(function: Callable[..., None], command: Command) -> Callable[..., None]:
@@ -101,6 +112,8 @@ def _parameter(param: Param) -> inspect.Parameter:
         if param.many and optional:
             default = []
         kind = kind | None if optional and default is None else kind
+        if param.many:
+            options["metavar"] += "..."
         annotation = Annotated[kind, typer.Argument(**options, show_default=False)]
     return inspect.Parameter(
         param.name,

@@ -12,10 +12,10 @@ from kheish.client import Kheish
 WAITING = ("waiting_for_approval", "waiting_for_user_question")
 
 
-def wait(target: str, until: str, timeout: float, as_json: bool) -> int:
+def wait(target: str | None, until: str, timeout: float | None, as_json: bool) -> int:
     client = connect()
     kind, id_ = find_target(client, target)
-    deadline = time.monotonic() + timeout if timeout > 0 else None
+    deadline = time.monotonic() + timeout if timeout is not None else None
     # The first look comes after the stream's `sync`, so that nothing falls between the look and the stream.
     target_id = {f"{kind}_id": id_}
     for event in client.events(**target_id, cursor="tail", deadline_s=deadline):
@@ -24,7 +24,9 @@ def wait(target: str, until: str, timeout: float, as_json: bool) -> int:
             status = exit_status(kind, view, until)
             if status is not None:
                 return _finish(view, status, as_json)
-    return _finish(_get(client, kind, id_), EXIT_TIMEOUT, as_json)
+    view = _get(client, kind, id_)
+    status = exit_status(kind, view, until)
+    return _finish(view, EXIT_TIMEOUT if status is None else status, as_json)
 
 
 def _get(client: Kheish, kind: str, id_: str) -> dict[str, Any]:

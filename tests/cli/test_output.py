@@ -1,0 +1,255 @@
+"""What reaches a terminal: nothing that moves its cursor, tables that fit, ids that tell each other apart."""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheish.cli.output import (
+    ago,
+    clean,
+    cut,
+    expose,
+    fail,
+    one_line,
+    paint,
+    print_json,
+    print_table,
+    short_ids,
+    text_width,
+)
+from kheish.client.errors import ApiError, DaemonUnreachable
+from kheish.errors import Conflict, Corrupt, Forbidden, Invalid, KheishError, NewerFormat, NotFound, Refused
+from kheish.ids import IdSource
+
+# Source: Unicode's PropList.txt, Bidi_Control.
+BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+HOSTILE = st.sampled_from(
+    ["\x1b[31m", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x9b2J", "\x07", "\r", "\x7f", *BIDI]
+)
+TEXT = st.lists(st.one_of(st.text(max_size=5), HOSTILE), max_size=8).map("".join)
+
+
+def is_harmless(text: str) -> bool:
+    return not any(c in BIDI or (unicodedata.category(c) == "Cc" and c not in "\n\t") for c in text)
+
+
+class Tty(io.StringIO):
+    """A terminal of 80 columns, since it has no number to ask about."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def standard_output(stream: io.StringIO) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        patch.setenv("NO_COLOR", "1")
+        yield
+
+
+def at_terminal(call: Callable[[], object]) -> str:
+    with standard_output(tty := Tty()):
+        call()
+    return tty.getvalue()
+
+
+# -- text of others -------------------------------------------------------------------------------------------------
+
+
+@given(TEXT)
+def test_clean_text_moves_nothing_and_turns_nothing(text: str) -> None:
+    assert is_harmless(clean(text))
+
+
+@given(TEXT)
+def test_one_line_is_one(text: str) -> None:
+    assert "\n" not in one_line(text) and is_harmless(one_line(text))
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Zl", "Zp"])))
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    assert clean(text) == text == expose(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[1;31mred\x1b[0m", "ared"),
+        ("\x1b]0;owned\x07title", "title"),
+        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("50%\r100%\r\n", "50%\n100%\n"),
+        ("\x1b]an end that never comes\nnext", "]an end that never comes\nnext"),
+        ("\x1b\x1b[31m", ""),
+        ("abc\u202etxt.exe", "abctxt.exe"),
+        ("tab\tand\nline", "tab\tand\nline"),
+    ],
+)
+def test_escape_sequences_go_and_text_stays(text: str, shown: str) -> None:
+    assert clean(text) == shown
+
+
+@pytest.mark.parametrize("hidden", ["\x1b", "\x00", "\x85", "\r", "\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0041"])
+def test_what_a_person_decides_about_hides_nothing(hidden: str) -> None:
+    shown = expose(f"rm{hidden}x")
+    assert shown.startswith("rm\\") and shown.endswith(f"{ord(hidden):x}x")
+    assert is_harmless(shown) and shown.isascii()
+
+
+# -- widths ---------------------------------------------------------------------------------------------------------
+
+
+@given(TEXT, st.integers(1, 20))
+def test_a_cut_line_fits(text: str, width: int) -> None:
+    line = one_line(text)
+    short = cut(line, width)
+    assert text_width(short) <= width
+    assert short == line or (short.endswith("…") and line.startswith(short[:-1]))
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert text_width("日本") == 4
+    assert cut("日本語", 5) == "日本…"
+    assert cut("日本語", 4) == "日…"
+    assert cut("日本語", 6) == "日本語"
+
+
+def test_a_pipe_gets_whole_aligned_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("name", "empty", "what"), [("日本", "", "x" * 200), ("abcdef", "", "y")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["NAME    EMPTY  WHAT", f"日本           {'x' * 200}", "abcdef         y"]
+
+
+def test_a_terminal_gets_the_columns_that_hold_something_cut_to_its_width() -> None:
+    rows = [("one", "", "x" * 200), ("two", "", "y")]
+    lines = at_terminal(lambda: print_table(("name", "empty", "what"), rows)).splitlines()
+    assert lines[0] == "NAME  WHAT"
+    assert lines[1] == f"one   {'x' * 73}…" and len(lines[1]) == 80
+    assert lines[2] == "two   y"
+
+
+def test_a_terminal_that_is_too_narrow_gets_a_few_lines_for_each_row() -> None:
+    rows = [("n" * 40, "i" * 35, "w" * 200), ("short", "", "y")]
+    assert at_terminal(lambda: print_table(("name", "id", "what"), rows)).splitlines() == [
+        "n" * 40,
+        f" id    {'i' * 35}",
+        f" what  {'w' * 72}…",
+        "short",
+        " what  y",
+    ]
+
+
+# -- ids ------------------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        short_ids(["run_01KB3AAAAAAAAAAAAAAAAAAAAA"])("run_01KB3AAAAAAAAAAAAAAAAAAAAA")
+        == "run_01KB3AAAAAAAAAAAAAAAAAAAAA"
+    )
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6, unique=True), st.integers(0, 3))
+def test_short_ids_name_one_id_each(numbers: list[int], time: int) -> None:
+    ids = [f"run_{time:010d}{number:016d}" for number in numbers] + [IdSource().new("run"), ""]
+    with standard_output(Tty()):
+        short = short_ids(ids)
+    for id_ in ids[:-1]:
+        assert [other for other in ids if other.startswith(short(id_))] == [id_]
+    assert short("") == ""
+
+
+def test_an_id_of_another_time_is_short() -> None:
+    id_, other = "run_01M89MNN8BP31CW6XW0K96F001", "run_01M89MNNHRFH4147QJHV5ZMY01"
+    with standard_output(Tty()):
+        assert short_ids([id_, other])(id_) == "run_01M89MNN8BP3"
+
+
+def test_an_id_that_begins_another_stays_whole() -> None:
+    with standard_output(Tty()):
+        assert short_ids(["a_1", "a_12"])("a_1") == "a_1"
+
+
+# -- JSON, ages, colours --------------------------------------------------------------------------------------------
+
+
+@given(TEXT)
+def test_json_at_a_terminal_is_harmless_and_loses_nothing(text: str) -> None:
+    shown = at_terminal(lambda: print_json({"text": text}))
+    assert is_harmless(shown)
+    assert json.loads(shown) == {"text": text}
+
+
+@given(TEXT)
+def test_json_in_a_pipe_is_one_line_of_ascii(text: str) -> None:
+    with standard_output(pipe := io.StringIO()):
+        print_json([text])
+    line = pipe.getvalue()
+    assert line.isascii() and line.count("\n") == 1 and json.loads(line) == [text]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86399, "23h"), (86400, "1d"), (-5, "0s")],
+)
+def test_an_age_is_one_number(seconds: int, shown: str) -> None:
+    assert ago(1_000_000, 1_000_000 + seconds * 1000) == shown
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    tty = Tty()
+    assert paint("x", "red", tty) == "\x1b[31mx\x1b[0m"
+    assert paint("x", "red", io.StringIO()) == "x"
+    assert paint("x", "", tty) == "x"
+    monkeypatch.setenv("TERM", "dumb")
+    assert paint("x", "red", tty) == "x"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert paint("x", "red", io.StringIO()) == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("x", "red", tty) == "x"
+
+
+# -- exit status ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KheishError("x"), 1),
+        (Invalid("x"), 2),
+        (ApiError(413, "body_too_large", "x", {}), 2),
+        (DaemonUnreachable("x"), 3),
+        (Forbidden("x"), 4),
+        (ApiError(401, "token_required", "x", {}), 4),
+        (NotFound("x"), 5),
+        (Conflict("x"), 6),
+        (Refused("x"), 6),
+        (ApiError(429, "too_many", "x", {}), 7),
+        (ApiError(503, "too_many_connections", "x", {}), 7),
+        (Conflict("x", code="daemon_draining"), 7),
+        (Corrupt("x"), 1),
+        (NewerFormat("x"), 1),
+        (ApiError(503, "blob_corrupt", "x", {}), 1),
+        (ApiError(503, "archive_corrupt", "x", {}), 2),
+    ],
+)
+def test_an_error_has_its_exit_status(error: KheishError, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail(error) == status
+    said = capsys.readouterr()
+    assert said.err == f"kheish: {error.message}\n" and said.out == ""
+
+
+def test_an_error_text_is_cleaned_too(capsys: pytest.CaptureFixture[str]) -> None:
+    fail(KheishError("cannot\x1b[2J\u202e do"))
+    assert capsys.readouterr().err == "kheish: cannot do\n"

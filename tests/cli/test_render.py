@@ -1,0 +1,77 @@
+"""Journal records as lines for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kheish.cli.questions import answer_hint
+from kheish.cli.render import Renderer, call_text
+
+
+def lines(*events: dict[str, Any]) -> list[str]:
+    renderer = Renderer()
+    record = {"by": {"principal": "user:1", "origin": "cli"}, "generation": 2}
+    return [text for event in events for text, _ in renderer.lines({**record, "events": [event]})]
+
+
+REQUESTED = {
+    "type": "approval.requested",
+    "request_id": "approval_1",
+    "tool_call_id": "toolcall_1",
+    "tool": "bash",
+    "arguments": {"command": "make test"},
+}
+
+
+def test_a_call_shows_what_matters_of_its_arguments() -> None:
+    assert call_text("bash", {"command": "make test", "timeout_ms": 5}) == "bash: make test"
+    assert call_text("write_file", {"path": "a.txt", "content": "x"}) == "write_file: a.txt"
+    assert call_text("other", {"x": 1}) == 'other {"x": 1}'
+    assert call_text("bash", {"command": "x" * 300}, 10) == "bash: xxxxxxxxx…"
+
+
+def test_a_second_command_line_is_not_hidden_in_the_first() -> None:
+    assert call_text("bash", {"command": "echo hello\nrm -rf ~"}) == "bash: echo hello⏎ rm -rf ~"
+    assert call_text("bash", {"command": "echo \x1b[8mhidden"}) == "bash: echo \\x1b[8mhidden"
+    assert call_text("bash", {"command": "make test\n"}) == "bash: make test"
+
+
+def test_an_edited_call_is_shown_as_what_ran() -> None:
+    resolved = {
+        "type": "approval.resolved",
+        "request_id": "approval_1",
+        "resolution": "allow",
+        "principal": "user:1",
+        "updated_input": {"command": "make lint"},
+    }
+    done = {"type": "tool_call.completed", "tool_call_id": "toolcall_1", "output": "fine"}
+    assert lines(REQUESTED, resolved, done) == [
+        "waits for approval approval_1: bash: make test",
+        "approval_1: allow by user:1 edited to bash: make lint",
+        "bash: make lint -> fine",
+    ]
+
+
+def test_an_answer_is_shown_in_the_words_of_its_options() -> None:
+    question = {"id": "1", "question": "Which?", "options": [{"id": "1", "label": "Red"}, {"id": "2", "label": "Blue"}]}
+    asked = {"type": "question.requested", "request_id": "question_1", "questions": [question]}
+    answered = {
+        "type": "question.answered",
+        "request_id": "question_1",
+        "principal": "user:1",
+        "answers": [{"question_id": "1", "selected_option_ids": ["2"], "freeform_answer": "but light"}],
+    }
+    assert lines(asked, answered) == ["asks question_1: Which?", "question_1: answered by user:1: Blue, but light"]
+    # A reader that came later has not seen the question.
+    assert lines(answered) == ["question_1: answered by user:1: 2, but light"]
+
+
+def test_facts_without_interest_have_no_line() -> None:
+    assert lines({"type": "model_call.started", "run_id": "run_1"}, {"type": "run.started", "run_id": "run_1"}) == []
+
+
+def test_the_hint_of_a_question_is_the_command_that_answers_it() -> None:
+    choice, words = {"id": "1", "options": [{"id": "1", "label": "a"}]}, {"id": "2", "options": []}
+    assert answer_hint({"questions": [choice]}, "q") == "kheish answer q --option N"
+    assert answer_hint({"questions": [words]}, "q") == "kheish answer q TEXT"
+    assert answer_hint({"questions": [choice, words]}, "q") == "kheish answer q --option 1=N TEXT"

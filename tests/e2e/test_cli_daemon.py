@@ -1,0 +1,122 @@
+"""`kheish daemon ...`: starts, says who it is, restarts, stops, shows its log, and is installed."""
+
+from __future__ import annotations
+
+import json
+import plistlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kheish.cli import daemon as daemon_commands
+from tests.daemon_process import DaemonProcess, bash, text
+from tests.e2e.cli_process import CliProcess
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def kheish(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A state root whose daemon only the CLI starts and stops."""
+    made = DaemonProcess(tmp_path)
+    made.script(text("hi"), after_last="repeat")
+    try:
+        yield made
+    finally:
+        made.cli("daemon", "stop")
+
+
+def test_the_daemon_starts_restarts_and_stops(kheish: DaemonProcess) -> None:
+    stopped = kheish.cli("daemon", "status")
+    assert (stopped.returncode, stopped.stdout) == (3, "stopped\n")
+    as_json = kheish.cli("daemon", "status", "--json")
+    assert as_json.returncode == 3
+    assert json.loads(as_json.stdout) == {
+        "status": "stopped",
+        "state_root": str(kheish.state),
+        "socket": str(kheish.socket),
+    }
+    assert kheish.cli_json("daemon", "stop") == {"stopped": False, "pid": None}
+    started = kheish.cli("daemon", "start")
+    assert re.match(r"started in \d+ ms: kheish \S+, pid \d+, generation 1, up 0s\n", started.stdout)
+    again = kheish.cli_json("daemon", "start")
+    assert again["started"] is False and again["generation"] == 1
+    shown = kheish.cli("daemon", "status").stdout
+    assert f"state root {kheish.state}" in shown and f"socket     {kheish.socket}" in shown
+    restarted = kheish.cli_json("daemon", "restart")
+    assert restarted["generation"] == 2 and restarted["pid"] != again["pid"]
+    assert kheish.cli("daemon", "stop").stdout == f"stopped pid {restarted['pid']}\n"
+    assert kheish.cli("daemon", "stop").stdout == "it was not running\n"
+    log = kheish.cli("daemon", "logs", "-n", "2").stdout.splitlines()
+    assert len(log) == 2 and json.loads(log[-1])["message"] == "stopped"
+    assert kheish.cli("daemon", "logs", "-n", "0").stdout == ""
+
+
+def test_any_verb_that_needs_a_daemon_starts_it(kheish: DaemonProcess) -> None:
+    assert kheish.cli("run", "hello").stdout == "hi\n"
+    assert kheish.cli_json("daemon", "status")["generation"] == 1
+
+
+def test_without_a_log_there_is_nothing_to_show(kheish: DaemonProcess) -> None:
+    done = kheish.cli("daemon", "logs")
+    assert (done.returncode, done.stdout) == (0, "") and "there is no log yet" in done.stderr
+
+
+def test_the_log_is_followed(kheish: DaemonProcess) -> None:
+    assert kheish.cli("daemon", "start").returncode == 0
+    with CliProcess(kheish, "daemon", "logs", "-f", "-n", "1") as logs:
+        logs.until('"message": "ready"')
+        assert kheish.cli("daemon", "stop").returncode == 0
+        logs.until('"message": "stopped"')
+
+
+def test_a_stop_waits_for_what_runs_and_followers_wait_for_the_next_start(kheish: DaemonProcess) -> None:
+    kheish.script(bash("while [ ! -e gate ]; do sleep 0.02; done; echo ended > ended"), text("done"))
+    with CliProcess(kheish, "run", "-s", "s", "--mode", "bypass", "go") as run:
+        run.until("started bash")
+        with CliProcess(kheish, "logs", "-f", "s") as logs:
+            logs.until("started bash")
+            with CliProcess(kheish, "daemon", "stop") as stop:
+                stop.until("waiting for tool calls to finish")
+                (kheish.work / "gate").touch()
+                assert stop.finish() == 0
+            assert (kheish.work / "ended").exists()
+            run.until("the daemon is stopping; waiting for it")
+            assert kheish.cli("daemon", "start").returncode == 0
+            logs.until("run completed")
+        assert run.finish() == 0
+    assert run.out == "done\n"
+
+
+def test_a_daemon_of_another_kind_of_root_cannot_be_reached(kheish: DaemonProcess) -> None:
+    (kheish.folder / "file").touch()
+    done = kheish.cli("ps", env={"KHEISH_STATE_ROOT": str(kheish.folder / "file" / "state")})
+    assert done.returncode == 3 and "kheish doctor" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_is_installed_for_the_user(kheish: DaemonProcess) -> None:
+    printed = kheish.cli("daemon", "install", "--print")
+    config = {"XDG_CONFIG_HOME": str(kheish.folder / "xdg")}
+    view = kheish.cli_json("daemon", "install", "--print", env=config)
+    unit = Path(view["path"])
+    assert view["written"] is False and not unit.exists()
+    if sys.platform == "darwin":
+        plist = plistlib.loads(printed.stdout.encode())
+        assert plist["ProgramArguments"] == [sys.executable, "-m", "kheish", "daemon", "run"]
+        return
+    assert f'ExecStart="{sys.executable}" -m kheish daemon run\n' in printed.stdout
+    assert f'Environment="KHEISH_STATE_ROOT={kheish.state}"\n' in printed.stdout
+    done = kheish.cli("daemon", "install", env=config)
+    assert done.stdout == f"{unit}\n" and "systemctl --user" in done.stderr
+    assert unit.read_text() == printed.stdout == view["text"]
+    assert unit == kheish.folder / "xdg" / "systemd" / "user" / "kheish.service"
+
+
+def test_the_units_survive_odd_paths() -> None:
+    odd = {"KHEISH_STATE_ROOT": '/home/a "b" 50%\\c & <d>'}
+    assert 'Environment="KHEISH_STATE_ROOT=/home/a \\"b\\" 50%%\\\\c & <d>"' in daemon_commands._systemd_unit(odd)
+    plist = plistlib.loads(daemon_commands._launchd_plist(odd).encode())
+    assert plist["EnvironmentVariables"] == odd
