@@ -142,7 +142,7 @@ async def _search(root: str, target: Target, arguments: Arguments) -> ToolOutput
                 break
             data += chunk
         if is_whole:
-            complaint = (await process.stderr.read(1 << 16)).decode("utf-8", "replace").strip()
+            complaint = (await process.stderr.read()).decode("utf-8", "replace").strip()
             status = await process.wait()
             # ripgrep also says 2, without a word, where there was something that it could not read.
             if status < 0 or (status not in (0, 1) and complaint and not data):
@@ -150,7 +150,8 @@ async def _search(root: str, target: Target, arguments: Arguments) -> ToolOutput
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await to_the_end(process.wait())
+        # Its exit is noted only once its pipes are at their end, and a full one is not read by itself.
+        await to_the_end(process.communicate())
     return _report(data, is_whole, target, arguments)
 
 

@@ -232,8 +232,8 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[int]:
 async def test_a_search_that_takes_too_long_is_ended(
     place: Workplace, engine: str, spawned: asyncio.Queue[int]
 ) -> None:
-    refusal = await place.refusal("grep_search", pattern=endless(place, engine), timeout_ms=300)
-    assert refusal == "the search took longer than 300 ms; narrow the path or the glob"
+    refusal = await place.refusal("grep_search", pattern=endless(place, engine), timeout_ms=700)
+    assert refusal == "the search took longer than 700 ms; narrow the path or the glob"
     assert not os.path.exists(f"/proc/{spawned.get_nowait()}")
 
 
@@ -254,6 +254,25 @@ async def test_a_search_whose_process_is_killed_is_not_taken_for_one_without_a_m
     call = asyncio.ensure_future(place.refusal("grep_search", pattern=endless(place, engine)))
     os.kill(await spawned.get(), signal.SIGKILL)
     assert await call == "the search failed: signal 9"
+
+
+async def test_a_search_that_found_more_than_is_read_is_ended(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("a.txt", "needle\n" * 200_000)
+    original = asyncio.create_subprocess_exec
+
+    async def spawn(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await original(*arguments, **options)
+        while not process.stdout._paused:  # type: ignore[union-attr]
+            await asyncio.sleep(0.001)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
+    call = asyncio.ensure_future(place.text("grep_search", pattern="needle"))
+    done, _ = await asyncio.wait([call], timeout=20)
+    assert done, "it waits for an exit that is never noted"
+    assert "only the first" in await call
 
 
 async def test_no_descriptor_stays_open(tree: Workplace) -> None:
