@@ -1,0 +1,107 @@
+"""The full form: the daemon is killed at every change to its disk in the scene, and a sample of lives is struck twice.
+
+    python -m tests.faults [--seed N] [--jobs N] [--points A:B] [--twice N]     all points, or those from A up to B
+    python -m tests.faults --list                                               the points, numbered
+    python -m tests.faults --point POINT [--then N:MOMENT]                      one life
+    python -m tests.faults --mutant NAME                                        with a daemon that is broken on purpose
+    python -m tests.faults --mutants                                            is each broken daemon found?
+
+Ends with 0 where all that was promised held (with --mutants: where all were found), with 1 where not, after the
+command that shows it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults import sweep
+from tests.faults.mutants import MUTANTS
+from tests.faults.sweep import Plan
+from tests.faults.syscalls import Point
+
+REFERENCE_LIVES = 3
+
+
+async def run(options: argparse.Namespace, folder: Path) -> int:
+    reference = await sweep.observe_reference(folder / "reference", REFERENCE_LIVES)
+    points = reference.points
+    if options.list:
+        for number, point in enumerate(points):
+            print(number, point)
+        return 0
+    if options.mutants:
+        return await find_mutants(reference, folder, options.jobs)
+    if options.point:
+        plans = [Plan(options.point, options.then)]
+    else:
+        start, _, end = options.points.partition(":")
+        chosen = points[int(start or 0) : int(end or len(points))]
+        plans = [Plan(point) for point in chosen]
+        if options.twice:
+            plans += sweep.second_kills(chosen, options.twice, options.seed)
+    print(f"{len(points)} points, {len(plans)} lives, {options.jobs} at a time, in {folder}", file=sys.stderr)
+    began_s = time.monotonic()
+    results = await sweep.run_lives(
+        folder,
+        plans,
+        reference.summary,
+        jobs=options.jobs,
+        mutant=options.mutant,
+        on_result=sweep.show_progress(len(plans), options.mutant),
+    )
+    print(sweep.matrix(results))
+    for result in results:
+        if "not reached" in result.outcomes:
+            print(f"not reached in {sweep.TRIES} lives: {result.plan.point}")
+    bad = [result for result in results if result.violations]
+    print(f"{len(results)} lives in {time.monotonic() - began_s:.0f} s, {len(bad)} of them broke a promise")
+    return 1 if bad else 0
+
+
+async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> int:
+    missed = 0
+    for name, mutant in MUTANTS.items():
+        plans = [Plan(Point.parse(point)) for point in mutant.points]
+        results = await sweep.run_lives(
+            folder / name, plans, reference.summary, jobs=jobs, mutant=name, stop_at_violation=True
+        )
+        found = [violation for result in results for violation in result.violations if mutant.shows in violation]
+        print(
+            f"{'found ' if found else 'MISSED'}  {name}: {mutant.breaks}\n        {found[0] if found else ''}",
+            flush=True,
+        )
+        missed += not found
+    return 1 if missed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=1, help="chooses the lives that are struck twice")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--points", default=":", metavar="A:B")
+    parser.add_argument("--twice", type=int, default=100, metavar="N", help="how many lives are struck twice")
+    parser.add_argument("--point", type=Point.parse, metavar="KIND:NAME:NTH:MOMENT")
+    parser.add_argument("--then", default="", metavar="N:MOMENT", help="and at the N-th call of the next start")
+    parser.add_argument("--mutant", default="", choices=["", *MUTANTS])
+    parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kheish-faults-"))
+    status = 1
+    try:
+        status = asyncio.run(run(options, folder))
+    finally:
+        if status == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

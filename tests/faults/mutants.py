@@ -1,0 +1,178 @@
+"""Ways to break the daemon, so that the harness can be seen to go red.
+
+Those that a death reveals are seen in what comes after it, a missing sync in the list of the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kheish.core import approvals, commands, machine, recovery, runs
+from kheish.core.events import ToolCallDied
+from kheish.daemon import wiring
+from kheish.runtime import actor
+from kheish.store import atomic, blobs, committer, journal, locks, session_dir
+from kheish.tools import bash
+
+
+def _replace(owner: object, name: str, value: object) -> None:
+    assert hasattr(owner, name), name
+    setattr(owner, name, value)
+
+
+_WORK = "state/sessions/work/journal-0000000000"
+_SIDE = "state/sessions/side/journal-0000000000"
+
+
+class Mutant(NamedTuple):
+    """`points` are where a death reveals it, the most telling first; `shows` is in what is then found."""
+
+    breaks: str
+    shows: str
+    points: tuple[str, ...]
+    apply: Callable[[], None]
+
+
+def _acknowledge_early() -> None:
+    append, commit, close = committer.Committer.append, committer.Committer._commit, actor.Actor.close
+
+    def append_early(self: Any, *arguments: Any) -> asyncio.Future[None]:
+        append(self, *arguments)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def commit_late(self: Any, batch: Any) -> Any:
+        time.sleep(0.05)
+        return commit(self, batch)
+
+    async def close_late(self: Any) -> None:
+        await asyncio.sleep(0.2)
+        await close(self)
+
+    async def no_checkpoint(self: Any, at_least: int = 1) -> None:
+        pass
+
+    _replace(committer.Committer, "append", append_early)
+    _replace(committer.Committer, "_commit", commit_late)
+    _replace(journal.Journal, "locate", lambda self, seq: self._durable)
+    _replace(actor.Actor, "close", close_late)
+    _replace(actor.Actor, "checkpoint", no_checkpoint)
+
+
+def _append_after_torn_tail() -> None:
+    _replace(session_dir, "repair", lambda directory, torn, now_ms: torn)
+    _replace(journal, "_WRITE_FLAGS", journal._WRITE_FLAGS | os.O_APPEND)
+
+
+def _open_gate_early() -> None:
+    start, open_gate = bash.Running.__init__, bash.Running.open_gate
+
+    def start_and_go(self: Any, *arguments: Any) -> None:
+        start(self, *arguments)
+        open_gate(self)
+
+    _replace(bash.Running, "__init__", start_and_go)
+    _replace(bash.Running, "open_gate", lambda self: None)
+
+
+def _forget_keys() -> None:
+    _replace(runs, "remember_key", lambda *arguments: None)
+
+
+def _repeat_unsafe() -> None:
+    def again(draft: Any, run: Any) -> None:
+        for call in run.calls:
+            if call.phase == "started":
+                draft.emit(ToolCallDied(run_id=run.run_id, tool_call_id=call.tool_call_id, attempt=call.attempt))
+
+    _replace(recovery, "_recover_tool_calls", again)
+
+
+def _leave_orphans() -> None:
+    async def nothing(*arguments: Any) -> bool:
+        return False
+
+    _replace(wiring, "end_process", nothing)
+
+
+def _ask_again() -> None:
+    recover = recovery.recover
+
+    def recover_and_ask(draft: Any, command: Any) -> str:
+        result = recover(draft, command)
+        for approval in list(draft.state.approvals.values()):
+            approvals.reissue(draft, approval)
+        return result
+
+    machine.COMMANDS[commands.Recover] = recover_and_ask
+
+
+def _same_generation() -> None:
+    _replace(locks.DaemonLock, "_last_generation", lambda self: 0)
+
+
+def _skip_data_sync() -> None:
+    _replace(atomic, "sync_data", lambda fd: None)
+
+
+def _skip_dir_sync() -> None:
+    for module in (atomic, blobs):
+        _replace(module, "sync_dir", lambda path: None)
+
+
+def _rename_unsynced() -> None:
+    for module in (atomic, blobs):
+        _replace(module, "sync_file", lambda fd: None)
+
+
+_ANY = f"fdatasync:{_WORK}08.jsonl:6:after"
+MUTANTS = {
+    "acknowledge_early": Mutant(
+        "a record is acknowledged, published and acted on before it is written",
+        "times and its start is",
+        tuple(f"write:{_WORK}01.jsonl:{count}:before" for count in (4, 5)),
+        _acknowledge_early,
+    ),
+    "append_after_torn_tail": Mutant(
+        "a torn tail is not cut, and records follow it",
+        "checksum",
+        (f"write:{_WORK}01.jsonl:3:torn_half", f"write:{_WORK}01.jsonl:4:torn_half"),
+        _append_after_torn_tail,
+    ),
+    "open_gate_early": Mutant(
+        "a command runs before its start is durable",
+        "times and its start is",
+        (f"write:{_SIDE}01.jsonl:6:before", f"write:{_SIDE}01.jsonl:5:before"),
+        _open_gate_early,
+    ),
+    "forget_keys": Mutant(
+        "idempotency keys are not part of the state",
+        "was applied 2 times",
+        tuple(f"fdatasync:{_WORK}{file}.jsonl:{count}:after" for file, count in (("08", 7), ("08", 6), ("15", 1))),
+        _forget_keys,
+    ),
+    "repeat_unsafe": Mutant(
+        "a started unsafe call is run again after a death",
+        "which is unsafe, was started 2 times",
+        tuple(f"write:{_WORK}08.jsonl:{count}:before" for count in (3, 4, 2)),
+        _repeat_unsafe,
+    ),
+    "leave_orphans": Mutant(
+        "processes of a dead daemon live on",
+        "is left: ",
+        (f"write:{_SIDE}01.jsonl:7:before", f"write:{_SIDE}01.jsonl:8:before"),
+        _leave_orphans,
+    ),
+    "ask_again": Mutant("what waits for a human gets another id at each start", "approval_", (_ANY,), _ask_again),
+    "same_generation": Mutant("the generation does not grow", "generation 1 after 1", (_ANY,), _same_generation),
+    "skip_data_sync": Mutant("records are not synced", "was owed", (_ANY,), _skip_data_sync),
+    "skip_dir_sync": Mutant("the names of new files are not synced", "was owed", (_ANY,), _skip_dir_sync),
+    "rename_unsynced": Mutant(
+        "a file gets its name before its bytes are synced", "was owed", (_ANY,), _rename_unsynced
+    ),
+}

@@ -1,0 +1,144 @@
+"""The scripted scene: a model with a script, a workspace with a few commands, and a human who works through it.
+
+`work`: a run with parallel tool calls (reads, an idempotent write, an unsafe command, a large output), then an approval
+and a question at once, while which one input is steered in and another queued; the queued run has a model call that
+fails once, an approval that is remembered for always, and an unsafe command that a rule allows. `side`: a run that is
+cancelled in the middle of a command, with another one queued behind it.
+
+The human acts only where the scene stands still, so that every life goes through the same states: it does not matter
+how often the daemon died before.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from tests.daemon_process import DaemonProcess, Json, bash, calls, text, tool
+
+if TYPE_CHECKING:
+    from tests.faults.life import Life
+
+SESSIONS = ("work", "side")
+ROUTES = """\
+version = 1
+default_route = "work"
+
+[routes.work]
+driver = "scripted"
+default_model = "work.json"
+
+[routes.side]
+driver = "scripted"
+default_model = "side.json"
+"""
+CONFIG = """\
+[permissions]
+allow = ["write_file", "bash(sh count.sh one)", "bash(sh big.sh)", "bash(sh count.sh four)", "bash(sh endless.sh)"]
+"""
+FILES = {
+    "notes/first.txt": "the first note\nthe second line\n",
+    "count.sh": 'printf "%s\\n" "$1" >> count.log\necho "counted $1"\n',
+    "big.sh": 'sh count.sh big\ni=0\nwhile [ $i -lt 1200 ]; do echo "line $i of a large output"; i=$((i+1)); done\n',
+    "endless.sh": "setsid sleep 300 &\nsh count.sh endless\nsleep 300\n",
+}
+COMMANDS = {
+    "sh count.sh one": "one",
+    "sh big.sh": "big",
+    "sh count.sh two": "two",
+    "sh count.sh three": "three",
+    "sh count.sh four": "four",
+    "sh endless.sh": "endless",
+}
+"""Each unsafe command with the line that it adds to count.log when it runs."""
+REMEMBERED = "bash(sh count.sh three)"
+QUESTION = {
+    "questions": [{"question": "Which way?", "header": "Way", "options": [{"label": "left"}, {"label": "right"}]}]
+}
+ATTACHMENT = base64.b64encode(bytes(range(256)) * 80).decode()
+
+WORK = (
+    calls(
+        tool("read_file", path="notes/first.txt"),
+        tool("list_files", path="notes"),
+        tool("grep_search", pattern="second", path="notes"),
+        tool("write_file", path="plan.md", content="# The plan\n\nCount.\n"),
+        tool("bash", command="sh count.sh one"),
+        tool("bash", command="sh big.sh"),
+    ),
+    calls(
+        tool("bash", command="sh count.sh two"),
+        tool("ask_user_question", **QUESTION),
+        tool("write_file", path="folder/second.md", content="second\n"),
+    ),
+    text("the first is done"),
+    {**bash("sh count.sh three"), "error": {"code": "overloaded"}},
+    bash("sh count.sh four"),
+    text("the second is done"),
+)
+SIDE = (
+    text("the last is done", when="after the cancel"),
+    text("", when="outcome of this call is unknown", hang=1_000),
+    bash("sh endless.sh"),
+)
+
+
+def prepare(daemon: DaemonProcess) -> None:
+    (daemon.config / "routes.toml").write_text(ROUTES)
+    (daemon.config / "config.toml").write_text(CONFIG)
+    daemon.script(*WORK, name="work.json")
+    daemon.script(*SIDE, name="side.json")
+    for name, content in FILES.items():
+        path = daemon.work / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+
+
+def counted(daemon: DaemonProcess) -> list[str]:
+    """What ran, as the commands themselves noted it."""
+    log = daemon.work / "count.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def request_for(command: str, facts: list[Json]) -> Json | None:
+    """The first approval that was asked for this command."""
+    for fact in facts:
+        if fact["type"] == "approval.requested" and fact["arguments"].get("command") == command:
+            return fact
+    return None
+
+
+def first(type_: str, facts: list[Json], **fields: Any) -> Json | None:
+    for fact in facts:
+        if fact["type"] == type_ and all(fact.get(name) == value for name, value in fields.items()):
+            return fact
+    return None
+
+
+async def play(life: Life) -> None:
+    """The human. Every act is repeated, with the same key, until it is acknowledged."""
+    await life.create("work")
+    run = await life.submit("work", "the first")
+    approval = await life.until("work", lambda facts: request_for("sh count.sh two", facts))
+    question = await life.until("work", lambda facts: first("question.requested", facts))
+    await life.submit("work", "by the way", delivery="steer")
+    attachment = {"file_name": "bytes.bin", "media_type": "application/octet-stream", "content_base64": ATTACHMENT}
+    second = await life.submit("work", "the second", attachments=[attachment])
+    await life.until_put_away()
+    await life.answer(question["request_id"], "1")
+    await life.resolve(approval["request_id"], "allow", if_digest=approval["digest"])
+    await life.until("work", lambda facts: first("run.completed", facts, run_id=run))
+    approval = await life.until("work", lambda facts: request_for("sh count.sh three", facts))
+    await life.resolve(approval["request_id"], "allow", remember="always")
+    await life.until("work", lambda facts: first("run.completed", facts, run_id=second))
+
+    await life.create("side")
+    run = await life.submit("side", "the endless", model="side/side.json")
+    last = await life.submit("side", "after the cancel", model="side/side.json")
+    await life.until(
+        "side",
+        lambda facts: "endless" in counted(life.daemon) or first("tool_call.became_uncertain", facts),
+        look_every_s=0.01,
+    )
+    await life.cancel("side", run)
+    await life.until("side", lambda facts: first("run.completed", facts, run_id=last))
