@@ -210,13 +210,16 @@ def _read_link(name: str, directory: int) -> str | None:
 def _enter(directory: int, name: str, path: str, make: bool) -> int:
     for _ in range(2):
         try:
-            return os.open(name, _DIRECTORY, dir_fd=directory)
+            entered = os.open(name, _DIRECTORY, dir_fd=directory)
+            if make:
+                # An attempt that was cut off may have made it and left its name unsynced.
+                os.fsync(directory)
+            return entered
         except FileNotFoundError:
             if not make:
                 raise Unusable(Place(directory, name, path).absence()) from None
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=directory)
-            os.fsync(directory)
         except NotADirectoryError:
             raise Unusable(f"{path} is not a directory") from None
         except PermissionError:
