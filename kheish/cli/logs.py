@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from kheish.cli.output import clean, clock, paint, print_json_line, say
+from kheish.cli.output import check_reader, clean, clock, paint, print_json_line, say
 from kheish.cli.render import Renderer
 from kheish.cli.targets import connect, find_target
 from kheish.client import Kheish
@@ -41,6 +41,8 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
         for event in client.events(**{f"{kind}_id": id_}, cursor=cursor, deadline_s=None):
             if event.event == "record":
                 show(event.data)
+            elif event.event in ("sync", "heartbeat"):
+                check_reader()
             elif event.event == "bye" and "daemon" in event.data["reason"]:
                 say(f"{clean(event.data['reason'])}; waiting for it", "dim")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kheish.cli.table import find_hot
+from kheish.cli.table import find_command
 from kheish.errors import KheishError
 
 
@@ -24,10 +24,10 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Runs a command line; returns its exit status."""
     try:
-        hot = find_hot(argv)
-        values = hot[0].parse(hot[1]) if hot else None
-        if hot is not None and values is not None:
-            status = hot[0].run(values)
+        found = find_command(argv)
+        values = found[0].parse(found[1]) if found else None
+        if found is not None and values is not None:
+            status = found[0].run(values)
         else:
             from kheish.cli.typer_app import read_line
 

@@ -212,3 +212,13 @@ def fail(error: KheishError) -> int:
         sys.stdout.flush()
     say(paint("kheish: ", "red", sys.stderr) + clean(error.message))
     return _BY_CODE.get(error.code) or _BY_STATUS.get(error.status, 1)
+
+
+def check_reader() -> None:
+    """Raises BrokenPipeError where nobody reads our output any more, which writing alone would find out too late."""
+    import select
+
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        raise BrokenPipeError

@@ -289,13 +289,13 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
 }  # fmt: skip
 
 
-def find_hot(argv: list[str]) -> tuple[Command, list[str]] | None:
-    """The command of a line that may go the quick way."""
+def find_command(argv: list[str]) -> tuple[Command, list[str]] | None:
+    """The command that a line begins with, and the rest of the line."""
     for command in DAILY:
-        if command.hot and argv[:1] == [command.name]:
+        if argv[:1] == [command.name]:
             return command, argv[1:]
     if len(argv) > 1 and argv[0] in GROUPS:
         for command in GROUPS[argv[0]][1]:
-            if command.hot and argv[1] == command.name:
+            if argv[1] == command.name:
                 return command, argv[2:]
     return None

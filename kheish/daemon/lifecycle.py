@@ -16,9 +16,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def harden_process() -> None:
-    """Files are private, there are no core dumps, no other process of the user may read the daemon's memory (it holds
-    keys), and orphans of tool calls come to the daemon instead of to init."""
-    os.umask(0o077)
+    """There are no core dumps, no other process of the user may read the daemon's memory (it holds keys), and orphans
+    of tool calls come to the daemon instead of to init. The umask stays the user's, for what tools make is the user's;
+    the store makes each file of its own private by itself."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(ValueError, OSError):
@@ -38,8 +38,8 @@ def install_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # Handled, not ignored: an ignored signal would stay ignored in the commands of tools.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     return stop
 
 

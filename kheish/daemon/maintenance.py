@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -73,5 +72,4 @@ def import_(root: Path, source: BinaryIO) -> str:
     """Reads an archive back, after checking all of it; returns the session's id. A running daemon sees it when it is
     asked for by name."""
     make_private_dir(root)
-    os.umask(0o077)
     return import_session(root, source).session

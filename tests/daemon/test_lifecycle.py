@@ -166,3 +166,26 @@ def test_a_full_run_leaves_no_process_behind(daemon: DaemonProcess) -> None:
     for pid in (daemon.work / "pid").read_text().split():
         state = Path(f"/proc/{pid}/stat")
         assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_what_tools_make_has_the_modes_that_the_user_is_used_to(tmp_path: Path) -> None:
+    """Only the daemon's own files are private to it; a command sees the user's umask and the usual signals."""
+    made = DaemonProcess(tmp_path)
+    made.script(
+        calls(tool("write_file", path="folder/written", content="x"), tool("bash", command="touch made; kill -HUP $$")),
+        text("done"),
+    )
+    before = os.umask(0o027)
+    try:
+        made.start()
+    finally:
+        os.umask(before)
+    try:
+        made.finish(made.submit(made.session("s", "bypass")))
+        assert "signal 1" in str(made.records("s"))
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made.work.rglob("*")}
+        assert modes == {"folder": 0o750, "written": 0o640, "made": 0o640}
+        for path in made.state.rglob("*"):
+            assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
+    finally:
+        made.close()
