@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +204,8 @@ def test_an_orphan_that_is_just_becoming_another_program_is_looked_at_again(
         started.others.append(identify(int(started.line())))
     started.let_exit()
     orphan = started.others[0].pid
+    while not read_variable(orphan, MARK) or Path(f"/proc/{orphan}/comm").read_text() != "sleep\n":
+        time.sleep(0.001)
     assert not processes._is_becoming(orphan) and not processes._is_becoming(2**22 + 1)
     looks = 0
 
