@@ -62,7 +62,8 @@ class ToolDefinition(Struct, frozen=True):
 
 
 class ModelRequest(Struct, frozen=True):
-    """One model call, provider-neutral. `ordinal` counts the session's completed model calls before this one."""
+    """One model call, provider-neutral. `ordinal` counts the session's completed model calls before this one. `blobs`
+    holds, by sha256, the bytes of the attachments that a model which takes images and documents may be shown."""
 
     session_id: str
     run_id: str
@@ -75,6 +76,7 @@ class ModelRequest(Struct, frozen=True):
     messages: tuple[Message, ...]
     tools: tuple[ToolDefinition, ...]
     output_tokens_max: int
+    blobs: dict[str, bytes] = {}
 
 
 class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from kheish.core.contracts import ModelRequest, ToolDefinition, ToolSpec
+from kheish.core.contracts import Message, ModelRequest, ToolDefinition, ToolSpec, UserMessage
+from kheish.core.events import Attachment
 from kheish.core.state import Run, State
-from kheish.limits import MODEL_OUTPUT_TOKENS_MAX
+from kheish.limits import MODEL_OUTPUT_TOKENS_MAX, SHOWN_ATTACHMENT_BYTES_MAX, SHOWN_ATTACHMENTS_BYTES_MAX
+
+VIEWABLE = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"))
+"""The media types that models are shown as what they are; any other blob is named to them."""
 
 SYSTEM = """\
 You are an agent that works in a directory on a developer's own machine, in the session {session_id}.
@@ -45,3 +49,20 @@ def build_request(state: State, run: Run, tools: Mapping[str, ToolSpec]) -> Mode
         ),
         output_tokens_max=MODEL_OUTPUT_TOKENS_MAX,
     )
+
+
+def choose_shown(messages: Sequence[Message]) -> list[Attachment]:
+    """The images and documents that a model may be shown: the newest first, each once, until the bound is reached."""
+    chosen: dict[str, Attachment] = {}
+    left = SHOWN_ATTACHMENTS_BYTES_MAX
+    for message in reversed(messages):
+        for attachment in reversed(message.attachments if isinstance(message, UserMessage) else ()):
+            if not attachment.blob or attachment.media_type not in VIEWABLE or attachment.blob in chosen:
+                continue
+            if attachment.bytes > SHOWN_ATTACHMENT_BYTES_MAX:
+                continue
+            left -= attachment.bytes
+            if left < 0:
+                return list(chosen.values())
+            chosen[attachment.blob] = attachment
+    return list(chosen.values())

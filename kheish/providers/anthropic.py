@@ -1,14 +1,12 @@
 """`anthropic`: the Messages API through the official SDK.
 
-Importing the SDK takes seconds and building a client reads certificates, so both happen in a thread, once per route.
 Retries are the machine's, hence max_retries=0. The system text and the last message carry cache breakpoints: the
 transcript only grows, so each call reads what the one before it wrote.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kheish.core.contracts import (
@@ -23,11 +21,11 @@ from kheish.core.contracts import (
     ToolMessage,
     UserMessage,
 )
-from kheish.core.events import StopReason, Usage
+from kheish.core.events import Attachment, StopReason, Usage
 from kheish.errors import ProviderError
-from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
+from kheish.providers import sdk
 from kheish.providers.failures import translate
-from kheish.providers.transcript import attachment_text, read_tool_call, storable
+from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -49,25 +47,37 @@ STOP_REASONS: dict[str, StopReason] = {
 _CACHED = {"type": "ephemeral"}
 
 
-async def connect(*, api_key: str, base_url: str | None) -> Anthropic:
+async def connect(*, api_key: str, base_url: str, multimodal: bool = True) -> Anthropic:
     """Loads the SDK off the event loop and makes a client; nothing is sent yet."""
-    return Anthropic(await asyncio.to_thread(_make_client, api_key, base_url), api_key)
+    return Anthropic(await sdk.load(lambda: _make_client(api_key, base_url)), api_key, multimodal=multimodal)
 
 
-def _make_client(api_key: str, base_url: str | None) -> AsyncAnthropic:
+def _make_client(api_key: str, base_url: str) -> AsyncAnthropic:
     import anthropic
+    from anthropic.types import RawMessageStreamEvent
 
-    timeout = anthropic.Timeout(MODEL_IDLE_TIMEOUT_MS / 1000, connect=MODEL_CONNECT_TIMEOUT_MS / 1000)
-    return anthropic.AsyncAnthropic(api_key=api_key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+    client = anthropic.AsyncAnthropic(
+        api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(anthropic), max_retries=0
+    )
+    _ = client.messages  # loads the rest
+    sdk.build_models(
+        anthropic.BaseModel,
+        RawMessageStreamEvent,
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}},
+        {"type": "message_start", "message": {"usage": {}}},
+        {"type": "content_block_start", "content_block": {"type": "text"}},
+    )
+    return client
 
 
 class Anthropic:
-    def __init__(self, client: AsyncAnthropic, api_key: str) -> None:
+    def __init__(self, client: AsyncAnthropic, api_key: str, *, multimodal: bool) -> None:
         self._client = client
         self._api_key = api_key
+        self._multimodal = multimodal
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
-        body: Any = to_body(request)
+        body = await sdk.build_body(request, lambda: to_body(request, request.blobs if self._multimodal else {}))
         try:
             events = await self._client.messages.create(**body, stream=True)
             reader = Reader()
@@ -75,14 +85,15 @@ class Anthropic:
                 async for event in events:
                     if delta := reader.read(event):
                         yield delta
+            reply = reader.reply()
         except Exception as error:
             raise translate(error, self._api_key) from error
-        yield reader.reply()
+        yield reply
 
 
-def to_body(request: ModelRequest) -> Json:
-    """The request as the Messages API takes it."""
-    messages = to_turns(request.messages)
+def to_body(request: ModelRequest, blobs: Mapping[str, bytes]) -> Json:
+    """The request as the Messages API takes it; `blobs` holds what is shown of its attachments."""
+    messages = to_turns(request.messages, blobs)
     if messages:
         messages[-1]["content"][-1]["cache_control"] = _CACHED
     body: Json = {
@@ -98,13 +109,13 @@ def to_body(request: ModelRequest) -> Json:
     return body
 
 
-def to_turns(messages: tuple[Message, ...]) -> list[Json]:
+def to_turns(messages: tuple[Message, ...], blobs: Mapping[str, bytes]) -> list[Json]:
     """User and assistant turns by turns: neighbours of one role are joined, and blank texts, which the API refuses,
     are left out."""
     turns: list[Json] = []
     for message in messages:
         role = "assistant" if isinstance(message, AssistantMessage) else "user"
-        blocks = to_blocks(message)
+        blocks = to_blocks(message, blobs)
         if not blocks:
             continue
         if turns and turns[-1]["role"] == role:
@@ -114,11 +125,11 @@ def to_turns(messages: tuple[Message, ...]) -> list[Json]:
     return turns
 
 
-def to_blocks(message: Message) -> list[Json]:
+def to_blocks(message: Message, blobs: Mapping[str, bytes]) -> list[Json]:
     match message:
         case UserMessage():
-            texts = [message.text, *map(attachment_text, message.attachments)]
-            return [{"type": "text", "text": text} for text in texts if text.strip()]
+            said = [{"type": "text", "text": message.text}] if message.text.strip() else []
+            return said + [to_attachment_block(attachment, blobs) for attachment in message.attachments]
         case AssistantMessage():
             thinking = message.provider_state.get(DRIVER, {}).get("thinking", [])
             text = [{"type": "text", "text": message.text}] if message.text.strip() else []
@@ -132,6 +143,16 @@ def to_blocks(message: Message) -> list[Json]:
             if message.text.strip():
                 block["content"] = [{"type": "text", "text": message.text}]
             return [block]
+
+
+def to_attachment_block(attachment: Attachment, blobs: Mapping[str, bytes]) -> Json:
+    media = media_of(attachment, blobs)
+    if media is None:
+        return {"type": "text", "text": attachment_text(attachment)}
+    source = {"type": "base64", "media_type": media.media_type, "data": media.base64}
+    if media.is_image:
+        return {"type": "image", "source": source}
+    return {"type": "document", "source": source, "title": media.name}
 
 
 class Reader:
@@ -151,7 +172,7 @@ class Reader:
                 self._count(event.message.usage)
             case "content_block_start":
                 block = event.content_block
-                self._blocks[event.index] = {"raw": "", **block.model_dump(exclude_none=True)}
+                self._blocks[event.index] = {"raw": "", **block.model_dump(exclude_none=True, warnings=False)}
                 if block.type == "tool_use":
                     return ToolCallDelta(tool=block.name)
                 if block.type == "text" and block.text:

@@ -1,14 +1,14 @@
 """`openai_compatible`: Chat Completions through the official SDK, with any server that speaks them.
 
-Servers differ in small things, and what they leave out is allowed for here: tool-call deltas without an index, no
-usage, `stop` as the reason of a reply that calls tools, reasoning under either of two names.
+Servers differ in small things, which are allowed for here: tool-call deltas without an index or all with the same one,
+no usage, `stop` as the reason of a reply that calls tools, reasoning under either of two names, signatures of tool
+calls that go back where they came from.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kheish.core.contracts import (
@@ -24,15 +24,18 @@ from kheish.core.contracts import (
     UserMessage,
 )
 from kheish.core.events import StopReason, Usage
+from kheish.core.prompt import VIEWABLE
 from kheish.errors import ProviderError
-from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
-from kheish.providers.failures import translate
-from kheish.providers.transcript import attachment_text, read_tool_call, storable
+from kheish.providers import sdk
+from kheish.providers.failures import BY_FINISH_REASON, translate
+from kheish.providers.transcript import Media, attachment_text, media_of, read_tool_call, storable
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 Json = dict[str, Any]
+
+DRIVER = "openai_compatible"
 
 STOP_REASONS: dict[str, StopReason] = {
     "stop": "end",
@@ -42,45 +45,67 @@ STOP_REASONS: dict[str, StopReason] = {
     "content_filter": "refused",
 }
 
+TAKEN: dict[str, frozenset[str]] = {
+    "api.x.ai": frozenset(("image/png", "image/jpeg")),
+    "generativelanguage.googleapis.com": frozenset(("image/png", "image/jpeg", "image/webp")),
+}
+"""What servers take that do not take every kind of image and document on this wire."""
 
-async def connect(*, api_key: str, base_url: str | None) -> OpenAICompatible:
+
+async def connect(*, api_key: str, base_url: str, multimodal: bool = False) -> OpenAICompatible:
     """Loads the SDK off the event loop and makes a client; nothing is sent yet."""
-    return OpenAICompatible(await asyncio.to_thread(_make_client, api_key, base_url), api_key)
+    return OpenAICompatible(await sdk.load(lambda: _make_client(api_key, base_url)), api_key, multimodal=multimodal)
 
 
-def _make_client(api_key: str, base_url: str | None) -> AsyncOpenAI:
+def _make_client(api_key: str, base_url: str) -> AsyncOpenAI:
     import openai
+    from openai.types.chat import ChatCompletionChunk
 
-    timeout = openai.Timeout(MODEL_IDLE_TIMEOUT_MS / 1000, connect=MODEL_CONNECT_TIMEOUT_MS / 1000)
-    return openai.AsyncOpenAI(api_key=api_key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+    client = openai.AsyncOpenAI(
+        api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(openai), max_retries=0
+    )
+    _ = client.chat.completions  # loads the rest
+    call = {"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+    delta = {"role": "assistant", "content": "", "refusal": "", "tool_calls": [call]}
+    sdk.build_models(
+        openai.BaseModel,
+        ChatCompletionChunk,
+        {"choices": [{"finish_reason": "stop", "delta": delta}], "usage": {"prompt_tokens_details": {}}},
+    )
+    return client
 
 
 class OpenAICompatible:
-    def __init__(self, client: AsyncOpenAI, api_key: str) -> None:
+    def __init__(self, client: AsyncOpenAI, api_key: str, *, multimodal: bool) -> None:
         self._client = client
         self._api_key = api_key
-        # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
-        self._limit = "max_completion_tokens" if client.base_url.host == "api.openai.com" else "max_tokens"
+        self._multimodal = multimodal
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
-        body: Any = to_body(request, self._limit)
+        server = self._client.base_url.host
+        blobs = request.blobs if self._multimodal else {}
+        body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
         try:
             chunks = await self._client.chat.completions.create(**body, stream=True)
-            reader = Reader()
+            reader = Reader(server)
             async with chunks:
                 async for chunk in chunks:
                     for delta in reader.read(chunk):
                         yield delta
+            reply = reader.reply()
         except Exception as error:
             raise translate(error, self._api_key) from error
-        yield reader.reply()
+        yield reply
 
 
-def to_body(request: ModelRequest, limit: str) -> Json:
-    """The request as Chat Completions take it; `limit` is the name of the output bound."""
+def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
+    """The request as Chat Completions take it; `blobs` holds what is shown of its attachments."""
+    messages = [to_message(message, server, blobs) for message in request.messages]
+    # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
+    limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
     body: Json = {
         "model": request.model,
-        "messages": [{"role": "system", "content": request.system}, *map(to_message, request.messages)],
+        "messages": [{"role": "system", "content": request.system}, *messages],
         "stream_options": {"include_usage": True},
         limit: request.output_tokens_max,
     }
@@ -95,18 +120,21 @@ def to_body(request: ModelRequest, limit: str) -> Json:
     return body
 
 
-def to_message(message: Message) -> Json:
+def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Json:
     match message:
         case UserMessage():
-            return {"role": "user", "content": "\n\n".join([message.text, *map(attachment_text, message.attachments)])}
+            return {"role": "user", "content": to_content(message, TAKEN.get(server, VIEWABLE), blobs)}
         case AssistantMessage():
             made: Json = {"role": "assistant", "content": message.text}
+            kept = message.provider_state.get(DRIVER, {})
+            extra = kept["extra_content"] if kept.get("server") == server else {}
             if message.tool_requests:
                 made["tool_calls"] = [
                     {
                         "id": call.tool_call_id,
                         "type": "function",
                         "function": {"name": call.tool, "arguments": json.dumps(call.arguments)},
+                        **({"extra_content": extra[call.provider_id]} if call.provider_id in extra else {}),
                     }
                     for call in message.tool_requests
                 ]
@@ -115,15 +143,36 @@ def to_message(message: Message) -> Json:
             return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.text}
 
 
+def to_content(message: UserMessage, taken: frozenset[str], blobs: Mapping[str, bytes]) -> str | list[Json]:
+    """One text, which every server takes, unless there is something to show."""
+    texts, shown = [message.text], []
+    for attachment in message.attachments:
+        media = media_of(attachment, blobs, taken)
+        if media is None:
+            texts.append(attachment_text(attachment))
+        else:
+            shown.append(to_media_part(media))
+    text = "\n\n".join(texts)
+    return [*([{"type": "text", "text": text}] if text.strip() else []), *shown] if shown else text
+
+
+def to_media_part(media: Media) -> Json:
+    if media.is_image:
+        return {"type": "image_url", "image_url": {"url": media.data_url}}
+    return {"type": "file", "file": {"filename": media.name, "file_data": media.data_url}}
+
+
 class Reader:
     """Puts a reply together from the chunks of the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: str) -> None:
+        self._server = server
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[Json] = []
         self._by_index: dict[int, Json] = {}
         self._finish_reason = ""
+        self._refused = False
         self._model = ""
         self._usage = Usage()
 
@@ -132,7 +181,7 @@ class Reader:
         self._model = chunk.model or self._model
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or ())[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
             delta = choice.delta
             if delta is None:
@@ -140,6 +189,7 @@ class Reader:
             if reasoning := getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None):
                 self._reasoning.append(str(reasoning))
                 deltas.append(ReasoningDelta(text=storable(str(reasoning))))
+            self._refused = self._refused or bool(delta.refusal)
             if text := delta.content or delta.refusal:
                 self._text.append(text)
                 deltas.append(TextDelta(text=storable(text)))
@@ -154,42 +204,54 @@ class Reader:
         call = self._find(part)
         begins = call is None
         if call is None:
-            call = {"id": part.id or f"call_{len(self._calls)}", "name": "", "raw": ""}
+            call = {"id": part.id or f"call_{len(self._calls)}", "name": "", "raw": "", "extra": None}
             self._calls.append(call)
             if part.index is not None:
                 self._by_index[part.index] = call
         call["name"] = call["name"] or name
         call["raw"] += (part.function.arguments if part.function else "") or ""
+        call["extra"] = getattr(part, "extra_content", None) or call["extra"]
         return call["name"] if begins else ""
 
     def _find(self, part: Any) -> Json | None:
+        """The call that a piece belongs to; None where it begins one. A piece that names a tool and has an id of its
+        own begins one, whatever its index."""
+        names_tool = bool(part.function and part.function.name)
         if part.index is not None:
-            return self._by_index.get(part.index)
+            call = self._by_index.get(part.index)
+            return None if call and part.id and names_tool and call["id"] != part.id else call
         if part.id:
             return next((call for call in self._calls if call["id"] == part.id), None)
-        return self._calls[-1] if self._calls and not (part.function and part.function.name) else None
+        return self._calls[-1] if self._calls and not names_tool else None
 
     def reply(self) -> Reply:
-        """Raises ProviderError where the stream ended before it said why."""
+        """Raises ProviderError where the stream ended before it said why, or says that it failed."""
         if not self._finish_reason:
             raise ProviderError("the stream ended before the reply was complete", code="connection")
+        reason = self._finish_reason.partition(":")[0]
+        if failure := BY_FINISH_REASON.get(reason):
+            raise ProviderError(f"the reply ended with the finish_reason {self._finish_reason}", code=failure)
+        extra = {call["id"]: call["extra"] for call in self._calls if call["extra"]}
         calls = tuple(read_tool_call(call["id"], call["name"], call["raw"]) for call in self._calls)
         return Reply(
             text=storable("".join(self._text)),
-            stop_reason="tool_use" if calls else STOP_REASONS.get(self._finish_reason, "end"),
+            stop_reason="tool_use" if calls else "refused" if self._refused else STOP_REASONS.get(reason, "end"),
             tool_calls=calls,
             usage=self._usage,
             reasoning=storable("".join(self._reasoning)),
             model=self._model,
+            provider_state={DRIVER: {"server": self._server, "extra_content": extra}} if extra else {},
         )
 
 
 def _usage(usage: Any) -> Usage:
-    """The input tokens without the cached ones, as the other wire counts them."""
+    """The input tokens without the cached ones, as the other wires count them."""
     details = getattr(usage, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
+    read = getattr(details, "cached_tokens", None) or 0
+    written = getattr(details, "cache_write_tokens", None) or 0
     return Usage(
-        input_tokens=max(0, (usage.prompt_tokens or 0) - cached),
+        input_tokens=max(0, (usage.prompt_tokens or 0) - read - written),
         output_tokens=usage.completion_tokens or 0,
-        cache_read_tokens=cached,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
     )

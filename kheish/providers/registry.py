@@ -14,10 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kheish.errors import Conflict, Invalid, KheishError, ProviderError
-from kheish.providers.routes import FILE_NAME, Route, RouteTable, load_routes, routes_from_env
+from kheish.providers.routes import FILE_NAME, OWN_SERVER, Route, RouteTable, load_routes, routes_from_env
 from kheish.runtime.ports import Provider
 
-LOCAL_SERVERS = (("ollama", "http://127.0.0.1:11434/v1"), ("lmstudio", "http://127.0.0.1:1234/v1"))
+LOCAL_SERVERS = (
+    ("ollama", "http://127.0.0.1:11434/v1"),
+    ("llamacpp", "http://127.0.0.1:8080/v1"),
+    ("lmstudio", "http://127.0.0.1:1234/v1"),
+)
 _PROBE_TIMEOUT_S = 0.3
 _PROBE_KEPT_S = 30.0
 
@@ -112,7 +116,7 @@ class Routes:
         return provider
 
     async def _connect(self, route: Route) -> Provider:
-        key = self._key(route)
+        key, base_url = self._key(route), self._base_url(route)
         match route.driver:
             case "scripted":
                 from kheish.providers.scripted import Scripted
@@ -125,11 +129,20 @@ class Routes:
             case "anthropic":
                 from kheish.providers import anthropic
 
-                return await anthropic.connect(api_key=key, base_url=route.base_url or None)
+                return await anthropic.connect(api_key=key, base_url=base_url, multimodal=route.is_multimodal)
+            case "openai":
+                from kheish.providers import openai
+
+                return await openai.connect(api_key=key, base_url=base_url, multimodal=route.is_multimodal)
             case "openai_compatible":
                 from kheish.providers import openai_compatible
 
-                return await openai_compatible.connect(api_key=key, base_url=route.base_url or None)
+                return await openai_compatible.connect(api_key=key, base_url=base_url, multimodal=route.is_multimodal)
+
+    def _base_url(self, route: Route) -> str:
+        """Never left to the SDKs, which take a variable that is set to nothing for a server."""
+        variable, own = OWN_SERVER.get(route.driver, ("", ""))
+        return route.base_url or self._environ.get(variable, "").strip() or own
 
     def _key(self, route: Route) -> str:
         """Without the white space that files leave at its end."""

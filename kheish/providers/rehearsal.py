@@ -18,8 +18,8 @@ from kheish.core.contracts import (
 )
 
 NOTICE = """\
-This is a rehearsal: there is no language model behind it. Three ways to get one: set ANTHROPIC_API_KEY or \
-OPENAI_API_KEY and run `kheish daemon restart`; start a local server (such as Ollama); or write routes.toml \
+This is a rehearsal: there is no language model behind it. Three ways to get one: set a key such as ANTHROPIC_API_KEY \
+or OPENAI_API_KEY and run `kheish daemon restart`; start a local server (such as Ollama); or write routes.toml \
 (`kheish routes path` says where).
 Meanwhile: `!COMMAND` runs bash, `?QUESTION | option | option` asks you, `read PATH`, `write PATH TEXT`.
 """

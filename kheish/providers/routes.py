@@ -22,14 +22,25 @@ import msgspec
 
 from kheish.errors import Invalid
 
-Driver = Literal["anthropic", "openai_compatible", "scripted", "rehearsal"]
+Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal"]
 FILE_NAME = "routes.toml"
 _ROUTE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
-KEY_ENV: dict[str, str] = {"anthropic": "ANTHROPIC_API_KEY", "openai_compatible": "OPENAI_API_KEY"}
+KEY_ENV: dict[str, str] = {
+    "anthropic": "ANTHROPIC_API_KEY",
+    "openai": "OPENAI_API_KEY",
+    "openai_compatible": "OPENAI_API_KEY",
+}
+OWN_SERVER: dict[str, tuple[str, str]] = {
+    "anthropic": ("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
+    "openai": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+    "openai_compatible": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+}
+"""Where a driver goes without a `base_url`: where the variable of its SDK says, else home."""
 DEFAULT_MODEL: dict[str, str] = {
     "anthropic": "claude-opus-4-6",
+    "openai": "gpt-5.4",
     "openai_compatible": "gpt-5.4",
     "rehearsal": "rehearsal",
 }
@@ -37,12 +48,14 @@ DEFAULT_MODEL: dict[str, str] = {
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to a model. The key itself is never here, only the name of the variable that holds it; a driver has
-    its usual one, and a server with a `base_url` of its own needs none unless it is named."""
+    its usual one, and a server with a `base_url` of its own needs none unless it is named. `multimodal_input` says
+    whether the model is shown images and documents."""
 
     driver: Driver
     default_model: str = ""
     api_key_env: str = ""
     base_url: str = ""
+    multimodal_input: bool | None = None
 
     @property
     def key_env(self) -> str:
@@ -53,6 +66,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def model(self) -> str:
         return self.default_model or ("" if self.base_url else DEFAULT_MODEL.get(self.driver, ""))
+
+    @property
+    def is_multimodal(self) -> bool:
+        return self.driver in ("anthropic", "openai") if self.multimodal_input is None else self.multimodal_input
 
 
 class RouteTable(msgspec.Struct, frozen=True):
@@ -94,17 +111,49 @@ def load_routes(path: Path) -> RouteTable | None:
     return RouteTable(routes, default, str(path))
 
 
+def _of_kin(base_url: str, default_model: str, api_key_env: str) -> Route:
+    return Route(
+        driver="openai_compatible",
+        base_url=base_url,
+        default_model=default_model,
+        api_key_env=api_key_env,
+        multimodal_input=True,
+    )
+
+
+_GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"
+FROM_KEYS: tuple[tuple[str, str, Route], ...] = (
+    ("anthropic", "ANTHROPIC_API_KEY", Route(driver="anthropic")),
+    ("openai", "OPENAI_API_KEY", Route(driver="openai")),
+    ("gemini", "GEMINI_API_KEY", _of_kin(_GEMINI, "gemini-2.5-flash", "GEMINI_API_KEY")),
+    ("gemini", "GOOGLE_API_KEY", _of_kin(_GEMINI, "gemini-2.5-flash", "GOOGLE_API_KEY")),
+    ("openrouter", "OPENROUTER_API_KEY",
+     _of_kin("https://openrouter.ai/api/v1", "openai/gpt-5.4-mini", "OPENROUTER_API_KEY")),
+    ("xai", "XAI_API_KEY", _of_kin("https://api.x.ai/v1", "grok-4-fast-reasoning", "XAI_API_KEY")),
+)  # fmt: skip
+"""The routes that keys make: id, the variable that holds the key, and the route. The first is the default."""
+
+
 def routes_from_env(environ: Mapping[str, str]) -> RouteTable | None:
     """The routes that keys alone make; None without a key. Raises Invalid for a base URL that is none."""
-    routes = {}
-    if environ.get("ANTHROPIC_API_KEY"):
-        routes["anthropic"] = Route(driver="anthropic")
-    if environ.get("OPENAI_API_KEY"):
-        base_url = environ.get("OPENAI_BASE_URL", "")
+    routes: dict[str, Route] = {}
+    for route_id, variable, route in FROM_KEYS:
+        if environ.get(variable):
+            routes.setdefault(route_id, route)
+    base_url = environ.get("OPENAI_BASE_URL", "")
+    if "openai" in routes and base_url:
         if problem := _url_problem(base_url):
             raise Invalid(f"cannot use OPENAI_BASE_URL: it {problem}", code="invalid_routes")
-        routes["openai"] = Route(driver="openai_compatible", base_url=base_url, api_key_env="OPENAI_API_KEY")
+        routes["openai"] = _openai_at(base_url)
     return RouteTable(routes, next(iter(routes)), "environment") if routes else None
+
+
+def _openai_at(base_url: str) -> Route:
+    """OpenAI itself, also in one of its regions, or a server that is taken to speak what every such server speaks."""
+    host = urlsplit(base_url).hostname or ""
+    if host == "api.openai.com" or host.endswith(".api.openai.com"):
+        return Route(driver="openai", base_url=base_url, default_model=DEFAULT_MODEL["openai"])
+    return Route(driver="openai_compatible", base_url=base_url, api_key_env="OPENAI_API_KEY")
 
 
 def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:

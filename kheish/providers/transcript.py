@@ -1,14 +1,56 @@
-"""What every wire does alike with a transcript: attachments as text, text that can be stored, and tool arguments."""
+"""What every wire does alike with a transcript: attachments, text that can be stored, and tool arguments."""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
 from kheish.core.contracts import ReplyToolCall
 from kheish.core.events import Attachment
+from kheish.core.prompt import VIEWABLE
+
+_BEGINNINGS = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"%PDF-", "application/pdf"),
+)
+
+
+class Media(NamedTuple):
+    """An image or a document, as a model is shown it. Encoding megabytes takes long: not on the event loop."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+    @property
+    def is_image(self) -> bool:
+        return self.media_type.startswith("image/")
+
+    @property
+    def base64(self) -> str:
+        return base64.b64encode(self.data).decode()
+
+    @property
+    def data_url(self) -> str:
+        return f"data:{self.media_type};base64,{self.base64}"
+
+
+def media_of(attachment: Attachment, blobs: Mapping[str, bytes], taken: frozenset[str] = VIEWABLE) -> Media | None:
+    """The attachment as an image or a document of one of the media types that are taken, or None. The bytes win over
+    what the sender called them: APIs refuse a PNG that is called a JPEG, and with it the whole conversation."""
+    data = blobs.get(attachment.blob)
+    if not data:
+        return None
+    media_type = next((name for beginning, name in _BEGINNINGS if data.startswith(beginning)), attachment.media_type)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        media_type = "image/webp"
+    return Media(attachment.name, media_type, data) if media_type in taken else None
 
 
 def attachment_text(attachment: Attachment) -> str:

@@ -7,15 +7,20 @@ import contextlib
 import random
 from collections.abc import Callable
 
+import msgspec
 import orjson
+from msgspec.structs import replace
 
 from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, TextDelta
 from kheish.core.effects import CallModel
 from kheish.core.outcomes import ModelFailed, ModelReplied
-from kheish.errors import ProviderError
+from kheish.core.prompt import choose_shown
+from kheish.errors import KheishError, ProviderError
 from kheish.limits import DELTA_COALESCE_MS
 from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.ports import Providers
+from kheish.store.blobs import Blobs
+from kheish.store.committer import Committer
 
 
 class DeltaPublisher:
@@ -53,13 +58,35 @@ class DeltaPublisher:
         self._hub.publish(Frame(event="delta", session_id=self._session_id, data=data, run_ids=self._run_ids))
 
 
+async def add_blobs(request: ModelRequest, blobs: Blobs, committer: Committer) -> ModelRequest:
+    """The request with the bytes of the attachments that may be shown. One that cannot be read is only named."""
+    chosen = choose_shown(request.messages)
+
+    def read() -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for attachment in chosen:
+            with contextlib.suppress(KheishError, OSError):
+                found[attachment.blob] = blobs.read(attachment.blob, limit=attachment.bytes)
+        return found
+
+    return replace(request, blobs=await committer.run(read)) if chosen else request
+
+
 async def call_model(
-    effect: CallModel, request: ModelRequest, route: str, providers: Providers, hub: Hub
+    effect: CallModel,
+    request: ModelRequest,
+    route: str,
+    *,
+    providers: Providers,
+    hub: Hub,
+    blobs: Blobs,
+    committer: Committer,
 ) -> ModelReplied | ModelFailed:
     """One attempt. Only cancellation escapes; everything else is an outcome."""
     deltas = DeltaPublisher(hub, request.session_id, effect.run_id, model_call_id=effect.model_call_id)
     try:
         provider = await providers.open(route)
+        request = await add_blobs(request, blobs, committer)
         async with contextlib.aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:
                 if isinstance(item, Reply):
@@ -67,7 +94,7 @@ async def call_model(
                         run_id=effect.run_id,
                         model_call_id=effect.model_call_id,
                         attempt=effect.attempt,
-                        reply=item,
+                        reply=_checked(item),
                     )
                 _publish(deltas, item)
         return _failed(effect, "connection", "the stream ended before the reply was complete", None)
@@ -77,6 +104,17 @@ async def call_model(
         return _failed(effect, "invalid", f"{type(error).__name__} in the provider {route}", None)
     finally:
         deltas.flush()
+
+
+def _checked(reply: Reply) -> Reply:
+    """A reply that has the types of one: SDKs pass on whatever a server sends. What no record can hold is for the
+    core to refuse. Raises ProviderError."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(reply), Reply)
+    except msgspec.ValidationError as error:
+        raise ProviderError(f"the provider sent what cannot be read: {error}", code="server_error") from error
+    except (TypeError, RecursionError):
+        return reply
 
 
 def _publish(deltas: DeltaPublisher, item: Delta) -> None:

@@ -115,7 +115,15 @@ class Reconciler:
             case CallModel():
                 run = actor.state.runs[effect.run_id]
                 request = build_request(actor.state, run, actor.kernel.settings.tools)
-                return await call_model(effect, request, run.route, self._providers, actor.kernel.hub)
+                return await call_model(
+                    effect,
+                    request,
+                    run.route,
+                    providers=self._providers,
+                    hub=actor.kernel.hub,
+                    blobs=self._blobs,
+                    committer=actor.kernel.committer,
+                )
             case WakeAt():
                 await asyncio.sleep(max(0, effect.at_ms - self._clock.now_ms()) / 1000)
                 return RetryDue(run_id=effect.run_id, model_call_id=effect.model_call_id, attempt=effect.attempt)

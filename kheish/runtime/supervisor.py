@@ -133,6 +133,7 @@ class Supervisor:
         self._unloading: dict[str, asyncio.TimerHandle] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._pos = 0
+        self._published_pos = 0
         self._save_timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.is_draining = False
@@ -147,8 +148,8 @@ class Supervisor:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Where the global stream stands: (generation, position of the last record)."""
-        return self.generation, self._pos
+        """Where the global stream stands: (generation, position of the last record that was published)."""
+        return self.generation, self._published_pos
 
     @property
     def loaded_total(self) -> int:
@@ -265,6 +266,8 @@ class Supervisor:
         return self._pos
 
     def _changed(self, actor: Actor) -> None:
+        if actor.gen == self.generation:
+            self._published_pos = max(self._published_pos, actor.pos)
         self._reconciler.reconcile(actor)
         durable = actor.journal.locate(actor.seq)
         self.index.put(

@@ -7,23 +7,36 @@ import json
 import os
 import platform
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.benchmarks import kernel
-from tests.benchmarks.figures import show
+from tests.benchmarks import baselines, kernel, providers
+from tests.benchmarks.figures import Figure, show
+
+SCENES = {**kernel.SCENES, **providers.SCENES}
+
+
+def measure(names: list[str], count: int, directory: str | None) -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory(prefix="kheish-bench-", dir=directory) as made:
+        folder = Path(made)
+        yield baselines.fdatasync(folder, count)
+        for name in names or SCENES:
+            yield from SCENES[name](folder, count)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(kernel.SCENES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(SCENES)}")
     parser.add_argument("--count", type=int, default=200, help="samples of the quick figures (default: 200)")
     parser.add_argument("--dir", help="where the state roots go: the file system that is measured")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in kernel.SCENES]
+    unknown = [name for name in options.names if name not in SCENES]
     if unknown:
-        parser.error(f"there is no scene {unknown[0]}: choose of {', '.join(kernel.SCENES)}")
+        parser.error(f"there is no scene {unknown[0]}: choose of {', '.join(SCENES)}")
     figures = []
-    for figure in kernel.measure(options.names, options.count, options.dir):
+    for figure in measure(options.names, options.count, options.dir):
         figures.append(figure)
         print(f"  {figure.name}: {figure.median:.3g} {figure.unit}", file=sys.stderr, flush=True)
     if options.json:

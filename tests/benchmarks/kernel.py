@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -220,7 +219,7 @@ def loop(folder: Path, count: int) -> list[Figure]:
         sessions = [made.session(f"s{number}", "bypass") for number in range(STREAMS)]
         warm = made.session("warm", "bypass")
         made.finish(made.submit(warm))
-        _report(made.pid, seen_path)
+        read_watch(made.pid, seen_path)
         received = [0] * STREAMS
         threads = []
 
@@ -236,7 +235,7 @@ def loop(folder: Path, count: int) -> list[Figure]:
         for thread in threads:
             thread.join()
         took_s = time.perf_counter() - began
-        seen = _report(made.pid, seen_path)
+        seen = read_watch(made.pid, seen_path)
         note = f"{seen['callbacks']} callbacks, {sum(received)} deltas read, {took_s:.1f} s; longest: "
         return [
             Figure(
@@ -246,7 +245,8 @@ def loop(folder: Path, count: int) -> list[Figure]:
         ]  # fmt: skip
 
 
-def _report(pid: int, path: Path) -> dict[str, Any]:
+def read_watch(pid: int, path: Path) -> dict[str, Any]:
+    """What a watched daemon saw since the last time."""
     path.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR1)
     deadline = time.monotonic() + 10
@@ -300,11 +300,3 @@ def start(folder: Path, count: int) -> list[Figure]:
 
 
 SCENES = {"submit": submit, "approve": approve, "start": start, "idle": idle, "loop": loop, "cli": cli}
-
-
-def measure(names: list[str], count: int, directory: str | None) -> Iterator[Figure]:
-    with tempfile.TemporaryDirectory(prefix="kheish-bench-", dir=directory) as made:
-        folder = Path(made)
-        yield baselines.fdatasync(folder, count)
-        for name in names or SCENES:
-            yield from SCENES[name](folder, count)

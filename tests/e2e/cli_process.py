@@ -52,6 +52,22 @@ def cli_here(
     return subprocess.CompletedProcess([*arguments], status, out.getvalue(), err.getvalue())
 
 
+def stop_for_good(daemon: DaemonProcess) -> None:
+    """Stops the daemon that clients started, and any other that one of them was about to start."""
+    mine = f"KHEISH_STATE_ROOT={daemon.state}\0".encode()
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        assert daemon.cli("daemon", "stop").returncode == 0
+        left = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mine in (process / "environ").read_bytes() and b"daemon\0run" in (process / "cmdline").read_bytes():
+                    left.append(process.name)
+        if not left:
+            return
+        assert time.monotonic() < deadline, f"{left} do not stop"
+
+
 class CliProcess:
     """`kheish ARGUMENTS` with pipes; what it says is read as it comes."""
 

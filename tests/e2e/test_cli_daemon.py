@@ -13,7 +13,7 @@ import pytest
 
 from kheish.cli import daemon as daemon_commands
 from tests.daemon_process import DaemonProcess, bash, text
-from tests.e2e.cli_process import CliProcess
+from tests.e2e.cli_process import CliProcess, stop_for_good
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def kheish(tmp_path: Path) -> Iterator[DaemonProcess]:
     try:
         yield made
     finally:
-        made.cli("daemon", "stop")
+        stop_for_good(made)
 
 
 def test_the_daemon_starts_restarts_and_stops(kheish: DaemonProcess) -> None:

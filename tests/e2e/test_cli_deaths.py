@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.daemon_process import DaemonProcess, bash, text
-from tests.e2e.cli_process import CliProcess
+from tests.e2e.cli_process import CliProcess, stop_for_good
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_followers_go_on_after_the_daemon_was_killed(daemon: DaemonProcess) -> N
                 assert wait.finish() == 0
                 logs.until("run completed\n")
             finally:
-                assert daemon.cli("daemon", "stop").returncode == 0
+                stop_for_good(daemon)
             logs.interrupt()
             assert logs.finish() == 130
     assert run.out == "survived\n"

@@ -1,7 +1,10 @@
-"""The real daemon and the real SDKs against a server that speaks both wires: replies, tools, failures, deaths, keys."""
+"""The real daemon and the real SDKs against servers that speak the three wires: replies, tools, images, failures,
+deaths, keys; and one whole run on each wire against a model server of others."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
 import json
 import sys
@@ -13,150 +16,19 @@ import pytest
 
 from kheish.client import StreamEvent
 from kheish.client.errors import ApiError
+from kheish.core.events import StopReason
 from tests.daemon_process import DaemonProcess
-from tests.providers.wire_server import (
-    CUT,
-    DONE,
-    GATE,
-    HANG,
-    Answer,
-    BlockingWireServer,
-    anthropic_events,
-    failure,
-    openai_chunk,
-    openai_usage,
-    serving,
-)
+from tests.providers import aimock
+from tests.providers.wire_server import CUT, GATE, HANG, Answer, BlockingWireServer, failure, serving
+from tests.providers.wires import COMPLETIONS, MESSAGES, RESPONSES, WIRES, Block, Wire, asked, said, thought
 
 pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
-Calls = tuple[tuple[str, Json], ...]
 
-ANTHROPIC_KEY = "canary-anthropic-4f1d09c2"
-OPENAI_KEY = "canary-openai-93be77a1"
-KEYS = {"ANTHROPIC_API_KEY": ANTHROPIC_KEY, "OPENAI_API_KEY": OPENAI_KEY}
-ROUTES = """\
-version = 1
-default_route = "anthropic"
-
-[routes.anthropic]
-driver = "anthropic"
-default_model = "claude-test"
-base_url = "{url}"
-
-[routes.openai]
-driver = "openai_compatible"
-default_model = "gpt-test"
-base_url = "{url}/v1"
-api_key_env = "OPENAI_API_KEY"
-"""
-
-
-class Anthropic:
-    """The Messages wire, as these tests need it."""
-
-    name = "anthropic"
-    key = ANTHROPIC_KEY
-    denial = {"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key"}}
-    limit = {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
-
-    def stream(self, *texts: str, calls: Calls = (), stop: str = "") -> list[bytes]:
-        blocks = [{"text": list(texts)}] if texts else []
-        blocks += [{"tool": tool, "json": _in_two(arguments)} for tool, arguments in calls]
-        return anthropic_events(*blocks, stop_reason=stop or ("tool_use" if calls else "end_turn"))
-
-    def with_tool_results(self, body: Json) -> tuple[list[Json], list[Json]]:
-        """The tool calls and the results as a request sends them back."""
-        *_, asked, answered = body["messages"]
-        assert (asked["role"], answered["role"]) == ("assistant", "user")
-        return [block for block in asked["content"] if block["type"] == "tool_use"], answered["content"]
-
-    def final(self, url: str) -> Json:
-        """What the SDK's own accumulator makes of the stream."""
-        import anthropic
-
-        with (
-            anthropic.Anthropic(api_key="k", base_url=url, max_retries=0) as client,
-            client.messages.stream(
-                model="claude-test", max_tokens=9, messages=[{"role": "user", "content": "x"}]
-            ) as stream,
-        ):
-            message = stream.get_final_message()
-        usage = message.usage
-        return {
-            "stop_reason": {"end_turn": "end", "max_tokens": "max_tokens"}[str(message.stop_reason)],
-            "usage": {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "cache_read_tokens": usage.cache_read_input_tokens,
-                "cache_write_tokens": usage.cache_creation_input_tokens,
-            },
-        }
-
-
-class OpenAI:
-    """The Chat Completions wire."""
-
-    name = "openai"
-    key = OPENAI_KEY
-    denial = {
-        "error": {"message": "Incorrect API key provided", "type": "invalid_request_error", "code": "invalid_api_key"}
-    }
-    limit = {"error": {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}}
-
-    def stream(self, *texts: str, calls: Calls = (), stop: str = "") -> list[bytes]:
-        chunks = [openai_chunk({"role": "assistant", "content": ""}), *(openai_chunk({"content": t}) for t in texts)]
-        for index, (tool, arguments) in enumerate(calls):
-            first, second = _in_two(arguments)
-            begin = {"index": index, "id": f"call_{index}", "type": "function"}
-            chunks += [
-                openai_chunk({"tool_calls": [{**begin, "function": {"name": tool, "arguments": first}}]}),
-                openai_chunk({"tool_calls": [{"index": index, "function": {"arguments": second}}]}),
-            ]
-        return [*chunks, openai_chunk({}, stop or ("tool_calls" if calls else "stop")), openai_usage(30, 9, 20), DONE]
-
-    def with_tool_results(self, body: Json) -> tuple[list[Json], list[Json]]:
-        results = [message for message in body["messages"] if message["role"] == "tool"]
-        (asked,) = [message for message in body["messages"] if message["role"] == "assistant"]
-        return asked["tool_calls"], results
-
-    def final(self, url: str) -> Json:
-        import openai
-
-        with (
-            openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client,
-            client.chat.completions.stream(
-                model="gpt-test",
-                messages=[{"role": "user", "content": "x"}],
-                stream_options={"include_usage": True},
-            ) as stream,
-        ):
-            try:
-                completion = stream.get_final_completion()
-            except openai.LengthFinishReasonError as cut:
-                completion = cut.completion  # type: ignore[assignment]
-        usage = completion.usage
-        assert usage is not None and usage.prompt_tokens_details is not None
-        cached = usage.prompt_tokens_details.cached_tokens or 0
-        return {
-            "stop_reason": {"stop": "end", "length": "max_tokens"}[completion.choices[0].finish_reason],
-            "usage": {
-                "input_tokens": usage.prompt_tokens - cached,
-                "output_tokens": usage.completion_tokens,
-                "cache_read_tokens": cached,
-            },
-        }
-
-
-Wire = Anthropic | OpenAI
-WIRES = [pytest.param(wire, id=wire.name) for wire in (Anthropic(), OpenAI())]
-each_wire = pytest.mark.parametrize("wire", WIRES)
-
-
-def _in_two(arguments: Json) -> list[str]:
-    raw = json.dumps(arguments)
-    return [raw[: len(raw) // 2], raw[len(raw) // 2 :]]
+each_wire = pytest.mark.parametrize("wire", [pytest.param(wire, id=wire.driver) for wire in WIRES])
+KEYS = {wire.key_env: wire.key for wire in WIRES}
+PNG = b"\x89PNG\r\n\x1a\n\x00rest"
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +39,13 @@ def server() -> Iterator[BlockingWireServer]:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, server: BlockingWireServer) -> Iterator[DaemonProcess]:
-    """Routes to the server, keys in the environment, and all that it prints in a file."""
+    """A route for each wire to the server, keys in the environment, and all that it prints in a file."""
     made = DaemonProcess(tmp_path_factory.mktemp("providers"))
-    (made.config / "routes.toml").write_text(ROUTES.format(url=server.url))
+    tables = "".join(wire.route(server.url) for wire in WIRES)
+    (made.config / "routes.toml").write_text(f'version = 1\ndefault_route = "anthropic"\n{tables}')
     made.env.update(KEYS)
+    for others in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENROUTER_API_KEY", "XAI_API_KEY"):
+        made.env.pop(others, None)
     try:
         yield start(made)
     finally:
@@ -180,13 +55,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, server: BlockingWireServer)
 def start(daemon: DaemonProcess) -> DaemonProcess:
     command = 'exec "$0" -m kheish daemon run >>"$1" 2>&1'
     return daemon.start(argv=["/bin/sh", "-c", command, sys.executable, str(daemon.folder / "printed")])
-
-
-def start_by_environment(daemon: DaemonProcess, server: BlockingWireServer) -> None:
-    """A daemon without a file of routes, with the variables that the SDKs have."""
-    (daemon.config / "routes.toml").unlink()
-    daemon.env.update({"ANTHROPIC_BASE_URL": server.url, "OPENAI_BASE_URL": f"{server.url}/v1"})
-    start(daemon)
 
 
 def key_in(headers: dict[str, str]) -> str:
@@ -214,10 +82,10 @@ def follow(daemon: DaemonProcess, run_id: str, wanted: Callable[[StreamEvent], b
 def test_a_follower_sees_the_text_before_the_reply_is_complete(
     daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
 ) -> None:
-    first, second = wire.stream("Hel"), wire.stream("Hel", "lo")
-    common = next(i for i, piece in enumerate(second) if piece != first[i])
-    server.play(Answer([GATE, *second[:common], GATE, *second[common:]]))
-    run_id = daemon.submit(daemon.session(f"deltas-{wire.name}"), model=wire.name)
+    stream = wire.text("Hel", "lo")
+    second = next(number for number, event in enumerate(stream) if b'"lo"' in event)
+    server.play(Answer([GATE, *stream[:second], GATE, *stream[second:]]))
+    run_id = daemon.submit(daemon.session(f"deltas-{wire.driver}"), model=wire.driver)
     frames = follow(daemon, run_id, lambda frame: frame.event in ("sync", "delta", "bye"))
     assert next(frames).event == "sync"
     server.open_gate()
@@ -231,18 +99,34 @@ def test_a_follower_sees_the_text_before_the_reply_is_complete(
 
 
 @each_wire
-@pytest.mark.parametrize("is_cut", [False, True], ids=["whole", "out-of-tokens"])
-def test_usage_and_stop_reason_are_what_the_sdk_itself_says(
-    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire, is_cut: bool
+@pytest.mark.parametrize(
+    ("blocks", "stop"),
+    [
+        ((thought("so"), said("Hel", "lo")), None),
+        ((said("Hel"),), "max_tokens"),
+        ((said("Both."), asked("bash", {"command": "true"}), asked("list_files", {"path": "."})), None),
+    ],
+    ids=["whole", "out-of-tokens", "tool-calls"],
+)
+def test_what_is_journaled_of_a_reply_is_what_the_sdk_itself_says(
+    daemon: DaemonProcess,
+    server: BlockingWireServer,
+    wire: Wire,
+    blocks: tuple[Block, ...],
+    stop: StopReason | None,
+    request: pytest.FixtureRequest,
 ) -> None:
-    stop = {"anthropic": "max_tokens", "openai": "length"}[wire.name] if is_cut else ""
-    server.play(Answer(wire.stream("Hello", stop=stop)))
-    expected = wire.final(server.url)
-    session = daemon.session(f"usage-{wire.name}-{is_cut}")
-    run = daemon.finish(daemon.submit(session, model=wire.name))
-    (completed,) = events(daemon, session, "model_call.completed")
-    assert {name: completed[name] for name in ("stop_reason", "usage")} == expected
-    assert {k: v for k, v in run["usage"].items() if v} == expected["usage"]
+    server.play(Answer(wire.stream(*blocks, stop=stop)))
+    final = asyncio.run(wire.final(server.url))
+    server.play(Answer(wire.stream(*blocks, stop=stop)), Answer(wire.text("done")))
+    session = daemon.session(f"final-{request.node.callspec.id}", "bypass")
+    run = daemon.finish(daemon.submit(session, model=wire.driver))
+    assert run["status"] == "completed"
+    completed = events(daemon, session, "model_call.completed")[0]
+    assert (completed["text"], completed["stop_reason"]) == (final.text, final.stop_reason)
+    assert completed["usage"] == {name: getattr(final.usage, name) for name in completed["usage"]} != {}
+    calls = [(call["provider_id"], call["tool"], call["arguments"]) for call in completed.get("tool_requests", ())]
+    assert calls == [(id_, tool, json.loads(raw) if isinstance(raw, str) else raw) for id_, tool, raw in final.calls]
 
 
 @each_wire
@@ -250,30 +134,16 @@ def test_a_tool_call_runs_and_its_result_goes_back(
     daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
 ) -> None:
     server.play(
-        Answer(wire.stream("I look.", calls=(("bash", {"command": "echo out; exit 3"}),))),
-        Answer(wire.stream("It failed.")),
+        Answer(wire.stream(thought("hm"), said("I look."), asked("bash", {"command": "echo out; exit 3"}))),
+        Answer(wire.text("It failed.")),
     )
-    session = daemon.session(f"tool-{wire.name}", "bypass")
-    run = daemon.finish(daemon.submit(session, "look", model=wire.name))
+    session = daemon.session(f"tool-{wire.driver}", "bypass")
+    run = daemon.finish(daemon.submit(session, "look", model=wire.driver))
     assert (run["status"], run["outputs"], run["step"]) == ("completed", ["It failed."], 2)
     (completed,) = events(daemon, session, "tool_call.completed")
-    call_id = completed["tool_call_id"]
-    _, second = server.requests
-    (asked,), (result,) = wire.with_tool_results(second)
-    text = "out\n[exit status 3]"
-    if wire.name == "anthropic":
-        assert asked == {"type": "tool_use", "id": call_id, "name": "bash", "input": {"command": "echo out; exit 3"}}
-        assert result.pop("cache_control") == {"type": "ephemeral"}
-        assert result == {
-            "type": "tool_result",
-            "tool_use_id": call_id,
-            "is_error": True,
-            "content": [{"type": "text", "text": text}],
-        }
-    else:
-        assert (asked["id"], asked["type"], asked["function"]["name"]) == (call_id, "function", "bash")
-        assert json.loads(asked["function"]["arguments"]) == {"command": "echo out; exit 3"}
-        assert result == {"role": "tool", "tool_call_id": call_id, "content": text}
+    calls, results = wire.calls_and_results(server.requests[1])
+    assert calls == [(completed["tool_call_id"], "bash", {"command": "echo out; exit 3"})]
+    assert results == [(completed["tool_call_id"], "out\n[exit status 3]")]
 
 
 @each_wire
@@ -282,53 +152,96 @@ def test_parallel_tool_calls_run_together_and_come_back_in_their_order(
 ) -> None:
     """Each of two commands waits for the other: they end only if both run at once."""
     meet = "touch {me}; while [ ! -e {other} ]; do sleep 0.01; done; echo {me}"
-    calls = tuple(
-        ("bash", {"command": meet.format(me=f"{me}-{wire.name}", other=f"{other}-{wire.name}")})
+    calls = [
+        asked("bash", {"command": meet.format(me=f"{me}-{wire.driver}", other=f"{other}-{wire.driver}")})
         for me, other in (("a", "b"), ("b", "a"))
-    )
-    server.play(Answer(wire.stream(calls=calls)), Answer(wire.stream("Both.")))
-    session = daemon.session(f"parallel-{wire.name}", "bypass")
-    assert daemon.finish(daemon.submit(session, model=wire.name))["outputs"] == ["Both."]
-    asked, results = wire.with_tool_results(server.requests[1])
-    ids = [call["id"] for call in asked]
+    ]
+    server.play(Answer(wire.stream(*calls)), Answer(wire.text("Both.")))
+    session = daemon.session(f"parallel-{wire.driver}", "bypass")
+    assert daemon.finish(daemon.submit(session, model=wire.driver))["outputs"] == ["Both."]
+    asked_for, results = wire.calls_and_results(server.requests[1])
+    ids = [id_ for id_, _, _ in asked_for]
     assert len(set(ids)) == 2
-    assert [result.get("tool_use_id") or result.get("tool_call_id") for result in results] == ids
-    texts = [r["content"] if isinstance(r["content"], str) else r["content"][0]["text"] for r in results]
-    assert texts == [f"a-{wire.name}\n", f"b-{wire.name}\n"]
+    assert results == [(ids[0], f"a-{wire.driver}\n"), (ids[1], f"b-{wire.driver}\n")]
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
 
 
 @each_wire
-def test_the_model_sees_the_conversation_the_tools_and_the_key_is_sent(
+def test_the_model_sees_the_conversation_and_the_tools_and_the_key_is_sent(
     daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
 ) -> None:
-    server.play(Answer(wire.stream("one")), Answer(wire.stream("two")))
-    session = daemon.session(f"request-{wire.name}")
+    server.play(Answer(wire.text("one")), Answer(wire.text("two")))
+    session = daemon.session(f"request-{wire.driver}")
     for text in ("first", "second"):
-        daemon.finish(daemon.submit(session, text, model=f"{wire.name}/some/model"))
+        daemon.finish(daemon.submit(session, text, model=f"{wire.driver}/some/model"))
     body = server.requests[1]
-    assert body["model"] == "some/model"
-    spoken = [m for m in body["messages"] if m["role"] != "system"]
-    assert [m["role"] for m in spoken] == ["user", "assistant", "user"]
+    assert (body["model"], server.paths[1]) == ("some/model", wire.path)
+    spoken = wire.turns(body)
+    assert [turn["role"] for turn in spoken] == ["user", "assistant", "user"]
     assert [word for word in ("first", "one", "second") if word not in json.dumps(spoken)] == []
-    tools = [tool.get("name") or tool["function"]["name"] for tool in body["tools"]]
-    assert tools == [row["tool_name"] for row in daemon.client.daemon.permission_matrix()]
+    assert wire.tool_names(body) == [row["tool_name"] for row in daemon.client.daemon.permission_matrix()]
     assert key_in(server.request_headers[1]) == wire.key
+
+
+@each_wire
+def test_an_image_is_shown_to_the_model_in_every_call_of_the_session(
+    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
+) -> None:
+    server.play(Answer(wire.stream(asked("bash", {"command": "true"}))), Answer(wire.text("I saw it.")))
+    encoded = base64.b64encode(PNG).decode()
+    image = {"file_name": "shot.png", "media_type": "image/png", "content_base64": encoded}
+    archive = {"file_name": "all.zip", "media_type": "application/zip", "content_base64": "UEs="}
+    session = daemon.session(f"image-{wire.driver}", "bypass")
+    run_id = daemon.submit(session, "look", model=wire.driver, attachments=[image, archive])
+    assert daemon.finish(run_id)["outputs"] == ["I saw it."]
+    daemon.finish(daemon.submit(session, "again", model=wire.driver))
+    assert [wire.media(body) for body in server.requests] == [[wire.image("image/png", encoded)]] * 3
+    assert all("all.zip: application/zip, 2 bytes, stored as blob:" in json.dumps(body) for body in server.requests)
+    assert encoded not in on_disk(daemon, session)
+
+
+@each_wire
+def test_an_image_that_is_gone_from_the_disk_is_named(
+    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
+) -> None:
+    server.play(Answer(wire.text("one")))
+    data = PNG + wire.driver.encode()
+    image = {
+        "file_name": "shot.png", "media_type": "image/png", "content_base64": base64.b64encode(data).decode()
+    }  # fmt: skip
+    session = daemon.session(f"gone-{wire.driver}")
+    daemon.finish(daemon.submit(session, model=wire.driver, attachments=[image]))
+    (blob,) = [file for file in (daemon.state / "blobs").rglob("*") if file.is_file() and file.read_bytes() == data]
+    blob.unlink()
+    assert daemon.finish(daemon.submit(session, model=wire.driver))["status"] == "completed"
+    assert [len(wire.media(body)) for body in server.requests] == [1, 0]
+    assert f"blob:{blob.name}" in json.dumps(server.requests[1])
 
 
 # -- failures -------------------------------------------------------------------------------------------------------
 
 
-@each_wire
+@pytest.mark.parametrize(
+    ("wire", "headers", "at_least_ms"),
+    [
+        (MESSAGES, {"retry_after": "1"}, 1000),
+        (
+            RESPONSES,
+            {"retry_after": "Tue, 24 Nov 2026 10:00:01 GMT", "date": "Tue, 24 Nov 2026 10:00:00 GMT"},
+            1000,
+        ),
+        (COMPLETIONS, {"retry_after_ms": "40"}, 40),
+    ],
+    ids=["anthropic-seconds", "openai-date", "openai_compatible-ms"],
+)
 def test_a_rate_limit_is_waited_out_and_every_follower_sees_it(
-    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
+    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire, headers: dict[str, str], at_least_ms: int
 ) -> None:
-    headers, at_least_ms = {
-        "anthropic": ({"retry_after": "1"}, 1000),
-        "openai": ({"retry_after_ms": "40"}, 40),
-    }[wire.name]
-    server.play(failure(429, wire.limit, **headers), Answer(wire.stream("there")))
-    session = daemon.session(f"limit-{wire.name}")
-    run_id = daemon.submit(session, model=wire.name)
+    server.play(failure(429, wire.errors("rate_limited", "slow down"), **headers), Answer(wire.text("there")))
+    session = daemon.session(f"limit-{wire.driver}")
+    run_id = daemon.submit(session, model=wire.driver)
     seen = [
         (frame.data["at_ms"], event)
         for frame in follow(daemon, run_id, lambda frame: frame.event == "record")
@@ -345,55 +258,111 @@ def test_a_rate_limit_is_waited_out_and_every_follower_sees_it(
     assert len(server.requests) == 2, "the SDK does not retry on its own"
 
 
+def test_attempts_are_bounded_and_each_is_journaled(daemon: DaemonProcess, server: BlockingWireServer) -> None:
+    server.play(failure(529, MESSAGES.errors("overloaded", "busy")))
+    session = daemon.session("bounded")
+    run = daemon.finish(daemon.submit(session, model="anthropic"))
+    assert (run["status"], run["error"]["code"]) == ("failed", "overloaded")
+    assert run["error"]["message"] == "the provider is overloaded after 5 attempts: 529: busy"
+    types = ("model_call.started", "model_call.retrying", "model_call.failed")
+    attempts = [(e["type"].partition(".")[2], e["attempt"]) for e in events(daemon, session, *types)]
+    assert attempts == [
+        *((name, number) for number in range(1, 5) for name in ("started", "retrying")),
+        ("started", 5),
+        ("failed", 5),
+    ]
+    assert len(server.requests) == 5
+
+
 @each_wire
 def test_a_refused_key_fails_at_once_and_says_what_to_do(
     daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
 ) -> None:
-    server.play(failure(401, wire.denial))
-    run = daemon.finish(daemon.submit(daemon.session(f"denied-{wire.name}"), model=wire.name))
-    said = (wire.denial["error"])["message"]  # type: ignore[index]
+    server.play(failure(401, wire.errors("auth", "no such key")))
+    run = daemon.finish(daemon.submit(daemon.session(f"denied-{wire.driver}"), model=wire.driver))
     assert (run["status"], run["error"]["code"]) == ("failed", "auth")
-    assert run["error"]["message"] == (f"the provider refused the key; check it with `kheish routes list`: 401: {said}")
+    assert run["error"]["message"] == (
+        "the provider refused the key; check it with `kheish routes list`: 401: no such key"
+    )
     assert len(server.requests) == 1
 
 
 @each_wire
-@pytest.mark.parametrize("ending", [CUT, b""], ids=["cut", "early-end"])
+@pytest.mark.parametrize("ending", ["cut", "end", "error"])
 def test_a_stream_that_breaks_off_is_retried_and_its_text_is_not_recorded(
-    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire, ending: bytes
+    daemon: DaemonProcess, server: BlockingWireServer, wire: Wire, ending: str
 ) -> None:
-    whole = wire.stream("partial", " words", calls=(("bash", {"command": f"touch partial-ran-{wire.name}"}),))
-    broken = [piece for piece in whole if b"message_stop" not in piece and b"message_delta" not in piece]
-    broken = [piece for piece in broken if b'"finish_reason": "tool_calls"' not in piece and piece != DONE]
-    assert len(broken) < len(whole)
-    server.play(Answer([*broken, *([ending] if ending else [])]), Answer(wire.stream("whole")))
-    session = daemon.session(f"broken-{wire.name}-{'cut' if ending else 'end'}", "bypass")
-    run = daemon.finish(daemon.submit(session, model=wire.name))
+    whole = wire.stream(said("partial", " words"), asked("bash", {"command": f"touch partial-ran-{wire.driver}"}))
+    broken = whole[: next(number for number, event in enumerate(whole) if wire.is_last(event))]
+    broken += {"cut": [CUT], "end": [], "error": wire.error_events("overloaded", "busy")[:1]}[ending]
+    server.play(Answer(broken), Answer(wire.text("whole")))
+    session = daemon.session(f"broken-{wire.driver}-{ending}", "bypass")
+    run = daemon.finish(daemon.submit(session, model=wire.driver))
     assert (run["status"], run["outputs"]) == ("completed", ["whole"])
     (retry,) = events(daemon, session, "model_call.retrying")
-    assert (retry["attempt"], retry["code"]) == (1, "connection")
+    assert (retry["attempt"], retry["code"]) == (1, "overloaded" if ending == "error" else "connection")
     assert "partial" not in on_disk(daemon, session)
-    assert not (daemon.work / f"partial-ran-{wire.name}").exists()
+    assert not (daemon.work / f"partial-ran-{wire.driver}").exists()
     assert len(server.requests) == 2
-
-
-@each_wire
-def test_halves_of_a_character_do_no_harm(daemon: DaemonProcess, server: BlockingWireServer, wire: Wire) -> None:
-    """Servers cut emoji in two; joined they are whole, alone they are replaced."""
-    pieces = [piece.replace(b"\\\\u", b"\\u") for piece in wire.stream("\\ud83d", "\\ude00 and \\ud83d")]
-    server.play(Answer(pieces))
-    run = daemon.finish(daemon.submit(daemon.session(f"halves-{wire.name}"), model=wire.name))
-    assert (run["status"], run["outputs"]) == ("completed", ["\N{GRINNING FACE} and \N{REPLACEMENT CHARACTER}"])
 
 
 @each_wire
 def test_a_reply_that_no_record_can_hold_fails_the_run_at_once(
     daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
 ) -> None:
-    server.play(Answer(wire.stream("x" * 2_000_000)))
-    run = daemon.finish(daemon.submit(daemon.session(f"giant-{wire.name}"), model=wire.name))
+    server.play(Answer(wire.text("x" * 2_000_000)))
+    run = daemon.finish(daemon.submit(daemon.session(f"giant-{wire.driver}"), model=wire.driver))
     assert (run["status"], run["error"]["code"]) == ("failed", "invalid_reply")
     assert len(server.requests) == 1
+
+
+# -- a model server of others ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def independent(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
+    """The URL of a model server that has two replies for each wire."""
+    folder = tmp_path_factory.mktemp("aimock")
+    try:
+        program = aimock.install(folder)
+    except aimock.Unavailable as reason:
+        message = f"NOT CHECKED against an independent model server: {reason}"
+        pytestconfig.get_terminal_writer().line(f"\n{message}", yellow=True)
+        pytest.skip(message)
+    fixtures: list[Json] = []
+    for wire in WIRES:
+        match = {"model": wire.model, "userMessage": "count the files"}
+        usage = dict.fromkeys(("prompt_tokens", "input_tokens"), 7) | dict.fromkeys(
+            ("completion_tokens", "output_tokens"), 5
+        )
+        call = {"name": "bash", "arguments": {"command": "ls | wc -l; touch counted"}}
+        fixtures += [
+            {
+                "match": {**match, "hasToolResult": False},
+                "response": {"content": "I count.", "toolCalls": [call], "usage": usage},
+            },
+            {"match": {**match, "hasToolResult": True}, "response": {"content": f"Counted over {wire.driver}."}},
+        ]
+    with aimock.serving(program, folder, fixtures) as url:
+        yield url
+
+
+@each_wire
+def test_a_whole_run_with_a_tool_call_against_an_independent_model_server(
+    daemon: DaemonProcess, independent: str, wire: Wire
+) -> None:
+    route = f"independent-{wire.driver}"
+    with (daemon.config / "routes.toml").open("a") as file:
+        file.write(wire.route(independent, route))
+    session = daemon.session(route, "bypass")
+    run = daemon.finish(daemon.submit(session, "count the files", model=route))
+    assert (run["status"], run["outputs"], run["step"]) == ("completed", [f"Counted over {wire.driver}."], 2)
+    first, second = events(daemon, session, "model_call.completed")
+    assert [call["arguments"] for call in first["tool_requests"]] == [{"command": "ls | wc -l; touch counted"}]
+    assert (first["text"], first["stop_reason"], second["stop_reason"]) == ("I count.", "tool_use", "end")
+    assert first["usage"] == {"input_tokens": 7, "output_tokens": 5}
+    (completed,) = events(daemon, session, "tool_call.completed")
+    assert completed["output"].strip().isdigit()
 
 
 # -- ends -----------------------------------------------------------------------------------------------------------
@@ -403,9 +372,9 @@ def test_a_reply_that_no_record_can_hold_fails_the_run_at_once(
 def test_cancelling_the_run_closes_the_connection(
     daemon: DaemonProcess, server: BlockingWireServer, wire: Wire
 ) -> None:
-    server.play(Answer([*wire.stream("partial")[:3], HANG]))
-    session = daemon.session(f"cancel-{wire.name}")
-    run_id = daemon.submit(session, model=wire.name)
+    server.play(Answer([*wire.text("partial")[:4], HANG]))
+    session = daemon.session(f"cancel-{wire.driver}")
+    run_id = daemon.submit(session, model=wire.driver)
     server.wait_until_hanging()
     daemon.client.runs.cancel(run_id)
     server.wait_until_gone()
@@ -416,18 +385,15 @@ def test_cancelling_the_run_closes_the_connection(
 def test_sigkill_in_the_middle_of_a_stream_makes_the_next_attempt(
     daemon: DaemonProcess, server: BlockingWireServer
 ) -> None:
-    """The next daemon has its routes from the environment, under the same names."""
     runs = {}
-    for wire in (Anthropic(), OpenAI()):
-        server.play(Answer([*wire.stream("partial")[:3], HANG]))
-        runs[wire.name] = daemon.submit(daemon.session(f"killed-{wire.name}"), model=wire.name)
+    for wire in WIRES:
+        server.play(Answer([*wire.text("partial")[:4], HANG]))
+        runs[wire.driver] = daemon.submit(daemon.session(f"killed-{wire.driver}"), model=wire.driver)
         server.wait_until_hanging()
     daemon.kill()
     server.wait_until_gone()
-    server.play(
-        claude_test=Answer(Anthropic().stream("whole-anthropic")), gpt_test=Answer(OpenAI().stream("whole-openai"))
-    )
-    start_by_environment(daemon, server)
+    server.play(**{wire.model: Answer(wire.text(f"whole-{wire.driver}")) for wire in WIRES})
+    start(daemon)
     for name, run_id in runs.items():
         assert daemon.finish(run_id)["outputs"] == [f"whole-{name}"]
         attempts = [
@@ -441,45 +407,25 @@ def test_sigkill_in_the_middle_of_a_stream_makes_the_next_attempt(
 # -- keys -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_alone_chooses_the_routes(daemon: DaemonProcess, server: BlockingWireServer) -> None:
-    if (daemon.config / "routes.toml").exists():
-        daemon.stop()
-        start_by_environment(daemon, server)
-    rows = {row["route_id"]: row for row in daemon.client.daemon.routes()}
-    assert [name for name, row in rows.items() if row["is_default"]] == ["anthropic"]
-    assert {rows[name]["source"] for name in ("anthropic", "openai")} == {"environment"}
-    session = daemon.session("by-environment")
-    for wire, selector in ((Anthropic(), None), (OpenAI(), "openai/some-model")):
-        server.play(Answer(wire.stream("hello")))
-        assert daemon.finish(daemon.submit(session, model=selector))["outputs"] == ["hello"]
-        (headers,) = server.request_headers
-        assert key_in(headers) == wire.key
-    with pytest.raises(ApiError, match="openai/MODEL"):
-        daemon.submit(session, model="openai")
-
-
 def test_no_key_shows_anywhere(daemon: DaemonProcess, server: BlockingWireServer) -> None:
     """After all that: servers that repeat the key in their errors, tools that print their environment."""
-    said = []
-    for wire in (Anthropic(), OpenAI()):
-        model = f"{wire.name}/some-model"
+    told: list[Any] = []
+    for wire in WIRES:
         for status in (400, 401):
-            body = json.loads(
-                json.dumps(wire.denial).replace("key", f"key {wire.key} ({wire.key!r}) Bearer {wire.key}")
-            )
-            server.play(failure(status, body))
-            session = daemon.session(f"shown-{wire.name}-{status}", "bypass")
-            said.append(daemon.finish(daemon.submit(session, model=model)))
-            assert said[-1]["status"] == "failed"
-        server.play(failure(503, f"<html>{wire.key}</html>"), Answer(wire.stream("fine")))
-        said.append(daemon.finish(daemon.submit(daemon.session(f"shown-{wire.name}-503"), model=model)))
+            words = f"bad key {wire.key} ({wire.key!r}) Bearer {wire.key}"
+            server.play(failure(status, wire.errors("auth" if status == 401 else "invalid", words)))
+            session = daemon.session(f"shown-{wire.driver}-{status}", "bypass")
+            told.append(daemon.finish(daemon.submit(session, model=wire.driver)))
+            assert told[-1]["status"] == "failed"
+        server.play(failure(503, f"<html>{wire.key}</html>"), Answer(wire.text("fine")))
+        told.append(daemon.finish(daemon.submit(daemon.session(f"shown-{wire.driver}-503"), model=wire.driver)))
         command = "env; cat /proc/self/environ"
-        server.play(Answer(wire.stream(calls=(("bash", {"command": command}),))), Answer(wire.stream("fine")))
-        session = daemon.session(f"shown-{wire.name}-env", "bypass")
-        said.append(daemon.finish(daemon.submit(session, model=model)))
+        server.play(Answer(wire.stream(asked("bash", {"command": command}))), Answer(wire.text("fine")))
+        session = daemon.session(f"shown-{wire.driver}-env", "bypass")
+        told.append(daemon.finish(daemon.submit(session, model=wire.driver)))
         assert "PATH=" in on_disk(daemon, session)
-    said += [daemon.client.daemon.routes(), daemon.client.daemon.status(), daemon.client.runs.list()]
-    shown = json.dumps(said) + daemon.cli("routes", "list").stdout + daemon.cli("doctor").stdout
+    told += [daemon.client.daemon.routes(), daemon.client.daemon.status(), daemon.client.runs.list()]
+    shown = json.dumps(told) + daemon.cli("routes", "list").stdout + daemon.cli("doctor").stdout
     lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if _exists(file)]
     assert daemon.stop() == 0
     files = [file for file in daemon.folder.rglob("*") if file.is_file()]
@@ -495,3 +441,24 @@ def _exists(file: Path) -> bool:
         file.read_bytes()
         return True
     return False
+
+
+def test_the_environment_alone_chooses_the_routes(daemon: DaemonProcess, server: BlockingWireServer) -> None:
+    """Without a file, with the variables that the SDKs have."""
+    daemon.close()
+    (daemon.config / "routes.toml").unlink(missing_ok=True)
+    daemon.env.update({"ANTHROPIC_BASE_URL": server.url, "OPENAI_BASE_URL": f"{server.url}/v1"})
+    start(daemon)
+    rows = {row["route_id"]: row for row in daemon.client.daemon.routes()}
+    assert [name for name, row in rows.items() if row["is_default"]] == ["anthropic"]
+    assert {rows[name]["source"] for name in ("anthropic", "openai")} == {"environment"}
+    session = daemon.session("by-environment")
+    for wire, selector, key in (
+        (MESSAGES, None, KEYS["ANTHROPIC_API_KEY"]),
+        (COMPLETIONS, "openai/some-model", KEYS["OPENAI_API_KEY"]),
+    ):
+        server.play(Answer(wire.text("hello")))
+        assert daemon.finish(daemon.submit(session, model=selector))["outputs"] == ["hello"]
+        assert (key_in(server.request_headers[0]), server.paths) == (key, [wire.path])
+    with pytest.raises(ApiError, match="openai/MODEL"):
+        daemon.submit(session, model="openai")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon_process import DaemonProcess, Json, bash, calls, text, tool
+from tests.e2e.cli_process import stop_for_good
 from tests.e2e.terminal import Terminal, needs_tmux
 
 pytestmark = [pytest.mark.slow, needs_tmux]
@@ -252,7 +253,7 @@ def test_an_answer_after_the_daemon_died_brings_it_back(daemon: DaemonProcess, t
             assert "alive" in shown.rpartition("later> y")[2]
             assert terminal.result() == 0
         finally:
-            assert daemon.cli("daemon", "stop").returncode == 0
+            stop_for_good(daemon)
 
 
 def test_only_the_answer_goes_into_a_file_and_the_prompt_to_the_terminal(
@@ -276,9 +277,16 @@ def test_a_narrow_terminal_gets_whole_words(shared_daemon: DaemonProcess, tmp_pa
         terminal.until("goodbye")
 
 
-def test_streamed_text_is_shown_once_and_whole(terminal: Terminal, shared_daemon: DaemonProcess) -> None:
+def test_what_is_streamed_is_shown_once_and_whole(
+    terminal: Terminal, shared_daemon: DaemonProcess, tmp_path: Path
+) -> None:
     deltas = ["The first ", "line.\n", "The second", " line."]
-    start(terminal, shared_daemon, "streamed", {"deltas": deltas, "pace_ms": 30, **bash("echo output")}, mode="bypass")
+    command = f"while [ ! -e {tmp_path}/gate ]; do sleep 0.02; done; echo output"
+    start(terminal, shared_daemon, "streamed", {"deltas": deltas, "pace_ms": 30, **bash(command)}, mode="bypass")
+    # What it follows from here on, it follows live.
+    terminal.until("started bash")
+    (tmp_path / "gate").touch()
     shown = terminal.until("goodbye")
-    assert shown.count("The first line.\nThe second line.\nstarted bash: echo output") == 1
+    assert shown.count("The first line.\nThe second line.\nstarted bash: ") == 1
     assert shown.count("The first") == 1 and shown.count("\noutput\n") == 1
+    assert "-> output" not in shown

@@ -2,7 +2,6 @@
 
 A death leaves the page cache behind, so that no restart shows a missing sync; the order of the calls does. Bytes are
 owed from a write until a sync of the file, a name from its making until a sync of its directory, both across deaths.
-This is about the state root; the workspace belongs to the tools.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ def check_debts(starts: Iterable[Iterable[Call]], folder: Path, nameless: set[st
     for calls in starts:
         debts.is_written.clear()
         for call in calls:
-            if call.path.partition("/")[0] != "work":
-                yield from (f"{call} while {owed} was owed" for owed in debts.note(call))
+            yield from (f"{call} while {owed} was owed" for owed in debts.note(call))
     for name in sorted((debts.bytes | debts.names) - nameless):
         exempt = (*_NEVER_SYNCED, *_CACHES) if name in debts.names else _NEVER_SYNCED
         if (folder / name).exists() and not any(fnmatch(name, pattern) for pattern in exempt):

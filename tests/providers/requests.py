@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kheish.core.contracts import Delta, Message, ModelRequest, Reply, ToolDefinition, UserMessage
+from kheish.core.events import ToolRequest
+from kheish.core.model_calls import FAILURES
+from kheish.errors import ProviderError
 from kheish.runtime.ports import Provider
 
 
@@ -25,6 +30,13 @@ def make_request(*messages: Message, **changes: Any) -> ModelRequest:
     return ModelRequest(**{**values, **changes})
 
 
+def make_call(number: int = 1, **arguments: Any) -> ToolRequest:
+    """A tool call of the transcript, which has another id than the provider gave it."""
+    return ToolRequest(
+        tool_call_id=f"toolcall_{number}", provider_id=f"call_{number}", tool="bash", arguments=arguments
+    )
+
+
 async def read(provider: Provider, request: ModelRequest | None = None) -> tuple[list[Delta], Reply]:
     """The deltas and the reply; fails where anything follows the reply."""
     deltas: list[Delta] = []
@@ -37,3 +49,13 @@ async def read(provider: Provider, request: ModelRequest | None = None) -> tuple
             deltas.append(item)
     (reply,) = replies
     return deltas, reply
+
+
+async def fail(provider: Provider, request: ModelRequest | None = None) -> ProviderError:
+    """The failure of a call: a known code, and a message that is one bounded line."""
+    with pytest.raises(ProviderError) as caught:
+        await read(provider, request)
+    error = caught.value
+    assert error.code in FAILURES
+    assert error.message and "\n" not in error.message and len(error.message) <= 600
+    return error

@@ -1,33 +1,21 @@
-"""The Chat Completions wire, through the official SDK, against a loopback server."""
+"""What is particular to the Chat Completions wire: mostly the servers that speak it each in their own way."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from kheish.core.contracts import (
-    AssistantMessage,
-    ReasoningDelta,
-    ReplyToolCall,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UserMessage,
-)
-from kheish.core.events import Attachment, ToolRequest, Usage
-from kheish.errors import ProviderError
-from kheish.providers.openai_compatible import OpenAICompatible, connect
-from tests.providers.requests import make_request, read
-from tests.providers.wire_server import (
-    CUT,
-    DONE,
-    Answer,
-    WireServer,
-    openai_chunk,
-    openai_usage,
-)
+from kheish.core.contracts import AssistantMessage, ReasoningDelta, ToolMessage, UserMessage
+from kheish.core.events import Attachment, ToolRequest
+from kheish.providers.openai_compatible import to_body
+from kheish.runtime.ports import Provider
+from tests.providers.requests import fail, make_call, make_request, read
+from tests.providers.wire_server import Answer, WireServer
+from tests.providers.wires import COMPLETIONS, DONE
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def part(arguments: str, *, index: int | None = None, id: str | None = None, name: str | None = None) -> Any:
@@ -36,115 +24,129 @@ def part(arguments: str, *, index: int | None = None, id: str | None = None, nam
 
 
 def calls(*parts: Any) -> bytes:
-    return openai_chunk({"tool_calls": list(parts)})
+    return COMPLETIONS.chunk({"tool_calls": list(parts)})
 
 
-@pytest.fixture
-async def provider(server: WireServer) -> OpenAICompatible:
-    return await connect(api_key="", base_url=f"{server.url}/v1")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider(running_server: WireServer) -> Provider:
+    return await COMPLETIONS.connect(running_server.url)
 
 
-async def test_a_reply_with_everything(server: WireServer, provider: OpenAICompatible) -> None:
-    server.answers = [
-        Answer(
-            [
-                openai_chunk({"role": "assistant", "content": ""}),
-                openai_chunk({"reasoning_content": "hm"}),
-                openai_chunk({"content": "Hel"}),
-                openai_chunk({"content": "lo"}),
-                calls(part("", index=0, id="call_a", name="bash")),
-                calls(part('{"comm', index=0)),
-                calls(part("{}", index=1, id="call_b", name="bash")),
-                calls(part('and": "ls"}', index=0)),
-                openai_chunk({}, "tool_calls"),
-                openai_usage(30, 9, cached=20),
-                DONE,
-            ]
-        )
-    ]
-    deltas, reply = await read(provider)
-    assert deltas == [
-        ReasoningDelta(text="hm"),
-        TextDelta(text="Hel"),
-        TextDelta(text="lo"),
-        ToolCallDelta(tool="bash"),
-        ToolCallDelta(tool="bash"),
-    ]
-    assert (reply.text, reply.reasoning, reply.stop_reason, reply.model) == ("Hello", "hm", "tool_use", "gpt-test")
-    assert reply.tool_calls == (
-        ReplyToolCall(provider_id="call_a", tool="bash", arguments={"command": "ls"}),
-        ReplyToolCall(provider_id="call_b", tool="bash", arguments={}),
-    )
-    assert reply.usage == Usage(input_tokens=10, output_tokens=9, cache_read_tokens=20)
+ONE = part('{"a": 1}', id="x", name="one")
+TWO = part('{"b": 2}', id="y", name="two")
 
 
 @pytest.mark.parametrize(
     "chunks",
     [
-        [calls(part('{"a": 1}', id="x", name="one"), part('{"b": 2}', id="y", name="two"))],
-        [calls(part('{"a": ', id="x", name="one")), calls(part("1}")), calls(part('{"b": 2}', id="y", name="two"))],
+        [calls(ONE, TWO)],
+        [calls(part('{"a": ', id="x", name="one")), calls(part("1}")), calls(TWO)],
         [calls(part('{"a": 1}', name="one")), calls(part('{"b": 2}', name="two"))],
         [calls(part('{"a": ', id="x", name="one"), part('{"b": ', id="y", name="two")), calls(part("1}", id="x")),
          calls(part("2}", id="y"))],
+        [calls({**ONE, "index": 0}), calls({**TWO, "index": 0})],
+        [calls(part('{"a": ', index=0, id="x", name="one")), calls(part("1}", index=0, id="x", name="one")),
+         calls({**TWO, "index": 1})],
+        [calls(part('{"a": ', index=0, id="x", name="one")), calls(part("1}", index=0)), calls({**TWO, "index": 0})],
     ],
+    ids=["no-index", "no-id-later", "no-id", "by-id", "one-index", "named-again", "one-index-in-pieces"],
 )  # fmt: skip
-async def test_calls_without_an_index(server: WireServer, provider: OpenAICompatible, chunks: list[bytes]) -> None:
-    server.answers = [Answer([*chunks, openai_chunk({}, "stop"), DONE])]
-    reply = (await read(provider))[1]
+async def test_calls_are_told_apart_however_they_are_marked(
+    server: WireServer, provider: Provider, chunks: list[bytes]
+) -> None:
+    server.play(Answer([*chunks, COMPLETIONS.chunk({}, "stop"), DONE]))
+    _, reply = await read(provider)
     assert [(call.tool, call.arguments) for call in reply.tool_calls] == [("one", {"a": 1}), ("two", {"b": 2})]
     assert reply.stop_reason == "tool_use"
     assert len({call.provider_id for call in reply.tool_calls}) == 2
 
 
-async def test_the_request_on_the_wire(server: WireServer, provider: OpenAICompatible) -> None:
-    server.answers = [Answer([openai_chunk({"content": "ok"}, "stop"), DONE])]
-    call = ToolRequest(tool_call_id="toolcall_1", provider_id="c", tool="bash", arguments={"command": "ls"})
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_reasoning_comes_under_either_name(server: WireServer, provider: Provider, field: str) -> None:
+    server.play(Answer([COMPLETIONS.chunk({field: "hm"}), *COMPLETIONS.text("ok")]))
+    deltas, reply = await read(provider)
+    assert (deltas[0], reply.reasoning) == (ReasoningDelta(text="hm"), "hm")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("error", "server_error"), ("function_call_filter: MALFORMED", "server_error"),
+     ("insufficient_system_resource", "overloaded")],
+)  # fmt: skip
+async def test_a_reason_that_is_a_failure_makes_no_reply(
+    server: WireServer, provider: Provider, reason: str, code: str
+) -> None:
+    server.play(Answer([COMPLETIONS.chunk({"content": "Hel"}), COMPLETIONS.chunk({}, reason), DONE]))
+    assert (await fail(provider)).code == code
+
+
+async def test_a_status_within_the_stream_counts_as_one(server: WireServer, provider: Provider) -> None:
+    event = COMPLETIONS.chunk({}, "error", error={"code": 429, "message": "slow"})
+    server.play(Answer([COMPLETIONS.chunk({"content": "Hel"}), event]))
+    error = await fail(provider)
+    assert (error.code, error.message) == ("rate_limited", "429: slow")
+
+
+async def test_the_end_is_enough_without_usage_and_done(server: WireServer, provider: Provider) -> None:
+    server.play(Answer([COMPLETIONS.chunk({"content": "ok"}, "stop")]))
+    assert (await read(provider))[1].text == "ok"
+
+
+async def test_a_text_is_one_string_which_every_server_takes(server: WireServer, provider: Provider) -> None:
+    server.play(Answer(COMPLETIONS.text("ok")))
     attachment = Attachment(name="a.json", media_type="application/json", text='{"x": 1}', bytes=8)
     await read(
         provider,
         make_request(
             UserMessage(text="look", attachments=(attachment,)),
-            AssistantMessage(text="", tool_requests=(call,)),
-            ToolMessage(tool_call_id="toolcall_1", provider_id="c", tool="bash", text="a"),
+            AssistantMessage(text="", tool_requests=(make_call(1, command="ls"),)),
+            ToolMessage(tool_call_id="toolcall_1", provider_id="call_1", tool="bash", text="a"),
         ),
     )
     (body,) = server.requests
-    assert (body["model"], body["max_tokens"], body["stream"]) == ("some-model", 512, True)
-    assert body["stream_options"] == {"include_usage": True}
-    assert body["tools"][0]["function"]["parameters"] == {"type": "object"}
-    system, user, assistant, tool = body["messages"]
-    assert system == {"role": "system", "content": "You are a test."}
-    assert user["content"].startswith("look\n\n") and '{"x": 1}' in user["content"]
-    assert json.loads(assistant["tool_calls"][0]["function"]["arguments"]) == {"command": "ls"}
-    assert tool == {"role": "tool", "tool_call_id": "toolcall_1", "content": "a"}
+    assert (body["max_tokens"], body["stream_options"]) == (512, {"include_usage": True})
+    function = {"name": "bash", "description": "Runs.", "parameters": {"type": "object"}}
+    assert body["tools"] == [{"type": "function", "function": function}]
+    call = {"id": "toolcall_1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    assert body["messages"] == [
+        {"role": "system", "content": "You are a test."},
+        {"role": "user", "content": 'look\n\nAttachment a.json (application/json):\n\n{"x": 1}'},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "toolcall_1", "content": "a"},
+    ]
+
+
+async def test_signatures_of_calls_go_back_to_the_server_that_made_them_alone(
+    server: WireServer, provider: Provider
+) -> None:
+    signature = {"google": {"thought_signature": "c2ln"}}
+    signed, plain = {**ONE, "index": 0, "extra_content": signature}, {**TWO, "index": 1}
+    server.play(Answer([calls(signed), calls(plain), COMPLETIONS.chunk({}, "tool_calls"), DONE]))
+    _, reply = await read(provider)
+    requests = tuple(
+        ToolRequest(tool_call_id=f"toolcall_{n}", provider_id=call.provider_id, tool=call.tool, arguments={})
+        for n, call in enumerate(reply.tool_calls)
+    )
+    request = make_request(AssistantMessage(text="", tool_requests=requests, provider_state=reply.provider_state))
+    for host, expected in (("127.0.0.1", [signature, None]), ("openrouter.ai", [None, None])):
+        *_, message = to_body(request, host, {})["messages"]
+        assert [call.get("extra_content") for call in message["tool_calls"]] == expected
 
 
 async def test_openai_itself_takes_another_name_for_the_limit() -> None:
-    provider = await connect(api_key="sk-x", base_url="https://api.openai.com/v1")
-    assert provider._limit == "max_completion_tokens"
+    body = to_body(make_request(), "api.openai.com", {})
+    assert (body["max_completion_tokens"], "max_tokens" in body) == (512, False)
 
 
 @pytest.mark.parametrize(
-    ("finish_reason", "expected"), [("stop", "end"), ("length", "max_tokens"), ("content_filter", "refused")]
+    ("host", "kinds"),
+    [("api.x.ai", {"image_url"}), ("generativelanguage.googleapis.com", {"image_url"}), ("h", {"image_url", "file"})],
 )
-async def test_stop_reasons(server: WireServer, provider: OpenAICompatible, finish_reason: str, expected: str) -> None:
-    server.answers = [Answer([openai_chunk({"content": "x"}, finish_reason), DONE])]
-    assert (await read(provider))[1].stop_reason == expected
-
-
-@pytest.mark.parametrize("ending", [[], [CUT], [DONE]])
-async def test_a_stream_that_ends_early_is_no_reply(
-    server: WireServer, provider: OpenAICompatible, ending: list[bytes]
-) -> None:
-    server.answers = [Answer([openai_chunk({"content": "Hel"}), *ending])]
-    with pytest.raises(ProviderError) as caught:
-        await read(provider)
-    assert caught.value.code == "connection"
-
-
-async def test_an_error_in_the_stream(server: WireServer, provider: OpenAICompatible) -> None:
-    error = b'data: {"error": {"message": "slow down", "type": "x", "code": "rate_limit_exceeded"}}\n\n'
-    server.answers = [Answer([openai_chunk({"content": "Hel"}), error])]
-    with pytest.raises(ProviderError) as caught:
-        await read(provider)
-    assert (caught.value.code, caught.value.message) == ("rate_limited", "slow down")
+async def test_a_server_is_not_sent_what_it_refuses(host: str, kinds: set[str]) -> None:
+    image = Attachment(name="a.png", media_type="image/png", blob="a" * 64, bytes=4)
+    document = Attachment(name="b.pdf", media_type="application/pdf", blob="b" * 64, bytes=5)
+    blobs = {image.blob: b"\x89PNG", document.blob: b"%PDF-"}
+    body = to_body(make_request(UserMessage(text="look", attachments=(image, document))), host, blobs)
+    text, *shown = body["messages"][1]["content"]
+    assert {p["type"] for p in shown} == kinds
+    assert (f"blob:{document.blob}" in text["text"]) == ("file" not in kinds)

@@ -23,6 +23,8 @@ from kheish.providers.routes import Route, load_routes, routes_from_env
 from kheish.providers.scripted import Scripted
 from tests.daemon_process import ROUTES, DaemonProcess, bash, text
 
+LOCAL_SERVERS = registry.LOCAL_SERVERS
+
 TWO = """\
 version = 1
 default_route = "claude"
@@ -73,6 +75,8 @@ def test_a_single_route_is_the_default(tmp_path: Path) -> None:
 def test_a_driver_has_its_usual_key_and_a_server_of_ones_own_needs_none() -> None:
     assert Route(driver="anthropic").key_env == "ANTHROPIC_API_KEY"
     assert Route(driver="anthropic", base_url="http://h").key_env == "ANTHROPIC_API_KEY"
+    assert Route(driver="openai").key_env == "OPENAI_API_KEY"
+    assert Route(driver="openai", base_url="http://h").key_env == "OPENAI_API_KEY"
     assert Route(driver="openai_compatible").key_env == "OPENAI_API_KEY"
     assert Route(driver="openai_compatible", base_url="http://h").key_env == ""
     assert Route(driver="openai_compatible", base_url="http://h", api_key_env="K").key_env == "K"
@@ -89,7 +93,8 @@ def test_a_driver_has_its_usual_key_and_a_server_of_ones_own_needs_none() -> Non
         (('default_route = "claude"', 'default_route = "cloud"'), 2, "default_route names no route: cloud"),
         (('api_key_env = "MY_KEY"', 'key = "MY_KEY"'), 7, "route claude: unknown key key"),
         (('driver = "openai_compatible"\n', ""), 9, "route local.one: the key driver is missing"),
-        (('"openai_compatible"', '"openai"'), 10, "route local.one: driver: Invalid enum value 'openai'"),
+        (('"openai_compatible"', '"open"'), 10, "route local.one: driver: Invalid enum value 'open'"),
+        (('"small"', '"small"\nmultimodal_input = 1'), 12, "multimodal_input: Expected `bool | null`, got `int`"),
         (('"small"', "5"), 11, "route local.one: default_model: Expected `str`, got `int`"),
         (('default_model = "small"\n', ""), 9, "route local.one: it needs a default_model"),
         (('"local.one"', '"Local One"'), 9, "route Local One: this is no route id"),
@@ -169,26 +174,125 @@ async def test_the_built_in_routes_are_always_there_unless_the_file_takes_their_
     assert (await routes.table()).routes["rehearsal"].driver == "scripted"
 
 
-def test_keys_in_the_environment_make_routes_with_the_usual_models() -> None:
-    assert routes_from_env({}) is None
-    table = routes_from_env({"OPENAI_API_KEY": "b", "ANTHROPIC_API_KEY": "a"})
+KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENROUTER_API_KEY", "XAI_API_KEY")
+
+
+def test_keys_in_the_environment_make_routes_with_the_usual_models_in_their_order() -> None:
+    assert routes_from_env(dict.fromkeys(KEYS, "")) is None
+    table = routes_from_env(dict.fromkeys(reversed(KEYS), "k"))
     assert table is not None
-    assert table.default_route == "anthropic"
-    assert {name: (r.driver, r.key_env) for name, r in table.routes.items()} == {
-        "anthropic": ("anthropic", "ANTHROPIC_API_KEY"),
-        "openai": ("openai_compatible", "OPENAI_API_KEY"),
-    }
-    assert all(route.model for route in table.routes.values())
+    assert [(name, r.driver, r.model, r.base_url, r.key_env) for name, r in table.routes.items()] == [
+        ("anthropic", "anthropic", "claude-opus-4-6", "", "ANTHROPIC_API_KEY"),
+        ("openai", "openai", "gpt-5.4", "", "OPENAI_API_KEY"),
+        (
+            "gemini",
+            "openai_compatible",
+            "gemini-2.5-flash",
+            "https://generativelanguage.googleapis.com/v1beta/openai/",
+            "GEMINI_API_KEY",
+        ),
+        (
+            "openrouter",
+            "openai_compatible",
+            "openai/gpt-5.4-mini",
+            "https://openrouter.ai/api/v1",
+            "OPENROUTER_API_KEY",
+        ),
+        ("xai", "openai_compatible", "grok-4-fast-reasoning", "https://api.x.ai/v1", "XAI_API_KEY"),
+    ]
+    assert all(route.is_multimodal for route in table.routes.values())
 
 
-def test_a_server_from_the_environment_gets_the_key_and_needs_a_model() -> None:
-    table = routes_from_env({"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": "http://h:1/v1"})
+@pytest.mark.parametrize(
+    ("key", "route_id"),
+    [
+        ("ANTHROPIC_API_KEY", "anthropic"),
+        ("OPENAI_API_KEY", "openai"),
+        ("GEMINI_API_KEY", "gemini"),
+        ("GOOGLE_API_KEY", "gemini"),
+        ("OPENROUTER_API_KEY", "openrouter"),
+        ("XAI_API_KEY", "xai"),
+    ],
+)
+async def test_any_one_key_is_enough(tmp_path: Path, key: str, route_id: str) -> None:
+    routes = Routes(tmp_path, {key: "k"})
+    table = await routes.table()
+    assert (table.default_route, table.source) == (route_id, "environment")
+    assert await routes.resolve(None) == (route_id, table.routes[route_id].model)
+    assert table.routes[route_id].key_env == key
+
+
+@pytest.mark.parametrize(
+    ("base_url", "driver", "model"),
+    [
+        ("", "openai", "gpt-5.4"),
+        ("https://api.openai.com/v1", "openai", "gpt-5.4"),
+        ("https://eu.api.openai.com/v1", "openai", "gpt-5.4"),
+        ("http://h:1/v1", "openai_compatible", ""),
+        ("https://api.openai.com.example/v1", "openai_compatible", ""),
+        ("https://notapi.openai.com/v1", "openai_compatible", ""),
+    ],
+)
+def test_a_server_from_the_environment_gets_the_key_and_speaks_what_all_speak(
+    base_url: str, driver: str, model: str
+) -> None:
+    table = routes_from_env({"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": base_url})
     assert table is not None
     route = table.routes["openai"]
-    assert (route.base_url, route.key_env, route.model) == ("http://h:1/v1", "OPENAI_API_KEY", "")
+    assert (route.driver, route.base_url, route.key_env, route.model) == (driver, base_url, "OPENAI_API_KEY", model)
+
+
+def test_a_server_from_the_environment_must_be_one() -> None:
     with pytest.raises(Invalid) as caught:
         routes_from_env({"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": "http://me:pw@h:1/v1"})
     assert "OPENAI_BASE_URL" in caught.value.message and "pw" not in caught.value.message
+    assert routes_from_env({"OPENAI_BASE_URL": "nonsense"}) is None, "there is no key that it could be for"
+
+
+@pytest.mark.parametrize(
+    ("driver", "home", "variable"),
+    [
+        ("anthropic", "https://api.anthropic.com", "ANTHROPIC_BASE_URL"),
+        ("openai", "https://api.openai.com/v1", "OPENAI_BASE_URL"),
+        ("openai_compatible", "https://api.openai.com/v1", "OPENAI_BASE_URL"),
+    ],
+)
+async def test_a_route_goes_where_it_says_or_the_variable_of_its_sdk_or_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, home: str, variable: str
+) -> None:
+    for line, value, expected in (
+        ("", None, home),
+        ("", "", home),
+        ("", "http://127.0.0.1:1/x", "http://127.0.0.1:1/x"),
+        ('base_url = "http://127.0.0.1:2"', "http://127.0.0.1:1/x", "http://127.0.0.1:2"),
+    ):
+        environ = {"K": "k"} if value is None else {"K": "k", variable: value}
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+        content = f'version = 1\n[routes.a]\ndriver = "{driver}"\ndefault_model = "m"\napi_key_env = "K"\n{line}\n'
+        write(tmp_path, content)
+        provider: Any = await Routes(tmp_path, environ).open("a")
+        assert str(provider._client.base_url).rstrip("/") == expected
+
+
+@pytest.mark.parametrize("driver", ["anthropic", "openai", "openai_compatible"])
+def test_who_is_shown_images_and_documents_is_the_drivers_or_the_files_choice(tmp_path: Path, driver: str) -> None:
+    table = f'version = 1\n[routes.a]\ndriver = "{driver}"\n'
+    for line, expected in (
+        ("", driver != "openai_compatible"),
+        ("multimodal_input = true\n", True),
+        ("multimodal_input = false\n", False),
+    ):
+        loaded = load_routes(write(tmp_path, table + line))
+        assert loaded is not None and loaded.routes["a"].is_multimodal is expected
+
+
+def test_the_local_servers_are_looked_for_on_their_usual_ports() -> None:
+    assert LOCAL_SERVERS == (
+        ("ollama", "http://127.0.0.1:11434/v1"),
+        ("llamacpp", "http://127.0.0.1:8080/v1"),
+        ("lmstudio", "http://127.0.0.1:1234/v1"),
+    )
 
 
 @contextmanager

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheish.core.contracts import Message, UserMessage
 from kheish.core.events import Attachment
+from kheish.core.prompt import choose_shown
+from kheish.limits import MIB
 from kheish.providers.failures import shorten
 from kheish.providers.transcript import attachment_text, read_tool_call, storable
 
@@ -89,3 +92,49 @@ def test_an_attachment_is_shown_or_named() -> None:
     assert shown == "Attachment a.txt (text/plain):\n\nhello"
     named = attachment_text(Attachment(name="a.png", media_type="image/png", blob="f" * 64, bytes=9))
     assert "a.png" in named and f"blob:{'f' * 64}" in named and "9 bytes" in named
+
+
+# -- attachments that are shown -------------------------------------------------------------------------------------
+
+
+def picture(number: int, size: int = 1, media_type: str = "image/png") -> Attachment:
+    return Attachment(name=f"{number}.png", media_type=media_type, blob=f"{number:064x}", bytes=size)
+
+
+def chosen(*messages: tuple[Attachment, ...]) -> list[int]:
+    transcript: list[Message] = [UserMessage(text="x", attachments=attachments) for attachments in messages]
+    return [int(attachment.blob, 16) for attachment in choose_shown(transcript)]
+
+
+def test_the_newest_attachments_are_shown_as_far_as_the_bound_goes() -> None:
+    assert chosen((picture(1), picture(2)), (), (picture(3),)) == [3, 2, 1]
+    sizes = [5 * MIB, 4 * MIB, 5 * MIB, 5 * MIB, 5 * MIB]
+    assert chosen(*((picture(number, size),) for number, size in enumerate(sizes))) == [4, 3, 2, 1]
+    assert chosen(*((picture(number, 5 * MIB),) for number in range(5))) == [4, 3, 2, 1]
+
+
+def test_an_attachment_that_is_too_large_alone_takes_no_room_from_others() -> None:
+    assert chosen((picture(1, 5 * MIB), picture(2, 5 * MIB + 1), picture(3, 5 * MIB))) == [3, 1]
+
+
+def test_an_attachment_that_is_there_twice_counts_once() -> None:
+    assert chosen(*[(picture(1, 5 * MIB),)] * 5, (picture(2, 5 * MIB),)) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "is_shown"),
+    [
+        ("image/png", True),
+        ("image/jpeg", True),
+        ("image/gif", True),
+        ("image/webp", True),
+        ("application/pdf", True),
+        ("image/svg+xml", False),
+        ("text/plain", False),
+        ("application/octet-stream", False),
+    ],
+)
+def test_only_what_models_take_is_shown(media_type: str, is_shown: bool) -> None:
+    assert chosen((picture(1, media_type=media_type),)) == ([1] if is_shown else [])
+    inline = Attachment(name="a", media_type=media_type, text="x", bytes=1)
+    assert choose_shown([UserMessage(text="x", attachments=(inline,))]) == []

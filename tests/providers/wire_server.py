@@ -1,4 +1,4 @@
-"""A loopback HTTP server that speaks the two model wires, for the real SDKs to talk to."""
+"""A loopback HTTP server that says what a test tells it to, for the real SDKs to talk to."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
+HEAD = b"<head>"
 HANG = b"<hang>"
 CUT = b"<cut>"
 GATE = b"<gate>"
@@ -21,12 +22,30 @@ PATIENCE_S = 30.0
 
 @dataclass
 class Answer:
-    """What the server says to one request. A piece may be HANG (wait until the client goes), CUT (break off) or GATE
-    (wait until the test lets one pass)."""
+    """What the server says to one request. A piece may be HEAD (the status and headers go out, if they have not with a
+    piece before), HANG (wait until the client goes), CUT (break off) or GATE (wait until the test lets one pass).
+    `split`: pieces go out in chunks of so many bytes; `pace_s` is the pause after each piece. Where the body is not
+    `framed`, its end is that of the connection, so that a cut looks like an end."""
 
     pieces: list[bytes]
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    split: int = 0
+    pace_s: float = 0.0
+    framed: bool = True
+
+    def head(self) -> bytes:
+        kind = "text/event-stream" if self.status == 200 else "application/json"
+        framing = {"transfer-encoding": "chunked"} if self.framed else {"connection": "close"}
+        sent = {"content-type": kind, **framing, **self.headers}
+        lines = [f"HTTP/1.1 {self.status} X", *(f"{k}: {v}" for k, v in sent.items())]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def chunks(self, piece: bytes) -> Iterator[bytes]:
+        step = self.split or len(piece) or 1
+        for start in range(0, len(piece), step):
+            part = piece[start : start + step]
+            yield b"%x\r\n%s\r\n" % (len(part), part) if self.framed else part
 
 
 @dataclass
@@ -37,6 +56,8 @@ class WireServer:
     by_model: dict[str, Answer] = field(default_factory=dict)
     requests: list[Json] = field(default_factory=list)
     request_headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -55,6 +76,21 @@ class WireServer:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
 
+    def play(self, *answers: Answer, **by_model: Answer) -> None:
+        """From now on these, in order or by model (with `_` for `-`); what was is forgotten."""
+        self.answers = list(answers)
+        self.by_model = {model.replace("_", "-"): answer for model, answer in by_model.items()}
+        self.requests.clear()
+        self.request_headers.clear()
+        self.paths.clear()
+        self.waiting, self.gone, self.gate = asyncio.Event(), asyncio.Event(), asyncio.Semaphore(0)
+
+    async def until_asked(self, count: int) -> None:
+        """Until so many requests are here."""
+        while len(self.requests) < count:
+            self.arrived.clear()
+            await self.arrived.wait()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -69,8 +105,9 @@ class WireServer:
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
+        """One request and its answer; whether there may be another on this connection."""
+        line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines if line)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         request = json.loads(body) if body else {}
         answer = self.by_model.get(request.get("model", ""))
@@ -78,28 +115,34 @@ class WireServer:
             answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
         self.requests.append(request)
         self.request_headers.append(headers)
-        kind = "text/event-stream" if answer.status == 200 else "application/json"
-        sent = {"content-type": kind, "transfer-encoding": "chunked", **answer.headers}
-        lines = [f"HTTP/1.1 {answer.status} X", *(f"{k}: {v}" for k, v in sent.items())]
-        writer.write("\r\n".join([*lines, "", ""]).encode())
+        self.paths.append(line.split(" ")[1])
+        self.arrived.set()
+        head = answer.head()
         for piece in answer.pieces:
-            if piece == HANG:
-                await writer.drain()
-                self.waiting.set()
-                await reader.read()
-                self.gone.set()
-                return False
-            if piece == CUT:
-                await writer.drain()
-                return False
-            if piece == GATE:
-                await writer.drain()
-                await self.gate.acquire()
-                continue
-            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        writer.write(b"0\r\n\r\n")
+            match piece:
+                case b"<hang>":
+                    await writer.drain()
+                    self.waiting.set()
+                    await reader.read()
+                    self.gone.set()
+                    return False
+                case b"<cut>":
+                    await writer.drain()
+                    return False
+                case b"<gate>":
+                    await writer.drain()
+                    await self.gate.acquire()
+                case b"<head>":
+                    writer.write(head)
+                    head = b""
+                case _:
+                    writer.write(head + b"".join(answer.chunks(piece)))
+                    head = b""
+                    if answer.pace_s:
+                        await asyncio.sleep(answer.pace_s)
+        writer.write(head + (b"0\r\n\r\n" if answer.framed else b""))
         await writer.drain()
-        return True
+        return answer.framed
 
 
 class BlockingWireServer:
@@ -118,16 +161,13 @@ class BlockingWireServer:
     def request_headers(self) -> list[dict[str, str]]:
         return list(self._server.request_headers)
 
-    def play(self, *answers: Answer, **by_model: Answer) -> None:
-        """From now on these, in order or by model (with `_` for `-`); what was is forgotten."""
+    @property
+    def paths(self) -> list[str]:
+        return list(self._server.paths)
 
+    def play(self, *answers: Answer, **by_model: Answer) -> None:
         async def begin() -> None:
-            server = self._server
-            server.answers = list(answers)
-            server.by_model = {model.replace("_", "-"): answer for model, answer in by_model.items()}
-            server.requests.clear()
-            server.request_headers.clear()
-            server.waiting, server.gone, server.gate = asyncio.Event(), asyncio.Event(), asyncio.Semaphore(0)
+            self._server.play(*answers, **by_model)
 
         self._run(begin())
 
@@ -165,67 +205,12 @@ def serving() -> Iterator[BlockingWireServer]:
         thread.join()
 
 
-def sse(data: Json | str, event: str = "") -> bytes:
+def sse(data: Any, event: str = "") -> bytes:
     text = data if isinstance(data, str) else json.dumps(data)
     return (f"event: {event}\n" if event else "").encode() + f"data: {text}\n\n".encode()
 
 
-def failure(status: int, body: Json | str, **headers: str) -> Answer:
+def failure(status: int, body: Any, **headers: str) -> Answer:
+    """An answer that is an error; headers are written with `_` for `-`."""
     text = body if isinstance(body, str) else json.dumps(body)
     return Answer([text.encode()], status, {k.replace("_", "-"): v for k, v in headers.items()})
-
-
-def anthropic_events(*blocks: Json, stop_reason: str = "end_turn", output_tokens: int = 7) -> list[bytes]:
-    """A whole stream; a block is {"text"}, {"thinking", "signature"} or {"tool", "json"} with the text in pieces."""
-    usage = {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3, "output_tokens": 1}
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-test", "content": []}
-    events: list[Json] = [
-        {"type": "message_start", "message": {**message, "stop_reason": None, "stop_sequence": None, "usage": usage}},
-        {"type": "ping"},
-    ]
-    for index, block in enumerate(blocks):
-        if "tool" in block:
-            start: Json = {"type": "tool_use", "id": f"toolu_{index}", "name": block["tool"], "input": {}}
-            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in block["json"]]
-        elif "thinking" in block:
-            start = {"type": "thinking", "thinking": "", "signature": ""}
-            deltas = [
-                *({"type": "thinking_delta", "thinking": piece} for piece in block["thinking"]),
-                {"type": "signature_delta", "signature": block["signature"]},
-            ]
-        else:
-            start = {"type": "text", "text": ""}
-            deltas = [{"type": "text_delta", "text": piece} for piece in block["text"]]
-        events += [
-            {"type": "content_block_start", "index": index, "content_block": start},
-            *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
-            {"type": "content_block_stop", "index": index},
-        ]
-    events += [
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": stop_reason, "stop_sequence": None},
-            "usage": {"output_tokens": output_tokens},
-        },
-        {"type": "message_stop"},
-    ]
-    return [sse(event, event["type"]) for event in events]
-
-
-def openai_chunk(delta: Json, finish_reason: str | None = None, **more: Any) -> bytes:
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-test"}
-    return sse({**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}], **more})
-
-
-def openai_usage(prompt: int, completion: int, cached: int = 0) -> bytes:
-    usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-test"}
-    return sse({**chunk, "choices": [], "usage": usage})
-
-
-DONE = sse("[DONE]")

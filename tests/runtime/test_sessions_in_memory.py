@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from kheish.runtime import actor, supervisor
 from kheish.store.atomic import TEMP_PREFIX
+from kheish.store.journal import Framed, Journal
 from tests.runtime.kernel import Kernel, reply
 
 
@@ -71,3 +74,23 @@ async def test_what_a_death_left_unfinished_is_cleared_at_the_next_start(tmp_pat
     (tmp_path / "sessions" / ".new-s-01234567").mkdir(parents=True)
     async with Kernel(tmp_path, [reply("done")]):
         assert list(tmp_path.rglob(".*")) == []
+
+
+async def test_the_stream_of_all_stands_at_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is still being written is not behind whoever begins to read now."""
+    is_writing, may_go = threading.Event(), threading.Event()
+    commit = Journal.commit
+
+    def commit_late(journal: Journal, records: Sequence[Framed]) -> None:
+        is_writing.set()
+        may_go.wait(10)
+        commit(journal, records)
+
+    monkeypatch.setattr(Journal, "commit", commit_late)
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        creating = asyncio.ensure_future(kernel.create())
+        await asyncio.to_thread(is_writing.wait, 10)
+        assert kernel.supervisor.position == (1, 0)
+        may_go.set()
+        await creating
+        assert kernel.supervisor.position == (1, 1)

@@ -1,0 +1,70 @@
+"""Official SDKs, kept off the event loop: loading one takes seconds, and its first events build hundreds of models.
+
+A thread alone does not keep the loop free: both share the interpreter's lock. So while an SDK loads, the loop gets the
+lock back after 1 ms instead of 5, and no garbage is collected, since a collection among the 150,000 objects that an SDK
+brings holds the lock for 100 ms and more. Afterwards these objects, which live as long as the process, are left out of
+all collections. `python -m tests.benchmarks first_use` measures what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from kheish.core.contracts import ModelRequest
+from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
+
+T = TypeVar("T")
+
+_SWITCH_INTERVAL_S = 0.001
+_loading = threading.Lock()
+
+
+async def load(make: Callable[[], T]) -> T:
+    """Runs in a thread what imports an SDK and makes a client of it."""
+    return await asyncio.to_thread(_load, make)
+
+
+def _load(make: Callable[[], T]) -> T:
+    with _loading:
+        interval = sys.getswitchinterval()
+        collects = gc.isenabled()
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        gc.disable()
+        try:
+            made = make()
+            _load_anyio()
+            gc.freeze()
+            return made
+        finally:
+            sys.setswitchinterval(interval)
+            if collects:
+                gc.enable()
+
+
+def _load_anyio() -> None:
+    """SDKs wait through anyio, which loads its half for asyncio when it is first waited with."""
+    import anyio
+
+    anyio.run(anyio.sleep, 0)
+
+
+def timeouts(sdk: Any) -> Any:
+    """How long a client of an SDK waits: for a connection, and for the next byte."""
+    return sdk.Timeout(MODEL_IDLE_TIMEOUT_MS / 1000, connect=MODEL_CONNECT_TIMEOUT_MS / 1000)
+
+
+async def build_body(request: ModelRequest, build: Callable[[], dict[str, Any]]) -> Any:
+    """The body of a request; in a thread where it holds images or documents."""
+    return await asyncio.to_thread(build) if request.blobs else build()
+
+
+def build_models(base: Any, event: Any, *examples: dict[str, Any]) -> None:
+    """Has an SDK build its models of the events of a stream, as it does with the first of them: `event` is the union of
+    them, and the examples are one that is whole and some that leave things out, which it reads in other ways."""
+    probe: Any = type("Events", (base,), {"__annotations__": {"events": list[event]}, "__module__": __name__})
+    probe.construct(events=list(examples))

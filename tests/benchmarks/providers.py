@@ -1,0 +1,188 @@
+"""The providers: what the first use of an SDK costs everybody else, and what a delta costs beyond the SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+from kheish.client.http1 import Request
+from kheish.core.effects import CallModel
+from kheish.core.outcomes import ModelReplied
+from kheish.runtime.hub import Hub
+from kheish.runtime.model_calls import call_model
+from kheish.store.blobs import Blobs
+from tests.benchmarks.figures import Figure
+from tests.benchmarks.kernel import Connection, daemon, read_watch
+from tests.daemon_process import DaemonProcess
+from tests.providers.requests import make_request
+from tests.providers.wire_server import Answer, WireServer, serving
+from tests.providers.wires import COMPLETIONS, MESSAGES, RESPONSES, WIRES, Wire
+
+STREAMS = 20
+DELTAS = 200
+PACE_S = 0.002
+WORDS = [f"word {number} and some more " for number in range(DELTAS)]
+
+
+# -- first use ------------------------------------------------------------------------------------------------------
+
+
+def first_use(folder: Path, count: int) -> list[Figure]:
+    """The first run on a route: how long its SDK holds up the event loop, and a request of somebody else."""
+    figures = []
+    with serving() as server:
+        for wire in WIRES:
+            blocks: list[float] = []
+            waits: list[float] = []
+            quiet: list[float] = []
+            longest = ""
+            for number in range(max(1, count // 60)):
+                server.play(Answer(wire.text("done")))
+                with daemon(folder, f"first-{wire.driver}-{number}") as made:
+                    (made.config / "routes.toml").write_text(f"version = 1\n{wire.route(server.url)}")
+                    made.env[wire.key_env] = "k"
+                    seen_path = folder / "first_use.json"
+                    root = str(Path(__file__).parents[2])
+                    made.start(
+                        {"KHEISH_WATCH": str(seen_path), "PYTHONPATH": root},
+                        [sys.executable, "-m", "tests.benchmarks.watched_daemon"],
+                    )
+                    made.session("s")
+                    quiet.append(_longest_request(made, partial(time.sleep, 1)))
+                    read_watch(made.pid, seen_path)
+                    waits.append(_longest_request(made, partial(_run, made)))
+                    seen = read_watch(made.pid, seen_path)
+                    blocks.append(seen["longest_ms"])
+                    longest = seen["callback"].split(" at 0x")[0]
+                    assert server.paths, "the run did not reach the server"
+            block = Figure(f"first use of {wire.driver}: longest block of the event loop", "ms", blocks)
+            figures += [
+                block._replace(goal="< 50", met=max(blocks) < 50, note=f"longest: {longest}"),
+                Figure(
+                    f"first use of {wire.driver}: longest wait of another request",
+                    "ms",
+                    waits,
+                    note=f"{max(quiet):.1f} ms before it",
+                ),
+            ]
+    return figures
+
+
+def _run(made: DaemonProcess) -> None:
+    made.finish(made.submit("s"))
+
+
+def _longest_request(made: DaemonProcess, work: Callable[[], object]) -> float:
+    """Milliseconds of the longest of the requests that are sent, one after the other, while something else goes on."""
+    connection = Connection(made)
+    over = threading.Event()
+    longest = 0.0
+
+    def ask() -> None:
+        nonlocal longest
+        while not over.is_set():
+            began = time.perf_counter()
+            connection.send(Request("GET", "/healthz"))
+            longest = max(longest, (time.perf_counter() - began) * 1000)
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        work()
+    finally:
+        over.set()
+        thread.join()
+    return longest
+
+
+# -- deltas ---------------------------------------------------------------------------------------------------------
+
+
+def deltas(folder: Path, count: int) -> list[Figure]:
+    """The processor time of a delta, while many streams come at once: ours, from the SDK to the followers, beside that
+    of the SDK when nobody looks at what it gives."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=_serve, args=(theirs,), daemon=True)
+    server.start()
+    try:
+        url = ours.recv()
+        figures = []
+        for wire in WIRES:
+            bare, whole = asyncio.run(_measure(wire, url, folder, max(3, count // 25)))
+            extra = [ours - its for ours, its in zip(whole, bare, strict=True)]
+            figure = Figure(f"a delta of {STREAMS} streams over {wire.driver}: beyond the SDK", "us", extra)
+            figures += [
+                Figure(f"a delta of {STREAMS} streams over {wire.driver}: the SDK alone", "us", bare),
+                figure._replace(goal="< 150", met=figure.median < 150),
+            ]
+        return figures
+    finally:
+        ours.send("end")
+        server.join()
+
+
+def _serve(pipe: Pipe) -> None:
+    async def serve() -> None:
+        async with WireServer().running() as server:
+            server.by_model = {wire.model: Answer(wire.text(*WORDS), pace_s=PACE_S) for wire in WIRES}
+            pipe.send(server.url)
+            await asyncio.to_thread(pipe.recv)
+
+    asyncio.run(serve())
+
+
+async def _measure(wire: Wire, url: str, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Microseconds of a delta with the SDK alone and with all of ours, round by round."""
+    provider = await wire.connect(url, "k")
+    hub = Hub()
+    hub.subscribe(session_id="s")
+    request = make_request(model=wire.model)
+    parts: dict[str, Any] = {"hub": hub, "blobs": Blobs(folder), "committer": None}
+
+    class Opened:
+        async def open(self, route: str) -> Any:
+            return provider
+
+    async def with_ours() -> None:
+        effect = CallModel(run_id="run_1", model_call_id="modelcall_1", attempt=1)
+        outcome = await call_model(effect, request, "route", providers=Opened(), **parts)  # type: ignore[arg-type]
+        assert isinstance(outcome, ModelReplied), outcome
+        assert outcome.reply.text == "".join(WORDS)
+
+    async def with_the_sdk() -> None:
+        client = provider._client  # type: ignore[attr-defined]
+        async with await SDK_CALLS[wire](client) as events:
+            async for _ in events:
+                pass
+
+    bare: list[float] = []
+    whole: list[float] = []
+    for _ in range(rounds + 1):
+        for work, taken in ((with_the_sdk, bare), (with_ours, whole)):
+            began = time.process_time()
+            await asyncio.gather(*[work() for _ in range(STREAMS)])
+            taken.append((time.process_time() - began) / (STREAMS * DELTAS) * 1e6)
+    return bare[1:], whole[1:]
+
+
+SDK_CALLS: dict[Wire, Callable[[Any], Awaitable[Any]]] = {
+    MESSAGES: lambda client: client.messages.create(
+        model=MESSAGES.model, max_tokens=9, messages=[{"role": "user", "content": "x"}], stream=True
+    ),
+    RESPONSES: lambda client: client.responses.create(model=RESPONSES.model, input="x", stream=True),
+    COMPLETIONS: lambda client: client.chat.completions.create(
+        model=COMPLETIONS.model, messages=[{"role": "user", "content": "x"}], stream=True
+    ),
+}
+
+SCENES = {"first_use": first_use, "deltas": deltas}
