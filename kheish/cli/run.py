@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from typing import Any
 
@@ -98,9 +99,11 @@ def _read_attachment(path: str) -> dict[str, Any]:
         raise Invalid(f"cannot attach {path}: {error.strerror}") from error
     if len(data) > _ATTACHMENT_BYTES_MAX:
         raise Invalid(f"cannot attach {path}: it is over {_ATTACHMENT_BYTES_MAX} bytes; name it in the text instead")
+    import mimetypes
+
     name = os.path.basename(path)
-    try:
-        return {"file_name": name, "text": data.decode("utf-8")}
-    except UnicodeDecodeError:
-        encoded = base64.b64encode(data).decode()
-        return {"file_name": name, "media_type": "application/octet-stream", "content_base64": encoded}
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    if not (media_type.startswith("image/") or media_type == "application/pdf") or media_type == "image/svg+xml":
+        with contextlib.suppress(UnicodeDecodeError):
+            return {"file_name": name, "text": data.decode("utf-8")}
+    return {"file_name": name, "media_type": media_type, "content_base64": base64.b64encode(data).decode()}

@@ -78,9 +78,23 @@ def test_standard_input_and_files_go_in_as_they_are(kheish: DaemonProcess) -> No
     assert submitted["text"] == "läuft\n"
     notes, raw = submitted["attachments"]
     assert (notes["name"], notes["text"]) == ("notes.txt", "überall\n")
-    assert raw["name"] == "raw.bin" and raw["bytes"] == 3
+    assert (raw["name"], raw["bytes"], raw["media_type"]) == ("raw.bin", 3, "application/octet-stream")
     blob = kheish.state / "blobs" / raw["blob"][:2] / raw["blob"]
     assert blob.read_bytes() == b"\xff\x00\xfe"
+
+
+def test_pictures_and_documents_go_in_as_what_they_are(kheish: DaemonProcess) -> None:
+    """A PDF may be all ASCII, and is no text; a drawing in SVG is one."""
+    model = kheish.script(text("seen"), name="pictures.json")
+    for name in ("shot.png", "paper.pdf", "drawing.svg"):
+        (kheish.work / name).write_text(f"<{name}>")
+    files = [part for name in ("shot.png", "paper.pdf", "drawing.svg") for part in ("--attach", name)]
+    assert kheish.cli("run", "-s", "pictures", "--model", model, *files, "look").returncode == 0
+    (submitted,) = [e for r in kheish.records("pictures") for e in r["events"] if e["type"] == "run.submitted"]
+    shot, paper, drawing = submitted["attachments"]
+    assert (shot["media_type"], paper["media_type"]) == ("image/png", "application/pdf")
+    assert shot["blob"] and paper["blob"]
+    assert drawing["text"] == "<drawing.svg>"
 
 
 @pytest.mark.parametrize("given", [rb"", rb" \n", rb"\377\376"], ids=["nothing", "blank", "not UTF-8"])
