@@ -70,6 +70,8 @@ def make_private_dir(path: Path) -> None:
             sync_dir(path.parent)
         return
     except FileNotFoundError:
+        if path.parent.is_dir():
+            raise  # such as below /proc, where nobody can make anything
         make_private_dir(path.parent)
         make_private_dir(path)
         return

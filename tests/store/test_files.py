@@ -203,3 +203,8 @@ def test_a_failed_blob_leaves_no_rubbish(root: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError):
         blobs.put(b"hello")
     assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_where_no_directory_can_be_made_it_says_so() -> None:
+    with pytest.raises(FileNotFoundError):
+        atomic.make_private_dir(Path("/proc/kheish-test/state"))
