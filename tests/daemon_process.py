@@ -25,6 +25,8 @@ default_route = "test"
 driver = "scripted"
 default_model = "script.json"
 """
+FOREIGN = ("KHEISH_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_", "OPENROUTER_", "XAI_")
+"""What a person's environment may hold and a test's daemon must not see."""
 START_TIMEOUT_S = 20.0
 EVENT_TIMEOUT_S = 30.0
 
@@ -41,7 +43,7 @@ class DaemonProcess:
             directory.mkdir(parents=True, exist_ok=True)
         if not (self.config / "routes.toml").exists():
             (self.config / "routes.toml").write_text(ROUTES)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("KHEISH_", "ANTHROPIC_", "OPENAI_"))}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         self.env = {
             **kept,
             "HOME": str(folder),

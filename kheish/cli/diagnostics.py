@@ -20,6 +20,16 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 _FREE_BYTES_MIN = 100 * 1024 * 1024
 _COLOR = {OK: "green", NOTE: "yellow", WRONG: "red"}
 
+KEYS = (
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "OPENROUTER_API_KEY",
+    "XAI_API_KEY",
+)
+"""The variables that make a route by themselves."""
+
 Check = tuple[str, str, str]
 """(name, verdict, what was found and what to do)."""
 
@@ -109,11 +119,11 @@ def _routes(client: Kheish) -> Iterator[Check]:
     if not default["ready"]:
         yield "routes", WRONG, f"{text}: {default['problem']}"
     elif default["driver"] == "rehearsal":
-        keys = [name for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") if os.environ.get(name)]
+        keys = [name for name in KEYS if os.environ.get(name)]
         hint = (
             f"{keys[0]} is set here but was not where the daemon was started: `kheish daemon restart`"
             if keys
-            else "no language model: set ANTHROPIC_API_KEY or OPENAI_API_KEY, start a local server, or write "
+            else f"no language model: set one of {', '.join(KEYS)}, start a local server, or write "
             f"{paths.config_dir() / 'routes.toml'}"
         )
         yield "routes", NOTE, f"{text}; {hint}"

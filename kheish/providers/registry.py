@@ -165,6 +165,7 @@ class Routes:
                 "default_model": route.model,
                 "base_url": route.base_url,
                 "api_key_env": route.key_env,
+                "multimodal_input": route.is_multimodal,
                 "is_default": route_id == table.default_route,
                 "ready": not self._problem(route),
                 "problem": self._problem(route),

@@ -69,6 +69,7 @@ class RouteView(View, frozen=True):
     default_model: str
     base_url: str
     api_key_env: str
+    multimodal_input: bool
     is_default: bool
     ready: bool
     problem: str

@@ -22,11 +22,12 @@ from kheish import limits
 from kheish.api.endpoints import ENDPOINTS
 from kheish.api.openapi import describe
 from kheish.cli.command import Command
+from kheish.cli.diagnostics import KEYS
 from kheish.cli.table import DAILY, GROUPS
 from kheish.core import commands, effects, events, machine, outcomes
 from kheish.core.contracts import ToolSpec
 from kheish.providers.registry import BUILT_IN, Routes
-from kheish.providers.routes import DEFAULT_MODEL, KEY_ENV, Driver
+from kheish.providers.routes import DEFAULT_MODEL, FROM_KEYS, KEY_ENV, Driver
 from kheish.tools.registry import TOOLS, load_tools
 from kheish.wire.body import Body, View
 from tests.architecture.modules import REPOSITORY
@@ -46,6 +47,10 @@ def structs_of(module: ModuleType, base: type) -> set[type]:
         and value is not base
         and value.__module__ == module.__name__
     }
+
+
+def test_doctor_knows_every_key_that_makes_a_route() -> None:
+    assert set(KEYS) == {variable for _, variable, _ in FROM_KEYS}
 
 
 # -- the machine ----------------------------------------------------------------------------------------------------

@@ -415,6 +415,7 @@ async def test_what_is_shown_of_a_route_has_no_secret(tmp_path: Path) -> None:
         "default_model": "claude-x",
         "base_url": "",
         "api_key_env": "MY_KEY",
+        "multimodal_input": True,
         "is_default": True,
         "ready": True,
         "problem": "",
