@@ -69,9 +69,7 @@ async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> i
     missed = 0
     for name, mutant in MUTANTS.items():
         plans = [Plan(Point.parse(point)) for point in mutant.points]
-        results = await sweep.run_lives(
-            folder / name, plans, reference.summary, jobs=jobs, mutant=name, stop_at_violation=True
-        )
+        results = await sweep.run_lives(folder / name, plans, reference.summary, jobs=jobs, mutant=name)
         found = [violation for result in results for violation in result.violations if mutant.shows in violation]
         print(
             f"{'found ' if found else 'MISSED'}  {name}: {mutant.breaks}\n        {found[0] if found else ''}",

@@ -134,8 +134,8 @@ _ANY = f"fdatasync:{_WORK}08.jsonl:6:after"
 MUTANTS = {
     "acknowledge_early": Mutant(
         "a record is acknowledged, published and acted on before it is written",
-        "times and its start is",
-        tuple(f"write:{_WORK}01.jsonl:{count}:before" for count in (4, 5)),
+        "no longer waits after a restart",
+        tuple(f"write:{_WORK}{file}.jsonl:{nth}:before" for file, nth in (("01", 3), ("01", 4), ("08", 3), ("08", 4))),
         _acknowledge_early,
     ),
     "append_after_torn_tail": Mutant(

@@ -163,7 +163,7 @@ def test_an_attachment_that_cannot_be_stored_is_refused_and_may_be_sent_again(fa
 
 
 def test_a_rule_that_cannot_be_stored_is_made_by_sending_the_decision_again(failing: FailingDaemon) -> None:
-    failing.script(bash("echo a"), bash("echo a"), text("done"))
+    failing.script(bash("echo a"), text("done"), bash("echo a"), text("done again"))
     failing.begin("write state/daemon/* ENOSPC")
     run_id = failing.submit(failing.session("s"))
     request = failing.until("s", "approval.requested")["request_id"]
@@ -173,7 +173,8 @@ def test_a_rule_that_cannot_be_stored_is_made_by_sending_the_decision_again(fail
     assert caught.value.code == "disk_failed"
     failing.mend_disk()
     failing.client.approvals.allow(request, remember="always", key="k")
-    assert failing.finish(run_id)["status"] == "completed", "the second call is allowed by the rule"
+    assert failing.finish(run_id)["status"] == "completed"
+    assert run(failing, "s", "again") == "completed", "the same call is allowed by the rule"
     failing.kill()
     failing.begin()
     (rule,) = [row for row in failing.client.sessions.rules(failing.session("another")) if row["scope"] == "user"]

@@ -27,12 +27,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return asyncio.run(sweep.observe_reference(tmp_path_factory.mktemp("f")))
 
 
-def lives(
-    reference: Reference, folder: Path, plans: Sequence[Plan], *, mutant: str = "", stop_at_violation: bool = False
-) -> list[sweep.Result]:
-    return asyncio.run(
-        sweep.run_lives(folder, plans, reference.summary, jobs=JOBS, mutant=mutant, stop_at_violation=stop_at_violation)
-    )
+def lives(reference: Reference, folder: Path, plans: Sequence[Plan], mutant: str = "") -> list[sweep.Result]:
+    return asyncio.run(sweep.run_lives(folder, plans, reference.summary, jobs=JOBS, mutant=mutant))
 
 
 def assert_kept(results: Sequence[sweep.Result]) -> None:
@@ -79,6 +75,6 @@ def test_killed_again_while_it_recovers_the_scene_ends_the_same(reference: Refer
 def test_a_broken_daemon_is_found(reference: Reference, short_path: Path, name: str) -> None:
     mutant = MUTANTS[name]
     plans = [Plan(Point.parse(point)) for point in mutant.points]
-    results = lives(reference, short_path, plans, mutant=name, stop_at_violation=True)
+    results = lives(reference, short_path, plans, mutant=name)
     found = [violation for result in results for violation in result.violations]
     assert any(mutant.shows in violation for violation in found), f"{mutant.breaks}: {found}"
