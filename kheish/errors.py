@@ -70,6 +70,11 @@ class StoreError(KheishError):
     code = "store_error"
     status = 503
 
+    @classmethod
+    def of_disk(cls, what: str, error: OSError) -> StoreError:
+        """The disk did not let us do `what`."""
+        return cls(f"cannot {what}: {error.strerror or error}; see to the disk and try again", code="disk_failed")
+
 
 class Corrupt(StoreError):
     """Bytes that fail their checks. `details`: file, line (1-based), offset (bytes), reason."""

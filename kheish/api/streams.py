@@ -70,13 +70,6 @@ class Streams:
         self._bye = reason
         self._supervisor.hub.close()
 
-    def position(self) -> tuple[int, int]:
-        """Where the global stream stands: all up to here was published, all after it was not. The supervisor's own
-        position may be of a record that is still being synced."""
-        given = self._supervisor.position
-        rows = self._supervisor.index.rows.values()
-        return max((place for row in rows if (place := (row.gen, row.pos)) <= given), default=given)
-
     async def session(self, session_id: str, run_id: str | None, cursor: str) -> AsyncIterator[bytes]:
         """A session's stream, or the part of it that concerns one run, which ends with the run."""
         subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
@@ -106,7 +99,7 @@ class Streams:
         """
         subscription = self._supervisor.hub.subscribe()
         try:
-            end = self.position()
+            end = self._supervisor.position
             after = end if cursor in ("", TAIL) else parse_global(cursor)
             while after < end:
                 page = await self._supervisor.read_global(after, PAGE_ITEMS_MAX)

@@ -26,17 +26,20 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
             print(f"{paint(clock(record['at_ms']), 'dim')} {paint(text, color)}", flush=follow)
 
     kept: deque[dict[str, Any]] = deque(maxlen=lines or None)
-    for record in _records(client, kind, id_):
-        cursor = str(record["seq"])
-        if lines:
-            # What is left out still names the calls that later facts refer to.
-            if len(kept) == lines and not as_json:
-                deque(renderer.lines(kept[0]), maxlen=0)
-            kept.append(record)
-        else:
+    try:
+        for record in _records(client, kind, id_):
+            cursor = str(record["seq"])
+            if lines:
+                # What is left out still names the calls that later facts refer to.
+                if len(kept) == lines and not as_json:
+                    deque(renderer.lines(kept[0]), maxlen=0)
+                kept.append(record)
+            else:
+                show(record)
+    finally:
+        # Also of a damaged session, whose fault ends the pages.
+        for record in kept:
             show(record)
-    for record in kept:
-        show(record)
     if follow:
         for event in client.events(**{f"{kind}_id": id_}, cursor=cursor, deadline_s=None):
             if event.event == "record":

@@ -32,6 +32,8 @@ def find_session(client: Kheish, given: str | None) -> str:
     try:
         return str(client.sessions.get(name)["session_id"])
     except ApiError as error:
+        if error.code == "session_corrupt":
+            return name  # it is there, and can be read up to its fault
         if error.code != "session_not_found":
             raise
         if given is None:

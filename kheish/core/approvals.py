@@ -32,7 +32,7 @@ from kheish.core.permissions import (
     parse_pattern,
 )
 from kheish.core.state import Approval, KeyUse, Run, Settled, State, ToolCall
-from kheish.errors import Conflict, Forbidden, Invalid, NotFound
+from kheish.errors import Conflict, Invalid, NotFound
 from kheish.limits import JUSTIFICATION_CHARS_MAX
 
 VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
@@ -106,11 +106,7 @@ def request(
 
 def resolve(draft: Draft, command: ResolveApprovals) -> str:
     """All of the batch or none of it. The result is the run's id."""
-    if not draft.context.is_operator:
-        raise Forbidden(
-            f"cannot resolve an approval: only a local operator may, not {draft.context.principal}",
-            code="operator_required",
-        )
+    draft.require_operator("resolve an approval")
     if not command.resolutions:
         raise Invalid("cannot resolve: the list is empty", path="$.resolutions")
     pending = [find(draft.state, item.request_id) for item in command.resolutions]

@@ -9,6 +9,7 @@ import msgspec
 from kheish.core.commands import Context
 from kheish.core.contracts import ToolSpec
 from kheish.core.events import Event, Rule
+from kheish.core.permissions import require_operator
 from kheish.core.state import Run, State
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -48,6 +49,10 @@ class Draft:
         self._ids += 1
         suffix = _ALPHABET[self._ids >> 5 & 31] + _ALPHABET[self._ids & 31]
         return f"{noun}_{self.context.id_base[:-2]}{suffix}"
+
+    def require_operator(self, what: str) -> None:
+        """Raises Forbidden."""
+        require_operator(self.context.is_operator, self.context.principal, what)
 
     @property
     def at_ms(self) -> int:

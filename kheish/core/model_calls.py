@@ -66,17 +66,7 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
         return
     reply = outcome.reply
     if problem := unfit(reply):
-        message = f"the reply cannot be recorded: {problem}"
-        draft.emit(
-            ModelCallFailed(
-                run_id=run.run_id,
-                model_call_id=outcome.model_call_id,
-                attempt=outcome.attempt,
-                code="invalid_reply",
-                message=message,
-            )
-        )
-        runs.fail(draft, run.run_id, "invalid_reply", message)
+        give_up(draft, run, "invalid_reply", f"the reply cannot be recorded: {problem}")
         return
     requests = tuple(
         ToolRequest(
@@ -139,22 +129,21 @@ def failed(draft: Draft, outcome: ModelFailed) -> None:
             )
         )
         return
+    tries = f" after {call.failures + 1} attempts" if call.failures else ""
+    explained = f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}"
+    give_up(draft, run, outcome.code, outcome.message, explained)
+
+
+def give_up(draft: Draft, run: Run, code: str, message: str, explained: str = "") -> None:
+    """The present model call fails for good, and its run with it; `explained` is the message for people."""
+    call = run.model_call
+    assert call is not None
     draft.emit(
         ModelCallFailed(
-            run_id=run.run_id,
-            model_call_id=call.model_call_id,
-            attempt=call.attempt,
-            code=outcome.code,
-            message=outcome.message,
+            run_id=run.run_id, model_call_id=call.model_call_id, attempt=call.attempt, code=code, message=message
         )
     )
-    tries = f" after {call.failures + 1} attempts" if call.failures else ""
-    runs.fail(
-        draft,
-        run.run_id,
-        outcome.code,
-        f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}",
-    )
+    runs.fail(draft, run.run_id, code, explained or message)
 
 
 def retry_delay_ms(failures: int, retry_after_ms: int | None, jitter: float) -> int:

@@ -19,7 +19,7 @@ import msgspec
 
 from kheish.core.contracts import ToolSpec
 from kheish.core.events import Behavior, Mode, Rule, RuleScope
-from kheish.errors import Invalid
+from kheish.errors import Forbidden, Invalid
 
 _ASKING = ("bash", "write_file", "edit_file", "apply_patch", "mcp__*")
 DEFAULT_RULES: tuple[Rule, ...] = (
@@ -132,6 +132,12 @@ def matches(rule: Rule, tool: str, names: Iterable[str]) -> bool:
     if not parsed.tool.match(tool):
         return False
     return parsed.argument is None or any(map(parsed.argument.match, names))
+
+
+def require_operator(is_operator: bool, principal: str, what: str) -> None:
+    """Some things only a person's own client may do: never a run, whatever its tools were told. Raises Forbidden."""
+    if not is_operator:
+        raise Forbidden(f"cannot {what}: only a local operator may, not {principal}", code="operator_required")
 
 
 def main_argument_of(spec: ToolSpec | None, arguments: dict[str, Any]) -> str:

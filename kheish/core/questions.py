@@ -19,7 +19,7 @@ from kheish.core.events import (
     QuestionWithdrawn,
 )
 from kheish.core.state import KeyUse, QuestionRequest, Run, Settled, State, ToolCall
-from kheish.errors import Conflict, Forbidden, Invalid, NotFound
+from kheish.errors import Conflict, Invalid, NotFound
 
 
 def parse_questions(arguments: Arguments) -> tuple[Question, ...]:
@@ -57,11 +57,7 @@ def request(draft: Draft, run: Run, call: ToolCall) -> None:
 
 def answer(draft: Draft, command: AnswerQuestion) -> str:
     """The result is the run's id."""
-    if not draft.context.is_operator:
-        raise Forbidden(
-            f"cannot answer: only a local operator may, not {draft.context.principal}",
-            code="operator_required",
-        )
+    draft.require_operator("answer")
     pending = find(draft.state, command.request_id)
     check_answers(pending, command)
     draft.emit(

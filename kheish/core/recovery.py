@@ -11,12 +11,11 @@ a wait for an approval or question           as it was
 
 from __future__ import annotations
 
-from kheish.core import approvals, model_calls, runs, tool_calls
+from kheish.core import approvals, model_calls, tool_calls
 from kheish.core.commands import Recover
 from kheish.core.draft import Draft
 from kheish.core.events import (
     ModelCallDied,
-    ModelCallFailed,
     SessionRecovered,
     ToolCallDied,
     ToolCallUncertain,
@@ -66,16 +65,7 @@ def _recover_model_call(draft: Draft, run: Run) -> None:
         model_calls.start_attempt(draft, run.run_id, call)
         return
     message = f"the daemon died {call.deaths + 1} times during this model call; it is not made again"
-    draft.emit(
-        ModelCallFailed(
-            run_id=run.run_id,
-            model_call_id=call.model_call_id,
-            attempt=call.attempt,
-            code="daemon_died",
-            message=message,
-        )
-    )
-    runs.fail(draft, run.run_id, "daemon_died", message)
+    model_calls.give_up(draft, run, "daemon_died", message)
 
 
 def _recover_tool_calls(draft: Draft, run: Run) -> None:

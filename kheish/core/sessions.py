@@ -19,7 +19,7 @@ from kheish.core.events import (
 )
 from kheish.core.permissions import parse_pattern
 from kheish.core.state import State
-from kheish.errors import Conflict, Forbidden, Invalid
+from kheish.errors import Conflict, Invalid
 
 
 def create(draft: Draft, command: CreateSession) -> str:
@@ -37,7 +37,7 @@ def create(draft: Draft, command: CreateSession) -> str:
     if command.mode not in get_args(Mode):
         raise Invalid(f"cannot use mode {command.mode!r}: choose one of {', '.join(get_args(Mode))}")
     if command.mode != "default":
-        require_operator(draft, "choose a permission mode")
+        draft.require_operator("choose a permission mode")
     draft.emit(
         SessionCreated(
             session_id=command.session_id,
@@ -70,27 +70,19 @@ def interrupt(draft: Draft, command: InterruptSession) -> str:
 
 
 def set_mode(draft: Draft, command: SetMode) -> str:
-    require_operator(draft, "change the permission mode")
+    draft.require_operator("change the permission mode")
     if draft.state.mode != command.mode:
         draft.emit(SessionModeChanged(mode=command.mode))
     return draft.state.session_id
 
 
 def add_rule(draft: Draft, command: AddRule) -> str:
-    require_operator(draft, "add a permission rule")
+    draft.require_operator("add a permission rule")
     parse_pattern(command.rule.pattern, command.rule.behavior)
     rule = replace(command.rule, scope="session")
     if rule not in draft.state.rules:
         draft.emit(SessionRuleAdded(rule=rule))
     return draft.state.session_id
-
-
-def require_operator(draft: Draft, what: str) -> None:
-    if not draft.context.is_operator:
-        raise Forbidden(
-            f"cannot {what}: only a local operator may, not {draft.context.principal}",
-            code="operator_required",
-        )
 
 
 def on_created(state: State, event: SessionCreated, context: Context) -> None:

@@ -16,7 +16,6 @@ import orjson
 
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
-from kheish.core.draft import Settings
 from kheish.core.events import Event, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import decide
 from kheish.core.outcomes import Outcome
@@ -24,6 +23,7 @@ from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS
 from kheish.runtime.hub import Frame, Hub
+from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.committer import Committer
 from kheish.store.journal import Journal
@@ -46,7 +46,7 @@ class Kernel(msgspec.Struct):
 
     hub: Hub
     committer: Committer
-    settings: Settings
+    policy: Policy
     generation: int
     next_pos: Callable[[], int]
     on_change: Callable[[Actor], None]
@@ -81,7 +81,7 @@ class Actor:
     async def _apply(self, message: Command | Outcome, make_context: Callable[[], Context]) -> Applied:
         async with self._lock:
             context = make_context()
-            decision = decide(self.state, message, context, self.kernel.settings)
+            decision = decide(self.state, message, context, self.kernel.policy.settings)
             if not decision.events:
                 return Applied(decision.result, self.seq, self.state)
             by = {"principal": context.principal, "origin": context.origin}

@@ -114,7 +114,7 @@ class Reconciler:
         match effect:
             case CallModel():
                 run = actor.state.runs[effect.run_id]
-                request = build_request(actor.state, run, actor.kernel.settings.tools)
+                request = build_request(actor.state, run, actor.kernel.policy.settings.tools)
                 return await call_model(
                     effect,
                     request,

@@ -12,27 +12,25 @@ from pathlib import Path
 
 import msgspec
 
-from kheish.core.codec import canonical_digest, decode_events, decode_state
+from kheish.core.codec import decode_events, decode_state
 from kheish.core.commands import Command, Context, CreateSession, Recover
-from kheish.core.draft import Settings
 from kheish.core.events import Rule
 from kheish.core.machine import decide, evolve, pending
 from kheish.core.outcomes import Outcome
-from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Conflict, Corrupt, Draining, KheishError, NotFound, Poisoned, StoreError
 from kheish.ids import new_id, time_of
-from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, STEPS_PER_RUN_MAX
+from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
+from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
-from kheish.store.documents import read_document, write_document
 from kheish.store.records import Record, segment_name
 from kheish.store.segments import read_records
 from kheish.store.session_dir import Opened, SessionDir, SessionInfo, clear_unfinished, list_sessions, session_path
@@ -106,15 +104,13 @@ class Supervisor:
         self.hub = Hub()
         self.blobs = Blobs(root)
         self.index = Index(root / "daemon" / "index.json")
-        self._user_rules_path = root / "daemon" / "permissions.json"
-        self._user_rules = self._load_user_rules()
-        self._changing_rules = asyncio.Lock()
-        self._config_rules = config_rules
         self.committer = Committer(asyncio.get_running_loop())
+        specs = {name: tool.spec for name, tool in tools.items()}
+        self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,
-            settings=self._make_settings(tools),
+            policy=self.policy,
             generation=generation,
             next_pos=self._next_pos,
             on_change=self._changed,
@@ -141,10 +137,6 @@ class Supervisor:
     @property
     def generation(self) -> int:
         return self._kernel.generation
-
-    @property
-    def settings(self) -> Settings:
-        return self._kernel.settings
 
     @property
     def position(self) -> tuple[int, int]:
@@ -238,7 +230,7 @@ class Supervisor:
         creating = isinstance(command, CreateSession)
         if creating and session_id not in self.index.rows:
             # A refused one must not leave a directory behind.
-            decide(State(), command, self._context(caller, key, body_digest), self.settings)
+            decide(State(), command, self._context(caller, key, body_digest), self.policy.settings)
         actor = await self._open(session_id, create=creating)
         try:
             return await actor.submit(command, lambda: self._context(caller, key, body_digest))
@@ -317,7 +309,7 @@ class Supervisor:
             self._quarantine(session_id, error)
             raise
         except OSError as error:
-            raise _disk_failed(f"open session {session_id}", error) from error
+            raise StoreError.of_disk(f"open session {session_id}", error) from error
         try:
             actor = await self._recover(session_id, opened, state)
         except BaseException:
@@ -468,58 +460,10 @@ class Supervisor:
         try:
             return await self.committer.run(lambda: self.blobs.put(data))
         except OSError as error:
-            raise _disk_failed("store a blob", error) from error
+            raise StoreError.of_disk("store a blob", error) from error
 
     async def read_blob(self, sha256: str, offset: int, limit: int) -> bytes:
         return await self.committer.run(lambda: self.blobs.read(sha256, offset, limit))
-
-    # -- rules ---------------------------------------------------------------------------------------------------
-
-    def _load_user_rules(self) -> list[Rule]:
-        if not self._user_rules_path.exists():
-            return []
-        return read_document(self._user_rules_path, list[Rule])
-
-    def _make_settings(self, tools: dict[str, Tool]) -> Settings:
-        rules = (*self._user_rules, *self._config_rules, *DEFAULT_RULES)
-        restricting = [[r.pattern, r.behavior, r.scope] for r in rules if r.behavior != "allow"]
-        return Settings(
-            tools={name: tool.spec for name, tool in tools.items()},
-            rules=rules,
-            policy_revision=canonical_digest(restricting)[:16],
-            steps_max=STEPS_PER_RUN_MAX,
-        )
-
-    async def add_user_rule(self, rule: Rule) -> None:
-        """Makes a rule for all sessions, durably. The policy revision of this daemon's life stays: what is being
-        asked now was asked under it."""
-        async with self._changing_rules:
-            if rule not in self._user_rules:
-                await self._set_user_rules([*self._user_rules, rule])
-
-    async def remove_user_rule(self, pattern: str) -> list[Rule]:
-        """Takes back what was made for all sessions with this pattern; returns it. Raises NotFound."""
-        async with self._changing_rules:
-            removed = [rule for rule in self._user_rules if rule.pattern == pattern]
-            if not removed:
-                made = ", ".join(rule.pattern for rule in self._user_rules) or "none"
-                raise NotFound(f"cannot find an always-rule {pattern}: there are {made}", code="rule_not_found")
-            await self._set_user_rules([rule for rule in self._user_rules if rule.pattern != pattern])
-        return removed
-
-    @property
-    def user_rules(self) -> tuple[Rule, ...]:
-        """The rules for all sessions that were made by answering "always"."""
-        return tuple(self._user_rules)
-
-    async def _set_user_rules(self, rules: list[Rule]) -> None:
-        try:
-            await self.committer.run(lambda: write_document(self._user_rules_path, rules))
-        except OSError as error:
-            raise _disk_failed("change the rules for all sessions", error) from error
-        self._user_rules = rules
-        settings = self._kernel.settings
-        self._kernel.settings = msgspec.structs.replace(settings, rules=(*rules, *self._config_rules, *DEFAULT_RULES))
 
     # -- the index on disk ---------------------------------------------------------------------------------------
 
@@ -550,10 +494,6 @@ def _before_fault(records: Iterator[Record]) -> list[Record]:
         if not found:
             raise
     return found
-
-
-def _disk_failed(what: str, error: OSError) -> StoreError:
-    return StoreError(f"cannot {what}: {error.strerror or error}; see to the disk and try again", code="disk_failed")
 
 
 def _is_owed(state: State) -> bool:

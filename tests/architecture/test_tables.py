@@ -201,9 +201,6 @@ def test_every_shape_of_the_wire_is_taken_or_given_by_an_endpoint() -> None:
 
 # -- bounds ---------------------------------------------------------------------------------------------------------
 
-NOT_HELD = {"SESSIONS_LOADED_MAX", "READ_FILE_BYTES_MAX"}
-"""Bounds that nothing keeps. A name leaves this set when the code keeps to it or no longer has it; none may enter."""
-
 
 def test_every_bound_is_held_somewhere() -> None:
     used = {
@@ -213,7 +210,7 @@ def test_every_bound_is_held_somewhere() -> None:
         for word in re.findall(r"\b[A-Z][A-Z0-9_]+\b", path.read_text())
     }
     unused = {name for name in vars(limits) if name.isupper()} - used
-    assert unused <= NOT_HELD
+    assert unused == set()
 
 
 def test_every_bound_says_its_unit() -> None:

@@ -10,7 +10,7 @@ from kheish.core.codec import decode_events, decode_state, encode_events, encode
 from kheish.core.contracts import Reply, ReplyToolCall, ToolSpec
 from kheish.core.draft import Settings
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool
-from kheish.core.events import Answer, Event, Process
+from kheish.core.events import Answer, Behavior, Event, Process, Rule, RuleScope
 from kheish.core.machine import decide, evolve, pending
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.state import State, status_of
@@ -172,3 +172,7 @@ class Conversation:
 
     def status(self, run_id: str) -> str:
         return status_of(self.state, self.state.runs[run_id])
+
+
+def rule(pattern: str, behavior: Behavior = "allow", scope: RuleScope = "session") -> Rule:
+    return Rule(pattern=pattern, behavior=behavior, scope=scope)

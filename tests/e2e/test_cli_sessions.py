@@ -95,6 +95,17 @@ def test_verify_finds_a_flipped_byte_and_says_where(root: Root, is_running: bool
     assert here.cli("sessions", "verify", "good").returncode == 0
 
 
+def test_a_damaged_session_is_printed_up_to_its_fault_which_is_then_named(root: Root) -> None:
+    here = root("here")
+    _, line, _ = flip_a_byte(here, "bad")
+    here.start()
+    for command in (("sessions", "events", "bad"), ("logs", "bad", "--json"), ("logs", "bad", "--json", "-n", "5")):
+        done = here.cli(*command)
+        assert done.returncode == 1
+        assert [json.loads(row)["seq"] for row in done.stdout.splitlines()] == [1]
+        assert f"line {line} " in done.stderr
+
+
 def test_verify_changes_and_starts_nothing(root: Root) -> None:
     here = root("here")
     flip_a_byte(here, "bad")

@@ -31,7 +31,7 @@ class ListQuery(Body, frozen=True):
 
 
 def view(app: App, state: State, approval: Approval) -> ApprovalView:
-    spec = app.supervisor.settings.tools.get(approval.tool)
+    spec = app.supervisor.policy.settings.tools.get(approval.tool)
     rule = exact_rule(approval.tool, main_argument_of(spec, approval.arguments), "allow", "session")
     return approval_view(state, approval, rule.pattern if approval.kind == "tool_call" else "")
 
@@ -70,7 +70,7 @@ async def _resolve(app: App, session_id: str, items: list[ResolveOneOfMany], cal
     for resolution in resolutions:
         rule = applied.state.settled[resolution.request_id].rule
         if rule is not None:
-            await app.supervisor.add_user_rule(rule)
+            await app.supervisor.policy.add_user_rule(rule)
     return applied
 
 

@@ -57,13 +57,13 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
     supervisor = app.supervisor
     rows = [row for row in supervisor.index.rows.values() if row.created_at_ms or row.problem]
     waiting = [row.active_status for row in rows]
-    generation, position = app.streams.position()
+    generation, position = supervisor.position
     return StatusView(
         status="draining" if supervisor.is_draining else "ready",
         ready=not supervisor.is_draining,
         version=__version__,
         pid=os.getpid(),
-        generation=supervisor.generation,
+        generation=generation,
         started_at_ms=supervisor.started_at_ms,
         state_root=str(app.state_root),
         socket=str(app.socket_path),

@@ -8,8 +8,8 @@ from kheish.api.router import Call, Endpoint, NoQuery
 from kheish.core import commands
 from kheish.core.codec import decode_events
 from kheish.core.events import Mode, Rule, ToolCallDecided
-from kheish.core.permissions import MODES, evaluate
-from kheish.errors import Forbidden, Invalid
+from kheish.core.permissions import MODES, evaluate, require_operator
+from kheish.errors import Invalid
 from kheish.limits import PAGE_ITEMS_MAX
 from kheish.wire.body import Body
 from kheish.wire.permissions import (
@@ -34,7 +34,7 @@ class PatternQuery(Body, frozen=True):
 async def list_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:
     """All that apply to a session, nearest scope first."""
     state, _ = await app.supervisor.state(call.path["id"])
-    return [rule_view(rule) for rule in (*state.rules, *app.supervisor.settings.rules)]
+    return [rule_view(rule) for rule in (*state.rules, *app.supervisor.policy.settings.rules)]
 
 
 async def add_rule(app: App, call: Call[AddRule, NoQuery]) -> SessionView:
@@ -44,21 +44,17 @@ async def add_rule(app: App, call: Call[AddRule, NoQuery]) -> SessionView:
 
 
 async def list_user_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:
-    return [rule_view(rule) for rule in app.supervisor.user_rules]
+    return [rule_view(rule) for rule in app.supervisor.policy.user_rules]
 
 
 async def remove_user_rule(app: App, call: Call[None, PatternQuery]) -> list[RuleView]:
     """What was removed. A session that is being asked keeps the digest that it was asked with."""
-    if not call.caller.is_operator:
-        raise Forbidden(
-            f"cannot remove a permission rule: only a local operator may, not {call.caller.principal}",
-            code="operator_required",
-        )
-    return [rule_view(rule) for rule in await app.supervisor.remove_user_rule(call.query.pattern)]
+    require_operator(call.caller.is_operator, call.caller.principal, "remove a permission rule")
+    return [rule_view(rule) for rule in await app.supervisor.policy.remove_user_rule(call.query.pattern)]
 
 
 async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> PermissionView:
-    body, settings = call.body, app.supervisor.settings
+    body, settings = call.body, app.supervisor.policy.settings
     mode: Mode = "default"
     rules: list[Rule] = []
     cwd = ""
@@ -88,7 +84,7 @@ async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> Pe
 
 
 async def list_matrix(app: App, call: Call[None, NoQuery]) -> list[MatrixRow]:
-    settings = app.supervisor.settings
+    settings = app.supervisor.policy.settings
     return [
         MatrixRow(
             tool_name=name,
