@@ -32,21 +32,17 @@ def config_dir() -> Path:
 
 
 def socket_path(root: Path | None = None) -> Path:
-    """The daemon's socket.
+    """The daemon's socket, in the state root: daemons of two roots never meet, and whoever finds the root finds the
+    socket. (A runtime directory is gone after a logout that the daemon outlives, and unknown to cron.)
 
-    A chosen state root has its socket inside, so that daemons of two roots never meet; the default root has it in
-    the user's runtime directory. A path over the kernel's limit (108 bytes on Linux, 104 on macOS) falls back to a
-    short private directory that is named after the root.
+    A path over the kernel's limit (108 bytes on Linux, 104 on macOS) falls back to a short private directory that is
+    named after the root.
     """
     chosen = os.environ.get("KHEISH_SOCKET")
     if chosen:
         return Path(os.path.abspath(os.path.expanduser(chosen)))
     root = root or state_root()
-    if os.environ.get("KHEISH_STATE_ROOT"):
-        path = root / "daemon" / "kheish.sock"
-    else:
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
-        path = Path(runtime) / "kheish" / "kheish.sock" if runtime else root / "daemon" / "kheish.sock"
+    path = root / "daemon" / "kheish.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
         return path
     import hashlib  # noqa: PLC0415 - seldom needed, slow to import

@@ -70,9 +70,12 @@ class DaemonProcess:
         (self.config / name).write_text(json.dumps(script))
         return f"scripted/{name}"
 
-    def start(self, env: dict[str, str] | None = None, argv: list[str] | None = None) -> DaemonProcess:
+    def start(
+        self, env: dict[str, str] | None = None, argv: list[str] | None = None, pass_fds: tuple[int, ...] = ()
+    ) -> DaemonProcess:
         command = argv or [sys.executable, "-m", "kheish", "daemon", "run"]
-        self.popen = subprocess.Popen(command, env={**self.env, **(env or {})}, stdin=subprocess.DEVNULL, cwd="/")
+        environment = {**self.env, **(env or {})}
+        self.popen = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd="/", pass_fds=pass_fds)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not launch.is_ready(self.client.transport):
             if self.popen.poll() is not None:

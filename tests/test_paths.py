@@ -40,12 +40,18 @@ def test_a_variable_wins_and_may_be_written_from_home(
     assert function() == default, "an empty one is none"
 
 
-def test_a_chosen_root_has_its_socket_inside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "run"))
-    assert paths.socket_path() == home / "run" / "kheish" / "kheish.sock"
+def test_a_root_has_its_socket_inside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.socket_path().is_relative_to(paths.state_root())
     monkeypatch.setenv("KHEISH_STATE_ROOT", str(home / "root"))
     assert paths.socket_path() == home / "root" / "daemon" / "kheish.sock"
     assert paths.log_path() == home / "root" / "daemon" / "daemon.log"
+
+
+def test_a_cron_job_finds_the_socket_of_the_login_session(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_cron = paths.socket_path()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    monkeypatch.setenv("XDG_SESSION_ID", "3")
+    assert paths.socket_path() == in_cron
 
 
 def test_roots_too_long_for_a_socket_have_short_ones_of_their_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,9 @@ def bind(path: Path) -> socket.socket:
 
 
 class Server:
-    def __init__(self, app: App, path: Path) -> None:
+    """`listener`: a socket at `path` that somebody else made, and keeps."""
+
+    def __init__(self, app: App, path: Path, listener: socket.socket | None = None) -> None:
         self._config = Config(
             app,
             http=PeerProtocol,
@@ -105,19 +107,23 @@ class Server:
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
         self._path = path
+        self._inherited = listener
+        self._inode = 0
         self._state = ServerState()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Returns when the socket takes connections."""
         self._config.load()
-        listener = bind(self._path)
-        self._inode = os.stat(self._path).st_ino
+        listener = self._inherited or bind(self._path)
+        if not self._inherited:
+            self._inode = os.stat(self._path).st_ino
 
         def make_protocol() -> Any:
             return PeerProtocol(config=self._config, server_state=self._state, app_state={})
 
-        self._server = await asyncio.get_running_loop().create_unix_server(make_protocol, sock=listener)
+        # Not create_unix_server, which from Python 3.13 on removes sockets that are not its own.
+        self._server = await asyncio.get_running_loop().create_server(make_protocol, sock=listener, backlog=_BACKLOG)
 
     async def stop(self) -> None:
         """Takes no more connections, lets answers under way end, and removes the socket."""

@@ -85,10 +85,9 @@ class Renderer:
                 text = one_line(event["text"], WIDTH)
                 return (f"model: {text}", "") if text else None
             case "model_call.retrying":
-                return (
-                    f"model call failed ({event['code']}), trying again: {one_line(event['message'], WIDTH)}",
-                    "yellow",
-                )
+                seconds = max(event["retry_at_ms"] - record["at_ms"], 0) / 1000
+                wait = f"{seconds:.0f}" if seconds >= 10 else f"{round(seconds, 1):g}"
+                return f"retrying in {wait} s: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
             case "model_call.died":
                 return "the model call was cut off; it is made again", "yellow"
             case _:

@@ -282,8 +282,8 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("follow", "-f", "--follow", kind=bool, help="Go on as it grows."),
                     Param("lines", "-n", "--lines", kind=int, default=50, metavar="N", help="The last N lines."),
                     JSON_LINES),
-            Command("install", "daemon:install", "Have it started with your session by systemd or launchd.",
-                    Param("print_only", "--print", kind=bool, help="Only print the unit."), JSON),
+            Command("install", "service:install", "Have it started with your session by systemd or launchd.",
+                    Param("print_only", "--print", kind=bool, help="Only print what would be written."), JSON),
         ),
     ),
 }  # fmt: skip

@@ -1,14 +1,12 @@
-"""What the daemon asks of the operating system: privacy, signals, orphans, and a word to the service manager."""
+"""What the daemon asks of the operating system: privacy, signals and orphans."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
-import os
 import resource
 import signal
-import socket
 import sys
 
 _PR_SET_DUMPABLE = 4
@@ -41,13 +39,3 @@ def install_signals() -> asyncio.Event:
     # Handled, not ignored: an ignored signal would stay ignored in the commands of tools.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     return stop
-
-
-def notify_ready() -> None:
-    """Tells systemd (Type=notify), if it started us. Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.connect("\0" + address[1:] if address.startswith("@") else address)
-        sender.send(b"READY=1")

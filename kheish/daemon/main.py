@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kheish import __version__, paths
 from kheish.daemon import lifecycle, logs
+from kheish.daemon.service_manager import ServiceManager
 from kheish.errors import KheishError
 from kheish.limits import DRAIN_GRACE_MS
 from kheish.store.atomic import make_private_dir
@@ -27,6 +28,7 @@ EXIT_LOCKED = 6
 def run_daemon() -> int:
     """Runs until it is told to stop; the exit status: 0, or 6 where another daemon holds the state root."""
     lifecycle.harden_process()
+    manager = ServiceManager()
     root = paths.state_root()
     socket = paths.socket_path(root)
     try:
@@ -35,7 +37,7 @@ def run_daemon() -> int:
         lock = DaemonLock(root).acquire()
         try:
             with logs.to_file(paths.log_path(root)):
-                return asyncio.run(_serve(root, socket, lock))
+                return asyncio.run(_serve(root, socket, lock, manager))
         finally:
             lock.release()
     except KheishError as error:
@@ -46,22 +48,24 @@ def run_daemon() -> int:
         return 1
 
 
-async def _serve(root: Path, socket: Path, lock: DaemonLock) -> int:
+async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceManager) -> int:
     from kheish.api.app import App
     from kheish.api.server import Server
     from kheish.daemon.wiring import build_supervisor
 
     stop = lifecycle.install_signals()
+    listener = manager.take_listener(socket)
     supervisor = build_supervisor(root, paths.config_dir(), lock)
     try:
         await supervisor.start()
         app = App(supervisor, state_root=root, socket_path=socket)
-        server = Server(app, socket)
+        server = Server(app, socket, listener)
         await server.start()
         log.info("ready", extra={"version": __version__, "generation": lock.generation, "pid": os.getpid()})
-        lifecycle.notify_ready()
+        manager.notify("READY=1")
         await stop.wait()
         log.info("stopping")
+        manager.notify("STOPPING=1")
         app.drain("the daemon is stopping")
         await supervisor.drain(DRAIN_GRACE_MS)
         await server.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kheish.cli import completions
+from kheish.cli import completions, service
 from tests.architecture.modules import REPOSITORY
 
 GENERATED: dict[str, Callable[[], str]] = {
@@ -12,6 +12,11 @@ GENERATED: dict[str, Callable[[], str]] = {
     "completions/_kheish": completions.zsh,
     "completions/kheish.fish": completions.fish,
     "share/man/man1/kheish.1": completions.manual,
+    "share/systemd/user/kheish.service": lambda: service.systemd_service("/usr/bin/env kheish daemon run", {}),
+    "share/systemd/user/kheish.socket": lambda: service.systemd_socket("%h/.local/state/kheish/daemon/kheish.sock"),
+    "share/launchd/dev.kheish.daemon.plist": lambda: service.launchd_agent(
+        ("/usr/bin/env", "kheish", "daemon", "run"), {}
+    ),
 }
 
 if __name__ == "__main__":

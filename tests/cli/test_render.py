@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kheish.cli.questions import answer_hint
 from kheish.cli.render import Renderer, call_text
 
 
 def lines(*events: dict[str, Any]) -> list[str]:
     renderer = Renderer()
-    record = {"by": {"principal": "user:1", "origin": "cli"}, "generation": 2}
+    record = {"by": {"principal": "user:1", "origin": "cli"}, "generation": 2, "at_ms": 1000}
     return [text for event in events for text, _ in renderer.lines({**record, "events": [event]})]
 
 
@@ -64,6 +66,17 @@ def test_an_answer_is_shown_in_the_words_of_its_options() -> None:
     assert lines(asked, answered) == ["asks question_1: Which?", "question_1: answered by user:1: Blue, but light"]
     # A reader that came later has not seen the question.
     assert lines(answered) == ["question_1: answered by user:1: 2, but light"]
+
+
+@pytest.mark.parametrize(("retry_at_ms", "said"), [(5_000, "4 s"), (1_250, "0.2 s"), (121_400, "120 s"), (900, "0 s")])
+def test_a_retry_says_when_and_why(retry_at_ms: int, said: str) -> None:
+    retry = {
+        "type": "model_call.retrying",
+        "code": "overloaded",
+        "message": "529: try\nlater",
+        "retry_at_ms": retry_at_ms,
+    }
+    assert lines(retry) == [f"retrying in {said}: overloaded: 529: try later"]
 
 
 def test_facts_without_interest_have_no_line() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import plistlib
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kheish.cli import daemon as daemon_commands
+from kheish.cli import service
 from tests.daemon_process import DaemonProcess, bash, text
 from tests.e2e.cli_process import CliProcess, stop_for_good
 
@@ -98,25 +101,37 @@ def test_a_daemon_of_another_kind_of_root_cannot_be_reached(kheish: DaemonProces
 
 
 def test_it_is_installed_for_the_user(kheish: DaemonProcess) -> None:
-    printed = kheish.cli("daemon", "install", "--print")
+    folder = kheish.folder / "xdg" / "systemd" / "user"
     config = {"XDG_CONFIG_HOME": str(kheish.folder / "xdg")}
+    printed = kheish.cli("daemon", "install", "--print", env=config)
     view = kheish.cli_json("daemon", "install", "--print", env=config)
-    unit = Path(view["path"])
-    assert view["written"] is False and not unit.exists()
+    assert view["written"] is False and not folder.exists()
     if sys.platform == "darwin":
         plist = plistlib.loads(printed.stdout.encode())
         assert plist["ProgramArguments"] == [sys.executable, "-m", "kheish", "daemon", "run"]
         return
-    assert f'ExecStart="{sys.executable}" -m kheish daemon run\n' in printed.stdout
-    assert f'Environment="KHEISH_STATE_ROOT={kheish.state}"\n' in printed.stdout
     done = kheish.cli("daemon", "install", env=config)
-    assert done.stdout == f"{unit}\n" and "systemctl --user" in done.stderr
-    assert unit.read_text() == printed.stdout == view["text"]
-    assert unit == kheish.folder / "xdg" / "systemd" / "user" / "kheish.service"
+    written = {str(path): path.read_text() for path in folder.iterdir()}
+    assert sorted(written) == done.stdout.splitlines() and "systemctl --user" in done.stderr
+    assert written == view["files"] and all(text in printed.stdout for text in written.values())
+    unit, socket = written[str(folder / "kheish.service")], written[str(folder / "kheish.socket")]
+    assert f'ExecStart="{sys.executable}" "-m" "kheish" "daemon" "run"\n' in unit
+    assert f'Environment="KHEISH_STATE_ROOT={kheish.state}"\n' in unit
+    assert f"ListenStream={kheish.socket}\n" in socket and "SocketMode=0600\n" in socket
 
 
-def test_the_units_survive_odd_paths() -> None:
-    odd = {"KHEISH_STATE_ROOT": '/home/a "b" 50%\\c & <d>'}
-    assert 'Environment="KHEISH_STATE_ROOT=/home/a \\"b\\" 50%%\\\\c & <d>"' in daemon_commands._systemd_unit(odd)
-    plist = plistlib.loads(daemon_commands._launchd_plist(odd).encode())
-    assert plist["EnvironmentVariables"] == odd
+def test_the_units_survive_odd_paths(kheish: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As systemd itself reads them, where it is here."""
+    root = '/home/a "b" 50%\\c & <d>'
+    plist = plistlib.loads(service.launchd_agent(("kheish",), {"KHEISH_STATE_ROOT": root}).encode())
+    assert plist["EnvironmentVariables"] == {"KHEISH_STATE_ROOT": root}
+    odd = {"KHEISH_STATE_ROOT": root, "XDG_CONFIG_HOME": str(kheish.folder)}
+    files = kheish.cli_json("daemon", "install", env=odd)["files"]
+    unit, socket = (files[str(kheish.folder / "systemd" / "user" / f"kheish.{kind}")] for kind in ("service", "socket"))
+    assert 'Environment="KHEISH_STATE_ROOT=/home/a \\"b\\" 50%%\\\\c & <d>"\n' in unit
+    assert 'ListenStream=/home/a "b" 50%%\\c & <d>/daemon/kheish.sock\n' in socket
+    analyze = shutil.which("systemd-analyze")
+    if analyze is not None:
+        run_time = {**os.environ, "XDG_RUNTIME_DIR": str(kheish.folder)}
+        done = subprocess.run([analyze, "--user", "verify", *files], env=run_time, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
