@@ -19,6 +19,7 @@ def _encode(value: int) -> str:
 
 
 _LOW_BITS = 10
+_RANDOM_BYTES, _RANDOM_DRAWN_BYTES = 10, 640
 
 
 class IdSource:
@@ -28,11 +29,15 @@ class IdSource:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        self._random = b""
 
     def new(self, noun: str) -> str:
         now = time.time_ns() // 1_000_000
         with self._lock:
-            value = now << 80 | int.from_bytes(os.urandom(10), "big")
+            if not self._random:  # drawn for many ids at once: each draw hands the interpreter to another thread
+                self._random = os.urandom(_RANDOM_DRAWN_BYTES)
+            drawn, self._random = self._random[:_RANDOM_BYTES], self._random[_RANDOM_BYTES:]
+            value = now << 80 | int.from_bytes(drawn, "big")
             value = max(value, (self._last >> _LOW_BITS) + 1 << _LOW_BITS)
             self._last = value
         return f"{noun}_{_encode(value)}"

@@ -6,6 +6,7 @@ on a state that the caller owns (`State.fork` makes one cheaply). What can be de
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Literal
 
 import msgspec
@@ -185,12 +186,12 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def fork(self) -> State:
         """A state that may be evolved without changing this one: containers copied, leaves shared."""
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        for name in ("rules", "queue", "messages"):
-            fields[name] = list(fields[name])
-        for name in ("runs", "approvals", "questions", "settled", "keys", "processes"):
-            fields[name] = dict(fields[name])
-        return State(**fields)
+        forked = copy(self)
+        forked.rules, forked.queue, forked.messages = self.rules[:], self.queue[:], self.messages[:]
+        forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
+        forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
+        forked.settled = self.settled.copy()
+        return forked
 
     @property
     def active_run(self) -> Run | None:

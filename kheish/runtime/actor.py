@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -17,7 +19,7 @@ import orjson
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.events import Event, RunCancelled, RunCompleted, RunFailed, RunInterrupted
-from kheish.core.machine import decide
+from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError
@@ -52,6 +54,12 @@ class Kernel(msgspec.Struct):
     on_change: Callable[[Actor], None]
 
 
+class _Letter(NamedTuple):
+    message: Command | Outcome
+    make_context: Callable[[], Context]
+    answer: asyncio.Future[Applied]
+
+
 class Actor:
     def __init__(self, kernel: Kernel, session_id: str, journal: Journal, state: State, checkpoint_seq: int) -> None:
         self.kernel = kernel
@@ -61,63 +69,80 @@ class Actor:
         self.seq = journal.durable_seq
         self.gen = journal.gen
         self.pos = 0
+        self._loop = asyncio.get_running_loop()
+        self.used_at_s = self._loop.time()
+        self._mailbox: deque[_Letter] = deque()
+        self._writing: asyncio.Future[None] | None = None
         self._checkpoint_seq = checkpoint_seq
-        self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._checkpointing = False
+        self._checkpointing: asyncio.Task[None] | None = None
 
     @property
     def is_busy(self) -> bool:
-        return self._lock.locked() or bool(self._tasks)
+        return self._writing is not None or self._checkpointing is not None
 
-    async def submit(self, message: Command | Outcome, make_context: Callable[[], Context]) -> Applied:
-        """Applies a message durably. Raises KheishError where it is refused or cannot be stored; a cancelled caller
-        leaves the message to be applied."""
-        task = asyncio.ensure_future(self._apply(message, make_context))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+    def submit(self, message: Command | Outcome, make_context: Callable[[], Context]) -> asyncio.Future[Applied]:
+        """Applies a message durably. The future fails with KheishError where it is refused or cannot be stored; one
+        that is cancelled leaves the message to be applied."""
+        letter = _Letter(message, make_context, self._loop.create_future())
+        self._mailbox.append(letter)
+        if self._writing is None:
+            self._take_next()
+        return letter.answer
 
-    async def _apply(self, message: Command | Outcome, make_context: Callable[[], Context]) -> Applied:
-        async with self._lock:
-            context = make_context()
-            decision = decide(self.state, message, context, self.kernel.policy.settings)
-            if not decision.events:
-                return Applied(decision.result, self.seq, self.state)
-            by = {"principal": context.principal, "origin": context.origin}
-            if not isinstance(message, Outcome):
-                by["command"] = str(message.__struct_config__.tag)
-            if context.key:
-                by["key"] = context.key
-            events_json = encode_events(decision.events)
-            pos = self.kernel.next_pos()
-            framed = self.journal.frame(
-                at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json
-            )
-            await self.kernel.committer.append(self.journal, framed)
-            self.state = decision.state
-            self.seq, self.gen, self.pos = framed.seq, context.generation, pos
-            self.kernel.hub.publish(
-                record_frame(self.session_id, framed.seq, context, pos, by, events_json, decision.events)
-            )
-            applied = Applied(decision.result, self.seq, self.state)
-        self.kernel.on_change(self)
-        if self.seq - self._checkpoint_seq >= CHECKPOINT_EVERY_RECORDS:
-            self._checkpoint_soon()
-        return applied
+    def _take_next(self) -> None:
+        """Decides letters until one has to be written."""
+        while self._mailbox and self._writing is None:
+            letter = self._mailbox.popleft()
+            try:
+                self._decide(letter)
+            except Exception as error:
+                _fail(letter.answer, error)
+
+    def _decide(self, letter: _Letter) -> None:
+        context = letter.make_context()
+        decision = decide(self.state, letter.message, context, self.kernel.policy.settings)
+        if not decision.events:
+            if not letter.answer.done():
+                letter.answer.set_result(Applied(decision.result, self.seq, self.state))
+            return
+        by = {"principal": context.principal, "origin": context.origin}
+        if not isinstance(letter.message, Outcome):
+            by["command"] = str(letter.message.__struct_config__.tag)
+        if context.key:
+            by["key"] = context.key
+        events_json = encode_events(decision.events)
+        pos = self.kernel.next_pos()
+        framed = self.journal.frame(at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json)
+        frame = record_frame(self.session_id, framed.seq, context, pos, by, events_json, decision.events)
+        self._writing = self.kernel.committer.append(self.journal, framed)
+        self._writing.add_done_callback(partial(self._written, letter.answer, decision, frame))
+
+    def _written(
+        self, answer: asyncio.Future[Applied], decision: Decision, frame: Frame, writing: asyncio.Future[None]
+    ) -> None:
+        self._writing = None
+        try:
+            error = writing.exception()
+            if error is not None:
+                _fail(answer, error)
+                return
+            self.state, self.seq, self.gen, self.pos = decision.state, frame.seq, frame.gen, frame.pos
+            self.kernel.hub.publish(frame)
+            if not answer.done():
+                answer.set_result(Applied(decision.result, self.seq, self.state))
+            self.kernel.on_change(self)
+            if self.seq - self._checkpoint_seq >= CHECKPOINT_EVERY_RECORDS:
+                self._checkpoint_soon()
+        finally:
+            self._take_next()
 
     def _checkpoint_soon(self) -> None:
-        if not self._checkpointing:
-            task = asyncio.ensure_future(self.checkpoint())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if self._checkpointing is None:
+            self._checkpointing = asyncio.ensure_future(self._save_checkpoint())
 
-    async def checkpoint(self, at_least: int = 1) -> None:
-        """Writes the state at the last durable record, off the loop, if that many records came since the last try. A
-        failure is logged: it costs the next opening time and nothing else."""
-        if self._checkpointing or self.seq - self._checkpoint_seq < at_least:
-            return
-        self._checkpointing = True
+    async def _save_checkpoint(self) -> None:
+        """Writes the state at the last durable record, off the loop. A failure is logged: it costs the next opening
+        time and nothing else."""
         seq, state = self.seq, self.state
         try:
             await self.kernel.committer.run(
@@ -129,15 +154,20 @@ class Actor:
             log.warning("session %s: cannot save a checkpoint: %s", self.session_id, error)
         finally:
             self._checkpoint_seq = seq
-            self._checkpointing = False
+            self._checkpointing = None
 
     async def close(self) -> None:
         """Leaves the session to the disk: a checkpoint if it saves replay, then the lock is released."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-        if not self.journal.is_poisoned:
-            await self.checkpoint(CHECKPOINT_AT_IDLE_RECORDS)
+        while (work := self._writing or self._checkpointing) is not None:
+            await asyncio.wait([work])
+        if self.seq - self._checkpoint_seq >= CHECKPOINT_AT_IDLE_RECORDS and not self.journal.is_poisoned:
+            await self._save_checkpoint()
         await self.kernel.committer.run(self.journal.close)
+
+
+def _fail(answer: asyncio.Future[Applied], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
 
 
 def record_frame(

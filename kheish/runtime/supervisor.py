@@ -126,7 +126,7 @@ class Supervisor:
         )
         self._actors: dict[str, Actor] = {}
         self._opening: dict[str, asyncio.Task[Actor]] = {}
-        self._unloading: dict[str, asyncio.TimerHandle] = {}
+        self._unload_timer: asyncio.TimerHandle | None = None
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._pos = 0
         self._published_pos = 0
@@ -204,10 +204,9 @@ class Supervisor:
 
     async def close(self) -> None:
         """After `drain`: puts every session away and saves the index."""
-        for timer in self._unloading.values():
-            timer.cancel()
-        if self._save_timer is not None:
-            self._save_timer.cancel()
+        for timer in (self._unload_timer, self._save_timer):
+            if timer is not None:
+                timer.cancel()
         self.hub.close()
         if self._closing:
             await asyncio.wait(self._closing.values())
@@ -274,7 +273,7 @@ class Supervisor:
             )
         )
         self._save_index_later()
-        self._unload_later(actor)
+        self._use(actor)
 
     def _trouble(self, actor: Actor, error: BaseException) -> None:
         log.error("session %s: %s", actor.session_id, error, exc_info=error)
@@ -289,7 +288,7 @@ class Supervisor:
             await asyncio.wait([closing])
         actor = self._actors.get(session_id)
         if actor is not None:
-            self._unload_later(actor)
+            self._use(actor)
             return actor
         task = self._opening.get(session_id)
         if task is None:
@@ -353,27 +352,34 @@ class Supervisor:
         row.problem, row.is_owed = error.message, False
         self.index.put(row)
 
-    def _unload_later(self, actor: Actor) -> None:
-        """Puts the session away when nobody has used it for a while; it may be busy now, as in its own change."""
-        timer = self._unloading.pop(actor.session_id, None)
-        if timer is not None:
-            timer.cancel()
-        if self._actors.get(actor.session_id) is actor and not self.is_draining:
-            self._unloading[actor.session_id] = asyncio.get_running_loop().call_later(
-                SESSION_UNLOAD_AFTER_MS / 1000, self._unload, actor
-            )
+    def _use(self, actor: Actor) -> None:
+        """A loaded session is put away when nobody has used it for a while."""
+        actor.used_at_s = asyncio.get_running_loop().time()
+        if self._unload_timer is None:
+            self._unload_idle()
+
+    def _unload_idle(self) -> None:
+        """Puts away what nobody has used for long and nothing keeps busy, and comes again when the next one is due."""
+        self._unload_timer = None
+        if self.is_draining:
+            return
+        loop, after_s = asyncio.get_running_loop(), SESSION_UNLOAD_AFTER_MS / 1000
+        for actor in list(self._actors.values()):
+            if actor.used_at_s + after_s > loop.time():
+                continue
+            if self._is_idle(actor):
+                self._unload(actor)
+            else:
+                actor.used_at_s = loop.time()
+        if self._actors:
+            next_s = min(actor.used_at_s for actor in self._actors.values()) + after_s
+            self._unload_timer = loop.call_at(next_s, self._unload_idle)
 
     def _is_idle(self, actor: Actor) -> bool:
         """A session that became read-only is not put away: opening it anew would trust what the failed disk shows."""
         return not (actor.is_busy or actor.journal.is_poisoned) and self._reconciler.is_idle(actor.session_id)
 
     def _unload(self, actor: Actor) -> None:
-        self._unloading.pop(actor.session_id, None)
-        if self._actors.get(actor.session_id) is not actor:
-            return
-        if not self._is_idle(actor):
-            self._unload_later(actor)
-            return
         del self._actors[actor.session_id]
         task = asyncio.ensure_future(actor.close())
         self._closing[actor.session_id] = task
@@ -388,9 +394,11 @@ class Supervisor:
             raise NotFound(f"cannot find session {session_id}", code="session_not_found")
         return actor.state, actor.seq
 
-    async def read_records(self, session_id: str, after_seq: int, limit: int) -> list[Record]:
-        """Durable records after a seq, oldest first. Of a damaged session those before the fault; where it comes next,
-        raises Corrupt."""
+    async def read_records(
+        self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None
+    ) -> list[Record]:
+        """Durable records after a seq, oldest first; no more after `bytes_max` is reached. Of a damaged session those
+        before the fault; where it comes next, raises Corrupt."""
         actor = self._actors.get(session_id)
         until = actor.seq if actor is not None else None
         path = session_path(self.root, session_id)
@@ -400,8 +408,10 @@ class Supervisor:
             return []
         if actor is not None:
             journal = actor.journal
-            return await self.committer.run(lambda: _before_fault(journal.read(after_seq + 1, limit, until)))
-        return await self.committer.run(lambda: _before_fault(read_records(path, after_seq + 1, limit, until)))
+            return await self.committer.run(lambda: _before_fault(journal.read(after_seq + 1, limit, until), bytes_max))
+        return await self.committer.run(
+            lambda: _before_fault(read_records(path, after_seq + 1, limit, until), bytes_max)
+        )
 
     async def read_global(self, after: tuple[int, int], limit: int) -> list[tuple[str, Record]]:
         """Durable records of all sessions after a (generation, position), in the order they were published; without
@@ -485,11 +495,15 @@ class Supervisor:
             log.warning("cannot save the index: %s", error)
 
 
-def _before_fault(records: Iterator[Record]) -> list[Record]:
+def _before_fault(records: Iterator[Record], bytes_max: int | None) -> list[Record]:
     found: list[Record] = []
+    total_bytes = 0
     try:
         for record in records:
             found.append(record)
+            total_bytes += len(record.events_json)
+            if bytes_max is not None and total_bytes >= bytes_max:
+                break
     except Corrupt:
         if not found:
             raise

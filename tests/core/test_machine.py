@@ -9,6 +9,7 @@ from kheish.core import events as e
 from kheish.core import outcomes as o
 from kheish.core.contracts import Reply
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
+from kheish.core.state import State
 from kheish.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.core.conversation import Conversation
 
@@ -328,3 +329,11 @@ def test_creating_again_is_idempotent_and_another_directory_is_a_conflict() -> N
     assert talk.send(c.CreateSession(session_id="s", cwd="/work")) == []
     with pytest.raises(Conflict):
         talk.send(c.CreateSession(session_id="s", cwd="/other"))
+
+
+def test_a_fork_shares_no_container() -> None:
+    state = State()
+    fork = state.fork()
+    for name in State.__struct_fields__:
+        if isinstance(getattr(state, name), list | dict):
+            assert getattr(fork, name) is not getattr(state, name), name

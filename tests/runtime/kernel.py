@@ -114,7 +114,8 @@ class Kernel:
         try:
             async with asyncio.timeout(10):
                 while not wanted(state := await self.state(session_id)):
-                    assert await subscription.wait()
+                    if not await subscription.wait():  # it was too slow for a large delta
+                        subscription = self.supervisor.hub.subscribe(session_id=session_id)
                 return state
         finally:
             subscription.close()

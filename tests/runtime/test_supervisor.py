@@ -78,9 +78,10 @@ async def test_a_started_process_becomes_uncertain_and_its_orphan_is_ended(tmp_p
 
 
 async def test_cancel_stops_the_model_call(tmp_path: Path) -> None:
-    stopped = asyncio.Event()
+    asked, stopped = asyncio.Event(), asyncio.Event()
 
     async def wait(_: ModelRequest) -> Reply:
+        asked.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -90,9 +91,9 @@ async def test_cancel_stops_the_model_call(tmp_path: Path) -> None:
     async with Kernel(tmp_path, [wait]) as kernel:
         await kernel.create()
         run_id = await kernel.submit()
-        await kernel.until(lambda s: bool(kernel.provider.requests))
-        await kernel.send(c.CancelRun(run_id=run_id))
         async with asyncio.timeout(10):
+            await asked.wait()
+            await kernel.send(c.CancelRun(run_id=run_id))
             await stopped.wait()
         assert (await kernel.state()).runs[run_id].phase == "cancelled"
 
