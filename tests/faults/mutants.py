@@ -54,14 +54,14 @@ def _acknowledge_early() -> None:
         await asyncio.sleep(0.2)
         await close(self)
 
-    async def no_checkpoint(self: Any, at_least: int = 1) -> None:
+    async def no_checkpoint(self: Any) -> None:
         pass
 
     _replace(committer.Committer, "append", append_early)
     _replace(committer.Committer, "_commit", commit_late)
     _replace(journal.Journal, "locate", lambda self, seq: self._durable)
     _replace(actor.Actor, "close", close_late)
-    _replace(actor.Actor, "checkpoint", no_checkpoint)
+    _replace(actor.Actor, "_save_checkpoint", no_checkpoint)
 
 
 def _append_after_torn_tail() -> None:

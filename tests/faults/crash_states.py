@@ -1,0 +1,442 @@
+"""Every state of the disk that a crash may leave, built and opened by the real store: what was promised is there.
+
+    python -m tests.faults.crash_states [--states N] [--seed N] [--scene NAME] [--mutant NAME] [--mutants]
+
+A scene runs once and is recorded; its states are built one after the other on a disk in memory, and each is recovered,
+appended to, verified and recovered again. Ends with 1 where a promise is broken (with --mutants: where a broken store
+is not found).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kheish.errors import KheishError
+from kheish.store import atomic, blobs, journal, session_dir, verify
+from kheish.store.archive import export_session, import_session
+from kheish.store.blobs import Blobs
+from kheish.store.documents import read_document, write_document
+from kheish.store.locks import DaemonLock
+from kheish.store.records import Record
+from tests.faults.disk_model import Recorder, Recording, State, crash_states
+from tests.store.sessions import NOW_MS, REDUCER, Session, fold, frame, numbers
+
+MEMORY = Path("/dev/shm")
+STATES_DEFAULT = 100_000
+"""Of each scene at most: more than most of them have."""
+VIOLATIONS_SHOWN = 5
+
+
+class Violation(Exception):
+    """A promise that does not hold, in words."""
+
+
+def recovered(root: Path, session_id: str) -> list[int]:
+    """The numbers of the records of a session, which is opened, appended to, closed and opened again."""
+    session = Session.open(root, session_id)
+    try:
+        first = _all_numbers(session)
+        session.append()
+        if _all_numbers(session) != [*first, session.journal.durable_seq]:
+            raise Violation("an append after recovery is not read back")
+    finally:
+        session.close()
+    again = Session.open(root, session_id)
+    try:
+        if again.opened.torn is not None:
+            raise Violation("recovery has to cut a second time")
+        if _all_numbers(again)[:-1] != first:
+            raise Violation("a second recovery finds something else")
+    finally:
+        again.close()
+    if faults := verify.verify_session(
+        root / "sessions" / session_id, fold, reducer=REDUCER, blob_refs=blobs_of, blobs=Blobs(root), live=False
+    ):
+        raise Violation(f"verify: {faults[0].reason}")
+    return first
+
+
+def _all_numbers(session: Session) -> list[int]:
+    return numbers(session.journal.read())
+
+
+def blobs_of(record: Record) -> list[str]:
+    return [event["blob"] for event in record.events if "blob" in event]
+
+
+def check_session(state: State, root: Path, session_id: str) -> str:
+    """What became of it: whole, shorter (what was not acknowledged is not all there), or absent."""
+    acknowledged = state.marks.get(session_id, -1)
+    if not (root / "sessions" / session_id).exists():
+        if acknowledged >= 0:
+            raise Violation(f"{session_id} was acknowledged and is not there")
+        return "absent"
+    found = recovered(root, session_id)
+    if found != list(range(1, len(found) + 1)):
+        raise Violation(f"{session_id} holds {found}: not a prefix of what was sent")
+    if len(found) < acknowledged:
+        raise Violation(f"{session_id} has {len(found)} records of {acknowledged} acknowledged ones")
+    return "whole" if len(found) == state.marks.get(f"{session_id} sent", 0) else "prefix"
+
+
+# -- the scenes ------------------------------------------------------------------------------------------------------
+
+
+class Scene(NamedTuple):
+    """`prepare` makes what is durably there before; `play` is recorded; `check` says what became of it."""
+
+    promise: str
+    prepare: Callable[[Path], None]
+    play: Callable[[Recorder], None]
+    check: Callable[[State, Path], str]
+
+
+def _nothing(root: Path) -> None:
+    (root / "sessions").mkdir(mode=0o700)
+
+
+def _append(recorder: Recorder, session: Session, count: int = 1, **extra: Any) -> None:
+    for _ in range(count):
+        name, seq = session.path.name, session.journal.next_seq
+        recorder.mark(f"{name} sent", seq)
+        session.append(**extra)
+        recorder.mark(name, seq)
+
+
+def _play_session(recorder: Recorder) -> None:
+    """A new session, appended to over two ends of segments, with checkpoints between."""
+    session = Session.create(recorder.folder)
+    recorder.mark("s1", 0)
+    for _ in range(4):
+        _append(recorder, session, 2)
+        session.checkpoint()
+    session.close()
+
+
+def _play_group(recorder: Recorder) -> None:
+    """Records of two sessions, several at a time."""
+    one, two = (Session.create(recorder.folder, name) for name in ("s1", "s2"))
+    for _ in range(3):
+        for session in (one, two):
+            framed = [frame(session.journal, session.journal.next_seq) for _ in range(1)]
+            framed.append(frame(session.journal, framed[-1].seq + 1))
+            recorder.mark(f"{session.path.name} sent", framed[-1].seq)
+            session.journal.commit(framed)
+            recorder.mark(session.path.name, framed[-1].seq)
+    one.close()
+    two.close()
+
+
+def _prepare_torn(root: Path) -> None:
+    """What a crash left: whole records, and the beginning of another."""
+    session = Session.create(root)
+    session.append(4)
+    session.checkpoint(2)
+    session.close()
+    with session.segments[-1].open("ab") as file:
+        file.write(b'{"v":1,"seq":5,"at":1800000000005,"gen":1,"pos":5,"by":{},"events":[{"type":"' + b"x" * 600)
+
+
+def _play_recovery(recorder: Recorder) -> None:
+    """The recovery itself is cut off; what it finds was there before it."""
+    recorder.mark("s1", 4)
+    recorder.mark("s1 sent", 4)
+    session = Session.open(recorder.folder)
+    _append(recorder, session, 3)
+    session.close()
+
+
+def _play_failed_sync(recorder: Recorder) -> None:
+    """The third append's sync fails: the record goes to a new file, and on it goes."""
+    session = Session.create(recorder.folder)
+    recorder.mark("s1", 0)
+    _append(recorder, session, 2)
+    failing = [os.stat(session.segments[-1]).st_ino]
+    recorder.fail_sync = lambda inode: inode in failing and failing.pop() == inode
+    _append(recorder, session, 4)
+    session.close()
+
+
+def _play_blobs(recorder: Recorder) -> None:
+    """A blob is durable before the record that names it."""
+    session = Session.create(recorder.folder)
+    recorder.mark("s1", 0)
+    store = Blobs(recorder.folder)
+    for number in range(3):
+        sha = store.put(b"output %d " % number * 50)
+        _append(recorder, session, blob=sha)
+    sha = store.put(b"output 0 " * 50)
+    _append(recorder, session, blob=sha)
+    session.close()
+
+
+def _play_documents(recorder: Recorder) -> None:
+    """A document is the old one or the new one."""
+    for value in range(1, 6):
+        recorder.mark("document sent", value)
+        write_document(recorder.folder / "document.json", {"value": value})
+        recorder.mark("document", value)
+
+
+def _check_document(state: State, root: Path) -> str:
+    path = root / "document.json"
+    if not path.exists():
+        if "document" in state.marks:
+            raise Violation("the document was acknowledged and is not there")
+        return "absent"
+    value = read_document(path, dict[str, int])["value"]
+    if not state.marks.get("document", 0) <= value <= state.marks["document sent"]:
+        raise Violation(f"the document says {value}, and {state.marks} was acknowledged")
+    return "whole" if value == state.marks["document sent"] else "prefix"
+
+
+def _play_generation(recorder: Recorder) -> None:
+    """Daemons one after the other; no generation is given twice."""
+    for _ in range(3):
+        lock = DaemonLock(recorder.folder).acquire(now_ms=NOW_MS)
+        recorder.mark("generation", lock.generation)
+        lock.release()
+
+
+def _check_generation(state: State, root: Path) -> str:
+    lock = DaemonLock(root).acquire(now_ms=NOW_MS)
+    lock.release()
+    used = state.marks.get("generation", 0)
+    if lock.generation <= used:
+        raise Violation(f"generation {lock.generation} after {used}")
+    return "whole" if lock.generation == used + 1 else "prefix"
+
+
+def _prepare_archive(root: Path) -> None:
+    _nothing(root)
+    source = root / "source"
+    session = Session.create(source)
+    sha = Blobs(source).put(b"x" * 5000)
+    session.append(3, blob=sha)
+    session.close()
+    with (root / "archive").open("wb") as out:
+        export_session(source, "s1", out, blob_refs=blobs_of, live=False)
+    shutil.rmtree(source)
+
+
+def _play_import(recorder: Recorder) -> None:
+    """A session that is taken in is there as a whole or not at all."""
+    recorder.mark("s1 sent", 3)
+    with (recorder.folder / "archive").open("rb") as archive:
+        import_session(recorder.folder, archive)
+    recorder.mark("s1", 3)
+
+
+def _check_import(state: State, root: Path) -> str:
+    outcome = check_session(state, root, "s1")
+    if outcome == "prefix":
+        raise Violation("a part of the session was taken in")
+    return outcome
+
+
+def _check_one(state: State, root: Path) -> str:
+    return check_session(state, root, "s1")
+
+
+def _check_two(state: State, root: Path) -> str:
+    outcomes = {check_session(state, root, name) for name in ("s1", "s2")}
+    return outcomes.pop() if len(outcomes) == 1 else "prefix"
+
+
+SCENES = {
+    "session": Scene("appends, segments and checkpoints", _nothing, _play_session, _check_one),
+    "group": Scene("two sessions, several records a sync", _nothing, _play_group, _check_two),
+    "recovery": Scene("a torn tail, recovered", _prepare_torn, _play_recovery, _check_one),
+    "failed sync": Scene("a sync that fails", _nothing, _play_failed_sync, _check_one),
+    "blobs": Scene("blobs and the records that name them", _nothing, _play_blobs, _check_one),
+    "documents": Scene("documents replaced as a whole", _nothing, _play_documents, _check_document),
+    "generation": Scene("daemons one after the other", _nothing, _play_generation, _check_generation),
+    "import": Scene("a session from an archive", _prepare_archive, _play_import, _check_import),
+}
+
+
+# -- broken stores ---------------------------------------------------------------------------------------------------
+
+
+def _no_tail_repair(patch: Callable[[object, str, object], None]) -> None:
+    patch(session_dir, "repair", lambda directory, torn, now_ms: torn)
+
+
+def _append_after_torn(patch: Callable[[object, str, object], None]) -> None:
+    _no_tail_repair(patch)
+    patch(journal, "_WRITE_FLAGS", journal._WRITE_FLAGS | os.O_APPEND)
+
+
+def _no_sync(patch: Callable[[object, str, object], None]) -> None:
+    patch(atomic, "sync_data", lambda fd: None)
+
+
+def _no_dir_sync(patch: Callable[[object, str, object], None]) -> None:
+    for module in (atomic, blobs):
+        patch(module, "sync_dir", lambda path: None)
+
+
+def _rename_unsynced(patch: Callable[[object, str, object], None]) -> None:
+    for module in (atomic, blobs):
+        patch(module, "sync_file", lambda fd: None)
+
+
+def _sync_again(patch: Callable[[object, str, object], None]) -> None:
+    """After a failed sync the same file is synced again, and believed."""
+
+    def sync_again(self: Any, records: Any) -> None:
+        atomic.sync_data(self._fd)
+        self._note(records)
+
+    patch(journal.Journal, "_recover", sync_again)
+
+
+def _blob_unsynced(patch: Callable[[object, str, object], None]) -> None:
+    patch(blobs, "sync_file", lambda fd: None)
+
+
+class Mutant(NamedTuple):
+    scene: str
+    apply: Callable[[Callable[[object, str, object], None]], None]
+
+
+MUTANTS = {
+    "no_sync": Mutant("session", _no_sync),
+    "no_directory_sync": Mutant("session", _no_dir_sync),
+    "no_tail_repair": Mutant("recovery", _no_tail_repair),
+    "append_after_a_torn_line": Mutant("recovery", _append_after_torn),
+    "rename_without_sync": Mutant("documents", _rename_unsynced),
+    "sync_again_after_a_failure": Mutant("failed sync", _sync_again),
+    "blob_without_sync": Mutant("blobs", _blob_unsynced),
+}
+
+
+@contextlib.contextmanager
+def broken(mutant: str) -> Iterator[None]:
+    """The store is broken in that way; "" leaves it whole."""
+    undo: list[tuple[object, str, object]] = []
+
+    def patch(owner: object, name: str, value: object) -> None:
+        undo.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    patch(journal, "SEGMENT_RECORDS_MAX", 3)
+    try:
+        if mutant:
+            MUTANTS[mutant].apply(patch)
+        yield
+    finally:
+        for owner, name, value in reversed(undo):
+            setattr(owner, name, value)
+
+
+# -- the exploration -------------------------------------------------------------------------------------------------
+
+
+def record(scene: Scene, folder: Path) -> Recording:
+    folder.mkdir()
+    scene.prepare(folder)
+    with Recorder(folder) as recorder:
+        scene.play(recorder)
+    return recorder.recording()
+
+
+class Explored(NamedTuple):
+    scene: str
+    operations: int
+    states: int
+    outcomes: Counter[str]
+    violations: list[str]
+
+
+def explore(name: str, folder: Path, *, states: int, seed: int, stop_at: int = VIOLATIONS_SHOWN) -> Explored:
+    """At most `states` states of a scene, spread over its crashes; ends early after some violations."""
+    scene = SCENES[name]
+    recording = record(scene, folder / "scene")
+    outcomes: Counter[str] = Counter()
+    violations: list[str] = []
+    count = 0
+    for state in crash_states(recording, states, seed):
+        count += 1
+        place = folder / "state"
+        place.mkdir()
+        state.build(place)
+        try:
+            outcomes[scene.check(state, place)] += 1
+        except (Violation, KheishError, OSError, AssertionError) as error:
+            done = recording.operations[state.at - 1] if state.at else "the beginning"
+            violations.append(f"{name}, after operation {state.at} ({_short(done)}): {error}")
+        shutil.rmtree(place)
+        if len(violations) >= stop_at:
+            break
+    shutil.rmtree(folder / "scene")
+    return Explored(name, len(recording.operations), count, outcomes, violations)
+
+
+def _short(operation: object) -> str:
+    text = repr(operation)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def table(results: list[Explored]) -> str:
+    rows = [("scene", "operations", "states", "whole", "prefix", "absent", "VIOLATIONS")]
+    for r in results:
+        counts = (r.operations, r.states, *(r.outcomes[o] for o in ("whole", "prefix", "absent")), len(r.violations))
+        rows.append((r.scene, *map(str, counts)))
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.crash_states", description=__doc__)
+    parser.add_argument("--states", type=int, default=STATES_DEFAULT, help="at most, of each scene")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scene", choices=list(SCENES))
+    parser.add_argument("--mutant", choices=list(MUTANTS), default="")
+    parser.add_argument("--mutants", action="store_true", help="is each broken store found?")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kheish-states-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        if options.mutants:
+            return find_mutants(folder, options.states, options.seed)
+        names = [options.scene] if options.scene else list(SCENES)
+        began_s, results = time.monotonic(), []
+        for name in names:
+            with broken(options.mutant):
+                results.append(explore(name, folder, states=options.states, seed=options.seed))
+            print(f"{name}: {results[-1].states} states", file=sys.stderr, flush=True)
+        print(table(results))
+        for violation in (v for result in results for v in result.violations):
+            print(violation)
+        total = sum(result.states for result in results)
+        print(f"{total} states in {time.monotonic() - began_s:.0f} s")
+        return 1 if any(result.violations for result in results) else 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_mutants(folder: Path, states: int, seed: int) -> int:
+    missed = 0
+    for name, mutant in MUTANTS.items():
+        with broken(name):
+            result = explore(mutant.scene, folder, states=states, seed=seed, stop_at=1)
+        print(f"{'found ' if result.violations else 'MISSED'}  {name}: {(result.violations or [''])[0]}", flush=True)
+        missed += not result.violations
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
