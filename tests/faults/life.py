@@ -85,7 +85,8 @@ class Life:
             async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as self._parties:
                 keeper = self._parties.create_task(self._keep())
                 self._parties.create_task(self._play())
-                self._attendants.append(self._parties.create_task(self._verify_uncertain()))
+                for session_id in ("work", "last"):
+                    self._attendants.append(self._parties.create_task(self._verify_uncertain(session_id)))
                 await keeper
                 for attendant in self._attendants:
                     attendant.cancel()
@@ -291,16 +292,26 @@ class Life:
         await self.ask(lambda: self.client.runs.cancel(run_id, reason="enough"))
         self.acks.append(Ack(session_id, "", "run.cancelled", {"run_id": run_id, "reason": "enough"}))
 
-    async def _verify_uncertain(self) -> None:
+    async def interrupt(self, session_id: str) -> None:
+        await self.ask(lambda: self.client.sessions.interrupt(session_id, reason="stop"))
+        self.acks.append(Ack(session_id, "", "run.interrupted", {"reason": "stop"}))
+
+    async def end(self, session_id: str) -> None:
+        await self.ask(lambda: self.client.sessions.end(session_id, reason="over"))
+        self.acks.append(Ack(session_id, "", "session.ended", {"reason": "over"}))
+
+    async def _verify_uncertain(self, session_id: str) -> None:
         """Whatever a death left in doubt is decided so that the model checks."""
         while True:
-            request = await self.until("work", self._undecided_uncertain)
-            await self.resolve(request["request_id"], "verify")
+            request = await self.until(session_id, self._undecided_uncertain)
+            await self.resolve(request["request_id"], "verify", session_id)
 
     def _undecided_uncertain(self, facts: list[Json]) -> Json | None:
         for fact in facts:
             is_uncertain = fact["type"] == "approval.requested" and fact.get("kind") == "uncertain"
-            if is_uncertain and fact["request_id"] not in self._decided:
+            if not is_uncertain or fact["arguments"].get("command") in scene.LEFT_IN_DOUBT:
+                continue
+            if fact["request_id"] not in self._decided:
                 return fact
         return None
 

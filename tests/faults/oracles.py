@@ -17,7 +17,7 @@ from kheish.core.events import Rule
 from kheish.core.state import State
 from kheish.daemon.maintenance import blobs_of, verify
 from kheish.errors import KheishError
-from kheish.runtime.supervisor import fold_records
+from kheish.runtime.fold import fold_records
 from kheish.store.documents import read_document
 from kheish.store.records import Record, segment_name
 from kheish.store.segments import Walk
@@ -143,11 +143,15 @@ def _check_effects(life: Life, journals: dict[str, list[Record]]) -> Iterator[st
         unsure = any(fact["type"] == "tool_call.became_uncertain" for fact in mine)
         done = sum(fact["type"] == "tool_call.completed" for fact in mine)
         ran = lines.pop(name, 0)
+        if name in scene.DENIED:
+            if ran or starts:
+                yield f"{name} was denied, has {starts} starts and ran {ran} times"
+            continue
         if ran > starts:
             yield f"{name} ran {ran} times and its start is {starts} times in the journal"
         if starts > 1:
             yield f"{name}, which is unsafe, was started {starts} times"
-        if name != "endless" and (starts, done) != (1, 1):
+        if name not in scene.STOPPED and (starts, done) != (1, 1):
             yield f"{name} has {starts} starts and {done} outcomes"
         if not unsure and ran != 1:
             yield f"{name} ran {ran} times, and nobody was told that this is in doubt"

@@ -3,7 +3,8 @@
 `work`: a run with parallel tool calls (reads, an idempotent write, an unsafe command, a large output), then an approval
 and a question at once, while which one input is steered in and another queued; the queued run has a model call that
 fails once, an approval that is remembered for always, and an unsafe command that a rule allows. `side`: a run that is
-cancelled in the middle of a command, with another one queued behind it.
+cancelled in the middle of a command, with another one queued behind it. `last`: a call that is denied and one that is
+edited; then a run that is interrupted in the middle of a command, and the session's end.
 
 The human acts only where the scene stands still, so that every life goes through the same states: it does not matter
 how often the daemon died before.
@@ -19,7 +20,7 @@ from tests.daemon_process import DaemonProcess, Json, bash, calls, text, tool
 if TYPE_CHECKING:
     from tests.faults.life import Life
 
-SESSIONS = ("work", "side")
+SESSIONS = ("work", "side", "last")
 ROUTES = """\
 version = 1
 default_route = "work"
@@ -31,16 +32,22 @@ default_model = "work.json"
 [routes.side]
 driver = "scripted"
 default_model = "side.json"
+
+[routes.last]
+driver = "scripted"
+default_model = "last.json"
 """
 CONFIG = """\
 [permissions]
-allow = ["write_file", "bash(sh count.sh one)", "bash(sh big.sh)", "bash(sh count.sh four)", "bash(sh endless.sh)"]
+allow = ["write_file", "bash(sh count.sh one)", "bash(sh big.sh)", "bash(sh count.sh four)", "bash(sh endless.sh)",
+  "bash(sh idle.sh)"]
 """
 FILES = {
     "notes/first.txt": "the first note\nthe second line\n",
     "count.sh": 'printf "%s\\n" "$1" >> count.log\necho "counted $1"\n',
     "big.sh": 'sh count.sh big\ni=0\nwhile [ $i -lt 1200 ]; do echo "line $i of a large output"; i=$((i+1)); done\n',
     "endless.sh": "setsid sleep 300 &\nsh count.sh endless\nsleep 300\n",
+    "idle.sh": "sh count.sh idle\nsleep 300\n",
 }
 COMMANDS = {
     "sh count.sh one": "one",
@@ -49,8 +56,15 @@ COMMANDS = {
     "sh count.sh three": "three",
     "sh count.sh four": "four",
     "sh endless.sh": "endless",
+    "sh count.sh five": "five",
+    "sh count.sh six": "seven",
+    "sh idle.sh": "idle",
 }
-"""Each unsafe command with the line that it adds to count.log when it runs."""
+"""Each unsafe command with the line that it adds to count.log when it runs; `six` is edited."""
+DENIED = {"five"}
+STOPPED = {"endless", "idle"}
+LEFT_IN_DOUBT = {"sh endless.sh", "sh idle.sh"}
+"""Commands that the human stops, whether they run or nobody knows."""
 REMEMBERED = "bash(sh count.sh three)"
 QUESTION = {
     "questions": [{"question": "Which way?", "header": "Way", "options": [{"label": "left"}, {"label": "right"}]}]
@@ -81,6 +95,12 @@ SIDE = (
     text("", when="outcome of this call is unknown", hang=1_000),
     bash("sh endless.sh"),
 )
+LAST = (
+    bash("sh count.sh five"),
+    bash("sh count.sh six"),
+    text("the third is done"),
+    bash("sh idle.sh"),
+)
 
 
 def prepare(daemon: DaemonProcess) -> None:
@@ -88,6 +108,7 @@ def prepare(daemon: DaemonProcess) -> None:
     (daemon.config / "config.toml").write_text(CONFIG)
     daemon.script(*WORK, name="work.json")
     daemon.script(*SIDE, name="side.json")
+    daemon.script(*LAST, name="last.json")
     for name, content in FILES.items():
         path = daemon.work / name
         path.parent.mkdir(exist_ok=True)
@@ -115,6 +136,12 @@ def first(type_: str, facts: list[Json], **fields: Any) -> Json | None:
     return None
 
 
+def living(facts: list[Json]) -> set[str]:
+    """The tool calls whose processes nobody has seen end."""
+    begun = {fact["tool_call_id"] for fact in facts if fact["type"] == "tool_call.started" and fact.get("process")}
+    return begun - {fact["tool_call_id"] for fact in facts if fact["type"] in ("tool_call.completed", "process.ended")}
+
+
 async def play(life: Life) -> None:
     """The human. Every act is repeated, with the same key, until it is acknowledged."""
     await life.create("work")
@@ -135,10 +162,28 @@ async def play(life: Life) -> None:
     await life.create("side")
     run = await life.submit("side", "the endless", model="side/side.json")
     last = await life.submit("side", "after the cancel", model="side/side.json")
-    await life.until(
-        "side",
-        lambda facts: "endless" in counted(life.daemon) or first("tool_call.became_uncertain", facts),
-        look_every_s=0.01,
-    )
+    await until_runs(life, "side", "endless")
     await life.cancel("side", run)
     await life.until("side", lambda facts: first("run.completed", facts, run_id=last))
+
+    await life.create("last")
+    run = await life.submit("last", "the third", model="last/last.json")
+    approval = await life.until("last", lambda facts: request_for("sh count.sh five", facts))
+    await life.resolve(approval["request_id"], "deny", "last", justification="not this one")
+    approval = await life.until("last", lambda facts: request_for("sh count.sh six", facts))
+    await life.resolve(approval["request_id"], "allow", "last", updated_input={"command": "sh count.sh seven"})
+    await life.until("last", lambda facts: first("run.completed", facts, run_id=run))
+    await life.submit("last", "the idle", model="last/last.json")
+    await until_runs(life, "last", "idle")
+    await life.interrupt("last")
+    await life.end("last")
+    await life.until("last", lambda facts: not living(facts))
+
+
+async def until_runs(life: Life, session_id: str, name: str) -> None:
+    """Until a command has noted that it runs, or a human is asked since nobody knows whether it does."""
+    await life.until(
+        session_id,
+        lambda facts: name in counted(life.daemon) or request_for(f"sh {name}.sh", facts),
+        look_every_s=0.01,
+    )

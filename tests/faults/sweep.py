@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.daemon_process import Json
-from tests.faults import oracles
+from tests.faults import oracles, scene
 from tests.faults.life import LIFE_TIMEOUT_S, Life
 from tests.faults.syscalls import KINDS, MOMENTS, TORN, Call, Point, moments_of, read_log
 
@@ -81,7 +81,7 @@ async def observe_reference(folder: Path, lives: int = 1) -> Reference:
         summary = summary or oracles.summary(life)
         points.update(dict.fromkeys(every_point(read_log(life.log)[0])))
         assert not [
-            m for s in ("work", "side") for m in life.final[s]["messages"] if m["is_error"] and m["tool"] != "bash"
+            m for s in scene.SESSIONS for m in life.final[s]["messages"] if m["is_error"] and m["tool"] != "bash"
         ]
     return Reference(summary, list(points))
 
