@@ -1,13 +1,14 @@
-"""The full form: the daemon is killed at every change to its disk in the scene, and a sample of lives is struck twice.
+"""The full form: the daemon is killed at every change to its disk in the scene, a sample of lives is struck twice, and
+every state of the disk that a crash may leave is opened by the store.
 
-    python -m tests.faults [--seed N] [--jobs N] [--points A:B] [--twice N]     all points, or those from A up to B
+    python -m tests.faults [--seed N] [--jobs N] [--points A:B] [--twice N] [--states N] [--write]
     python -m tests.faults --list                                               the points, numbered
     python -m tests.faults --point POINT [--then N:MOMENT]                      one life
     python -m tests.faults --mutant NAME                                        with a daemon that is broken on purpose
-    python -m tests.faults --mutants                                            is each broken daemon found?
+    python -m tests.faults --mutants                                            is each broken daemon and store found?
 
 Ends with 0 where all that was promised held (with --mutants: where all were found), with 1 where not, after the
-command that shows it again.
+command that shows it again. With --write what was found goes into share/doc/kheish/durability.md.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults import sweep
+from tests.architecture.modules import REPOSITORY
+from tests.faults import crash_states, sweep
 from tests.faults.mutants import MUTANTS
 from tests.faults.sweep import Plan
 from tests.faults.syscalls import Point
 
 REFERENCE_LIVES = 3
+EVIDENCE = REPOSITORY / "share" / "doc" / "kheish" / "durability.md"
 
 
 async def run(options: argparse.Namespace, folder: Path) -> int:
@@ -56,13 +59,32 @@ async def run(options: argparse.Namespace, folder: Path) -> int:
         mutant=options.mutant,
         on_result=sweep.show_progress(len(plans), options.mutant),
     )
-    print(sweep.matrix(results))
+    found = [sweep.matrix(results)]
+    print(found[0])
     for result in results:
         if "not reached" in result.outcomes:
             print(f"not reached in {sweep.TRIES} lives: {result.plan.point}")
     bad = [result for result in results if result.violations]
     print(f"{len(results)} lives in {time.monotonic() - began_s:.0f} s, {len(bad)} of them broke a promise")
-    return 1 if bad else 0
+    holds = not bad
+    if options.states and not (options.point or options.mutant):
+        explored = crash_states.explore_all(options.states, options.seed)
+        found.append(crash_states.table(explored))
+        print(found[1])
+        print("\n".join(violation for result in explored for violation in result.violations))
+        holds = holds and not any(result.violations for result in explored)
+    if options.write and holds:
+        write_evidence(found)
+    return 0 if holds else 1
+
+
+def write_evidence(tables: list[str]) -> None:
+    """Puts what was found between the marks of the document."""
+    head, mark, rest = EVIDENCE.read_text("utf-8").partition("<!-- found -->\n")
+    _, end, tail = rest.partition("<!-- end -->")
+    assert mark and end, EVIDENCE
+    found = "\n".join(f"```\n{table}\n```\n" for table in tables)
+    EVIDENCE.write_text(f"{head}{mark}\n{found}\n{end}{tail}", "utf-8")
 
 
 async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> int:
@@ -76,6 +98,7 @@ async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> i
             flush=True,
         )
         missed += not found
+    missed += crash_states.find_mutants(crash_states.STATES_DEFAULT, 1)
     return 1 if missed else 0
 
 
@@ -85,6 +108,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--points", default=":", metavar="A:B")
     parser.add_argument("--twice", type=int, default=100, metavar="N", help="how many lives are struck twice")
+    parser.add_argument(
+        "--states",
+        type=int,
+        default=crash_states.STATES_DEFAULT,
+        metavar="N",
+        help="crash states a scene at most",
+    )
+    parser.add_argument("--write", action="store_true", help="write what was found into the document")
     parser.add_argument("--point", type=Point.parse, metavar="KIND:NAME:NTH:MOMENT")
     parser.add_argument("--then", default="", metavar="N:MOMENT", help="and at the N-th call of the next start")
     parser.add_argument("--mutant", default="", choices=["", *MUTANTS])

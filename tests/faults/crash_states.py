@@ -1,21 +1,16 @@
 """Every state of the disk that a crash may leave, built and opened by the real store: what was promised is there.
 
-    python -m tests.faults.crash_states [--states N] [--seed N] [--scene NAME] [--mutant NAME] [--mutants]
-
 A scene runs once and is recorded; its states are built one after the other on a disk in memory, and each is recovered,
-appended to, verified and recovered again. Ends with 1 where a promise is broken (with --mutants: where a broken store
-is not found).
+appended to, verified and recovered again.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -400,43 +395,31 @@ def table(results: list[Explored]) -> str:
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.crash_states", description=__doc__)
-    parser.add_argument("--states", type=int, default=STATES_DEFAULT, help="at most, of each scene")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scene", choices=list(SCENES))
-    parser.add_argument("--mutant", choices=list(MUTANTS), default="")
-    parser.add_argument("--mutants", action="store_true", help="is each broken store found?")
-    options = parser.parse_args()
+@contextlib.contextmanager
+def memory() -> Iterator[Path]:
+    """A folder for states, in memory where there is such a place."""
     folder = Path(tempfile.mkdtemp(prefix="kheish-states-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        if options.mutants:
-            return find_mutants(folder, options.states, options.seed)
-        names = [options.scene] if options.scene else list(SCENES)
-        began_s, results = time.monotonic(), []
-        for name in names:
-            with broken(options.mutant):
-                results.append(explore(name, folder, states=options.states, seed=options.seed))
-            print(f"{name}: {results[-1].states} states", file=sys.stderr, flush=True)
-        print(table(results))
-        for violation in (v for result in results for v in result.violations):
-            print(violation)
-        total = sum(result.states for result in results)
-        print(f"{total} states in {time.monotonic() - began_s:.0f} s")
-        return 1 if any(result.violations for result in results) else 0
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_mutants(folder: Path, states: int, seed: int) -> int:
+def explore_all(states: int, seed: int) -> list[Explored]:
+    results = []
+    with memory() as folder, broken(""):
+        for name in SCENES:
+            results.append(explore(name, folder, states=states, seed=seed))
+            print(f"{name}: {results[-1].states} states", file=sys.stderr, flush=True)
+    return results
+
+
+def find_mutants(states: int, seed: int) -> int:
+    """How many broken stores were not found."""
     missed = 0
     for name, mutant in MUTANTS.items():
-        with broken(name):
+        with memory() as folder, broken(name):
             result = explore(mutant.scene, folder, states=states, seed=seed, stop_at=1)
         print(f"{'found ' if result.violations else 'MISSED'}  {name}: {(result.violations or [''])[0]}", flush=True)
         missed += not result.violations
-    return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return missed

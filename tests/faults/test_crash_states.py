@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.crash_states import MEMORY, MUTANTS, SCENES, broken, explore
+from tests.faults.crash_states import MUTANTS, SCENES, broken, explore, memory
 
 STATES, MUTANT_STATES = 250, 1000
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory, where there is such a place: states are made and thrown away by the hundred."""
-    made = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else tmp_path))
-    yield made
-    shutil.rmtree(made)
+def folder() -> Iterator[Path]:
+    with memory() as made:
+        yield made
 
 
 @pytest.mark.parametrize("scene", SCENES)
