@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -34,7 +35,10 @@ def decode_events(raw: bytes | list[dict[str, Any]]) -> list[Event]:
 
 
 def encode_state(state: State) -> bytes:
-    return _ENCODER.encode(state)
+    """As a checkpoint stores it."""
+    stored = copy(state)
+    stored.entered = []
+    return _ENCODER.encode(stored)
 
 
 def decode_state(raw: bytes) -> State:

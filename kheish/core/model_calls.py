@@ -192,7 +192,7 @@ def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
 def on_completed(state: State, event: ModelCallCompleted, context: Context) -> None:
     run = state.runs[event.run_id]
     state.ordinal += 1
-    state.messages.append(
+    state.entered.append(
         AssistantMessage(
             text=event.text,
             tool_requests=event.tool_requests,

@@ -28,7 +28,8 @@ The working directory is {cwd}; tools see nothing outside it. The permission mod
 _PLAN = "In plan mode nothing may be changed: look, then answer with a plan.\n"
 
 
-def build_request(state: State, run: Run, tools: Mapping[str, ToolSpec]) -> ModelRequest:
+def build_request(state: State, run: Run, messages: Sequence[Message], tools: Mapping[str, ToolSpec]) -> ModelRequest:
+    """`messages` is the transcript of the session so far."""
     call = run.model_call
     assert call is not None
     system = SYSTEM.format(session_id=state.session_id, cwd=state.cwd, mode=state.mode)
@@ -43,7 +44,7 @@ def build_request(state: State, run: Run, tools: Mapping[str, ToolSpec]) -> Mode
         step=call.step,
         model=run.model,
         system=system,
-        messages=tuple(state.messages),
+        messages=tuple(messages),
         tools=tuple(
             ToolDefinition(name=t.name, description=t.description, input_schema=t.input_schema) for t in tools.values()
         ),

@@ -179,7 +179,7 @@ def on_started(state: State, event: RunStarted, context: Context) -> None:
     state.runs[event.run_id] = run
     state.queue.remove(event.run_id)
     state.active = event.run_id
-    state.messages.append(UserMessage(text=run.text, attachments=run.attachments))
+    state.entered.append(UserMessage(text=run.text, attachments=run.attachments))
 
 
 def on_steered(state: State, event: InputSteered, context: Context) -> None:
@@ -192,7 +192,7 @@ def on_steered(state: State, event: InputSteered, context: Context) -> None:
 def on_entered(state: State, event: InputEntered, context: Context) -> None:
     run = state.runs[event.run_id]
     entered = next(s for s in run.steered if s.input_id == event.input_id)
-    state.messages.append(UserMessage(text=entered.text, attachments=entered.attachments))
+    state.entered.append(UserMessage(text=entered.text, attachments=entered.attachments))
     state.runs[event.run_id] = replace(
         run, steered=tuple(s for s in run.steered if s is not entered), calls=(), answered=False
     )

@@ -176,7 +176,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     runs: dict[str, Run] = {}
     queue: list[str] = []
     active: str = ""
-    messages: list[Message] = []
+    entered: list[Message] = []
+    """What entered the transcript since the fold or the fork began. The transcript is as long as the journal, which has
+    it already: it is no part of what is stored."""
     approvals: dict[str, Approval] = {}
     questions: dict[str, QuestionRequest] = {}
     settled: dict[str, Settled] = {}
@@ -185,9 +187,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Processes that may live, by tool call."""
 
     def fork(self) -> State:
-        """A state that may be evolved without changing this one: containers copied, leaves shared."""
+        """A state that may be evolved without changing this one: containers copied, leaves shared, nothing entered."""
         forked = copy(self)
-        forked.rules, forked.queue, forked.messages = self.rules[:], self.queue[:], self.messages[:]
+        forked.rules, forked.queue, forked.entered = self.rules[:], self.queue[:], []
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
         forked.settled = self.settled.copy()

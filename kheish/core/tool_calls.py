@@ -154,7 +154,7 @@ def on_process_ended(state: State, event: ProcessEnded, context: Context) -> Non
 def _answer(state: State, run: Run) -> None:
     """All results of a step enter the transcript together, in the order in which the model asked."""
     for call in run.calls:
-        state.messages.append(
+        state.entered.append(
             ToolMessage(
                 tool_call_id=call.tool_call_id,
                 provider_id=call.request.provider_id,

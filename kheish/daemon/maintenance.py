@@ -1,8 +1,10 @@
-"""What may be done to sessions on disk, with or without a running daemon: verify, export, import."""
+"""What may be done to sessions on disk, with or without a running daemon: verify, export, import, vacuum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,14 +12,15 @@ import msgspec
 
 from kheish.core.codec import encode_state
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import KheishError
-from kheish.runtime.supervisor import fold_records
+from kheish.errors import KheishError, StoreError
+from kheish.runtime.fold import fold_records
 from kheish.store.archive import export_session, import_session
 from kheish.store.atomic import make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.locks import is_state_root_locked
 from kheish.store.records import Record
 from kheish.store.session_dir import list_sessions, session_path
+from kheish.store.vacuum import vacuum_session
 from kheish.store.verify import Fault, verify_session
 
 
@@ -26,6 +29,17 @@ class Verified(msgspec.Struct, frozen=True):
 
     session_id: str
     faults: list[Fault]
+
+
+class Vacuumed(msgspec.Struct, frozen=True):
+    """What a session's files take now and took before. `code` and `problem` say why not all of it was packed:
+    `session_locked` where somebody has it open."""
+
+    session_id: str
+    bytes_before: int
+    bytes_after: int
+    code: str
+    problem: str
 
 
 def fold(records: Iterable[Record]) -> bytes:
@@ -73,3 +87,26 @@ def import_(root: Path, source: BinaryIO) -> str:
     asked for by name."""
     make_private_dir(root)
     return import_session(root, source).session
+
+
+def vacuum(root: Path, session_ids: Iterable[str] | None = None) -> Iterator[Vacuumed]:
+    """Packs the closed segments of sessions, of all of them by default. What it cannot do to one stops no other."""
+    names = list(session_ids) if session_ids is not None else [info.session_id for info in list_sessions(root)]
+    for name in names:
+        directory = session_path(root, name)
+        before, code, problem = _size_bytes(directory), "", ""
+        try:
+            vacuum_session(directory)
+        except (KheishError, OSError) as error:
+            refusal = StoreError.of_disk(f"pack session {name}", error) if isinstance(error, OSError) else error
+            code, problem = refusal.code, refusal.message
+        yield Vacuumed(name, before, _size_bytes(directory), code, problem)
+
+
+def _size_bytes(directory: Path) -> int:
+    """Of the files of a session, while others may work on it."""
+    total = 0
+    for entry in os.scandir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            total += entry.stat(follow_symlinks=False).st_size
+    return total

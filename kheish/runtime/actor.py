@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,12 +18,14 @@ import orjson
 
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
+from kheish.core.contracts import Message
 from kheish.core.events import Event, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS
+from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
@@ -73,12 +75,16 @@ class Actor:
         self.used_at_s = self._loop.time()
         self._mailbox: deque[_Letter] = deque()
         self._writing: asyncio.Future[None] | None = None
+        # The transcript from the record after `_unread_seq` on; what is before it is read when it is asked for.
+        self._messages = state.entered
+        self._unread_seq = checkpoint_seq
+        self._reading: asyncio.Task[None] | None = None
         self._checkpoint_seq = checkpoint_seq
         self._checkpointing: asyncio.Task[None] | None = None
 
     @property
     def is_busy(self) -> bool:
-        return self._writing is not None or self._checkpointing is not None
+        return (self._writing or self._reading or self._checkpointing) is not None
 
     def submit(self, message: Command | Outcome, make_context: Callable[[], Context]) -> asyncio.Future[Applied]:
         """Applies a message durably. The future fails with KheishError where it is refused or cannot be stored; one
@@ -127,6 +133,7 @@ class Actor:
                 _fail(answer, error)
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, frame.seq, frame.gen, frame.pos
+            self._messages += decision.state.entered
             self.kernel.hub.publish(frame)
             if not answer.done():
                 answer.set_result(Applied(decision.result, self.seq, self.state))
@@ -135,6 +142,22 @@ class Actor:
                 self._checkpoint_soon()
         finally:
             self._take_next()
+
+    async def messages(self) -> Sequence[Message]:
+        """The transcript so far. Raises Corrupt or OSError where the journal cannot be read."""
+        while self._unread_seq:
+            if self._reading is None:
+                self._reading = asyncio.ensure_future(self._read_transcript())
+            await asyncio.shield(self._reading)
+        return self._messages
+
+    async def _read_transcript(self) -> None:
+        unread = self.journal.read(until_seq=self._unread_seq)
+        try:
+            state = await self.kernel.committer.run(fold_records, unread, State())
+            self._messages, self._unread_seq = state.entered + self._messages, 0
+        finally:
+            self._reading = None
 
     def _checkpoint_soon(self) -> None:
         if self._checkpointing is None:
@@ -158,7 +181,7 @@ class Actor:
 
     async def close(self) -> None:
         """Leaves the session to the disk: a checkpoint if it saves replay, then the lock is released."""
-        while (work := self._writing or self._checkpointing) is not None:
+        while (work := self._writing or self._reading or self._checkpointing) is not None:
             await asyncio.wait([work])
         if self.seq - self._checkpoint_seq >= CHECKPOINT_AT_IDLE_RECORDS and not self.journal.is_poisoned:
             await self._save_checkpoint()

@@ -15,7 +15,7 @@ from kheish.core.machine import pending
 from kheish.core.outcomes import ModelFailed, Outcome, ProcessGone, RetryDue, ToolFinished, ToolProcessMade
 from kheish.core.prompt import build_request
 from kheish.core.tool_calls import lookup
-from kheish.errors import Invalid
+from kheish.errors import Invalid, KheishError
 from kheish.limits import PROCESS_KILL_GRACE_MS
 from kheish.runtime.actor import Actor
 from kheish.runtime.model_calls import call_model
@@ -113,8 +113,12 @@ class Reconciler:
     async def _outcome(self, actor: Actor, effect: AnyEffect) -> Outcome:
         match effect:
             case CallModel():
+                try:
+                    messages = await actor.messages()
+                except (KheishError, OSError) as error:
+                    return _failed(effect, "session_unreadable", str(error))
                 run = actor.state.runs[effect.run_id]
-                request = build_request(actor.state, run, actor.kernel.policy.settings.tools)
+                request = build_request(actor.state, run, messages, actor.kernel.policy.settings.tools)
                 return await call_model(
                     effect,
                     request,
@@ -184,16 +188,20 @@ def _failure(effect: AnyEffect, outcome: Outcome, reason: str) -> Outcome:
     """What is reported of an effect whose outcome cannot be recorded."""
     match effect:
         case CallModel():
-            return ModelFailed(
-                run_id=effect.run_id,
-                model_call_id=effect.model_call_id,
-                attempt=effect.attempt,
-                code="reply_too_large",
-                message=reason,
-            )
+            return _failed(effect, "reply_too_large", reason)
         case RunTool():
             return ToolFinished(
                 run_id=effect.run_id, tool_call_id=effect.tool_call_id, output=reason, is_error=True, output_bytes=0
             )
         case _:
             return outcome
+
+
+def _failed(effect: CallModel, code: str, message: str) -> ModelFailed:
+    return ModelFailed(
+        run_id=effect.run_id,
+        model_call_id=effect.model_call_id,
+        attempt=effect.attempt,
+        code=code,
+        message=message,
+    )

@@ -7,11 +7,11 @@ from typing import Any
 from kheish.core import commands as c
 from kheish.core import outcomes as o
 from kheish.core.codec import decode_events, decode_state, encode_events, encode_state
-from kheish.core.contracts import Reply, ReplyToolCall, ToolSpec
+from kheish.core.contracts import Message, Reply, ReplyToolCall, ToolSpec
 from kheish.core.draft import Settings
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool
 from kheish.core.events import Answer, Behavior, Event, Process, Rule, RuleScope
-from kheish.core.machine import decide, evolve, pending
+from kheish.core.machine import decide, evolve, fold, pending
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.state import State, status_of
 
@@ -55,6 +55,11 @@ class Conversation:
         self.generation = 1
         self.pids = 100
         self.send(c.CreateSession(session_id="s", cwd="/work", mode=mode))
+
+    @property
+    def messages(self) -> list[Message]:
+        """The transcript, as the journal tells it."""
+        return fold((decode_events(raw), context) for raw, context in self.journal).entered
 
     def context(self, **fields: Any) -> c.Context:
         self.clock += 1

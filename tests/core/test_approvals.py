@@ -62,7 +62,7 @@ def test_the_journal_has_the_rule_that_decided(
 
 def test_a_denied_call_is_answered_with_the_rule() -> None:
     talk = asking("make", settings=under(rule("bash(make*)", "deny", "user")))
-    assert talk.state.messages[-1].text == "Permission denied: the rule bash(make*) (user) denies it."
+    assert talk.messages[-1].text == "Permission denied: the rule bash(make*) (user) denies it."
     assert not talk.state.approvals
 
 
@@ -81,7 +81,7 @@ def test_rules_know_the_workspace_of_the_session() -> None:
     talk = Conversation(settings=under(rule("read_file(secrets/*)", "deny", "user")))
     talk.submit("go")
     talk.reply("", ("read_file", {"path": f"{talk.state.cwd}/secrets/key"}))
-    assert "Permission denied" in talk.state.messages[-1].text
+    assert "Permission denied" in talk.messages[-1].text
 
 
 def test_only_an_operator_chooses_a_mode_at_the_beginning() -> None:
@@ -150,7 +150,7 @@ def test_a_rule_that_came_to_deny_a_call_stands_above_a_yes() -> None:
         talk.resolve()
     assert caught.value.code == "approval_denied"
     talk.resolve("deny")
-    assert talk.state.messages[-1].text == "A human denied this call."
+    assert talk.messages[-1].text == "A human denied this call."
 
 
 @pytest.mark.parametrize("remember", ["session", "always"])
@@ -276,7 +276,7 @@ def test_under_rules_that_deny_it_a_restart_denies_the_call() -> None:
     assert kinds(events)[:3] == ["approval.withdrawn", "tool_call.decided", "tool_call.completed"]
     decided = only(events, e.ToolCallDecided)
     assert (decided.behavior, decided.rule, decided.rule_scope) == ("deny", "bash(make*)", "user")
-    assert talk.state.messages[-1].text == "Permission denied: the rule bash(make*) (user) denies it."
+    assert talk.messages[-1].text == "Permission denied: the rule bash(make*) (user) denies it."
     assert talk.state.active_run is not None and talk.state.active_run.model_call is not None
 
 

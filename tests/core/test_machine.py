@@ -53,10 +53,10 @@ def test_steered_input_enters_between_results_and_the_next_model_call() -> None:
     run_id = talk.submit("go")
     talk.reply("", ("read_file", {"path": "a"}))
     assert talk.submit("also b", delivery="steer") == run_id
-    roles = [type(m).__name__ for m in talk.state.messages]
+    roles = [type(m).__name__ for m in talk.messages]
     assert roles == ["UserMessage", "AssistantMessage"], "never between a call and its result"
     talk.finish_tool(talk.tool_effect())
-    roles = [type(m).__name__ for m in talk.state.messages]
+    roles = [type(m).__name__ for m in talk.messages]
     assert roles == ["UserMessage", "AssistantMessage", "ToolMessage", "UserMessage"]
     talk.reply("done")
     assert talk.status(run_id) == "completed"
@@ -80,7 +80,7 @@ def test_results_enter_the_transcript_in_the_order_of_the_requests() -> None:
     first, second = [x for x in talk.effects() if isinstance(x, RunTool)]
     talk.finish_tool(second, "B")
     talk.finish_tool(first, "A")
-    assert [m.text for m in talk.state.messages if hasattr(m, "tool_call_id")] == ["A", "B"]
+    assert [m.text for m in talk.messages if hasattr(m, "tool_call_id")] == ["A", "B"]
 
 
 def test_an_approved_process_starts_once_its_process_is_known() -> None:
@@ -103,7 +103,7 @@ def test_a_denied_call_tells_the_model_why() -> None:
     talk.submit("go")
     talk.reply("", ("bash", {"command": "rm -rf /"}))
     talk.resolve("deny", justification="not here")
-    assert talk.state.messages[-1].text == "A human denied this call: not here"
+    assert talk.messages[-1].text == "A human denied this call: not here"
 
 
 def test_edited_arguments_make_a_new_digest_and_run() -> None:
@@ -189,7 +189,7 @@ def test_a_question_waits_and_its_answer_reaches_the_model() -> None:
             request_id=pending.request_id, answers=(e.Answer(question_id="1", selected_option_ids=("2",)),)
         )
     )
-    assert talk.state.messages[-1].text == "Which?\n-> B"
+    assert talk.messages[-1].text == "Which?\n-> B"
     assert talk.status(run_id) == "running"
 
 
@@ -221,7 +221,7 @@ def test_an_impossible_call_is_answered_not_asked(call: tuple[str, dict[str, obj
     talk.submit("go")
     talk.reply("", call)
     assert not talk.state.approvals
-    assert talk.state.messages[-1].is_error
+    assert talk.messages[-1].is_error
 
 
 def test_retries_back_off_and_end() -> None:
@@ -264,7 +264,7 @@ def test_cancel_withdraws_waits_and_closes_the_transcript() -> None:
     assert talk.status(run_id) == "cancelled"
     assert not talk.state.approvals
     assert not talk.state.questions
-    assert [type(m).__name__ for m in talk.state.messages[-3:]] == ["ToolMessage"] * 3
+    assert [type(m).__name__ for m in talk.messages[-3:]] == ["ToolMessage"] * 3
     assert talk.send(c.CancelRun(run_id=run_id)) == [], "cancelling again is no news"
 
 

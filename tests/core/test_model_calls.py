@@ -181,13 +181,13 @@ def test_a_request_shows_the_session_its_transcript_and_its_tools() -> None:
     talk.submit("second")
     run = talk.state.active_run
     assert run is not None
-    request = build_request(talk.state, run, TOOLS)
+    request = build_request(talk.state, run, talk.messages, TOOLS)
     assert (request.session_id, request.ordinal, request.step, request.attempt, request.model) == ("s", 1, 1, 1, "m")
     assert [message.text for message in request.messages] == ["first", "one", "second"]
     assert [tool.name for tool in request.tools] == list(TOOLS)
     assert request.output_tokens_max == MODEL_OUTPUT_TOKENS_MAX
     assert "/work" in request.system and "permission mode is default" in request.system
-    assert build_request(talk.state, run, TOOLS) == request
+    assert build_request(talk.state, run, talk.messages, TOOLS) == request
 
 
 def test_in_plan_mode_the_model_is_told_so() -> None:
@@ -195,7 +195,7 @@ def test_in_plan_mode_the_model_is_told_so() -> None:
     talk.submit("go")
     run = talk.state.active_run
     assert run is not None
-    assert "In plan mode nothing may be changed" in build_request(talk.state, run, TOOLS).system
+    assert "In plan mode nothing may be changed" in build_request(talk.state, run, talk.messages, TOOLS).system
 
 
 def test_a_directory_with_braces_is_only_a_name() -> None:
@@ -204,4 +204,4 @@ def test_a_directory_with_braces_is_only_a_name() -> None:
     talk.submit("go")
     run = talk.state.active_run
     assert run is not None
-    assert "The working directory is /{mode}/{0};" in build_request(talk.state, run, TOOLS).system
+    assert "The working directory is /{mode}/{0};" in build_request(talk.state, run, talk.messages, TOOLS).system

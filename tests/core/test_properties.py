@@ -53,7 +53,7 @@ def test_every_life_comes_to_rest_in_a_sound_state(mode: str, inputs: list[str],
     assert pending(talk.state) == []
     assert talk.state.processes == {}
     assert all(count == 1 for count in world.effects.values())
-    check_transcript(talk.state)
+    check_transcript(talk)
 
 
 @QUICK
@@ -63,13 +63,15 @@ def test_a_checkpoint_and_its_tail_make_the_same_state(
 ) -> None:
     talk, _ = live(mode, inputs, replies)
     cut = data.draw(st.integers(0, len(talk.journal)))
-    state = State()
+    state, before = State(), []
     for position, (raw, context) in enumerate(talk.journal):
         if position == cut:
+            before = state.entered
             state = decode_state(encode_state(state))
         for event in decode_events(raw):
             evolve(state, event, context)
     assert encode_state(state) == encode_state(talk.state)
+    assert before + state.entered == talk.messages
 
 
 @settings(QUICK, max_examples=25)
@@ -86,7 +88,7 @@ def test_cut_anywhere_the_session_recovers_and_comes_to_rest(
         starts: dict[str, int] = {}
         world = World(talk, replies)
         talk.die()
-        check_transcript(talk.state)
+        check_transcript(talk)
         world.settle()
         for number in range(len(inputs)):
             talk.submit(f"input {number}", key=f"k{number}", body_digest="d")
@@ -103,7 +105,7 @@ def test_cut_anywhere_the_session_recovers_and_comes_to_rest(
                     )
         assert all(count == 1 for count in starts.values()), "a journaled start is journaled once"
         assert all(world.effects[key] <= starts.get(key, 0) for key in world.effects)
-        check_transcript(talk.state)
+        check_transcript(talk)
 
 
 def raw_events(raw: bytes) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ def test_cancel_at_any_moment_ends_the_run_and_leaves_a_sound_transcript(
     assert not talk.state.approvals
     assert not talk.state.questions
     assert talk.state.processes == {}
-    check_transcript(talk.state)
+    check_transcript(talk)
 
 
 @QUICK
@@ -161,7 +163,7 @@ def test_any_sequence_of_commands_is_refused_or_leaves_a_sound_state(choices: li
                     world.step()
         except KheishError:
             pass
-        check_transcript(talk.state)
+        check_transcript(talk)
         active = [run for run in talk.state.runs.values() if run.phase == "running"]
         assert [run.run_id for run in active] == ([talk.state.active] if talk.state.active else [])
     world.settle()

@@ -62,7 +62,7 @@ def test_a_started_process_that_a_rule_allowed_is_uncertain_and_the_model_checks
     talk.reply("", ("bash", {"command": "make"}))
     talk.start_process(talk.tool_effect())
     assert kinds(talk.die())[:3] == ["session.recovered", "tool_call.became_uncertain", "tool_call.completed"]
-    assert "unknown" in talk.state.messages[-1].text
+    assert "unknown" in talk.messages[-1].text
     (effect,) = talk.effects()
     assert isinstance(effect, EndProcess), "the orphan ends before the model goes on"
     talk.end_process(effect)
@@ -98,15 +98,15 @@ def test_uncertain_retry_runs_it_again() -> None:
 def test_uncertain_verify_lets_the_model_check() -> None:
     talk, _ = uncertain()
     talk.resolve("verify")
-    assert "unknown" in talk.state.messages[-1].text
+    assert "unknown" in talk.messages[-1].text
     assert not [x for x in talk.effects() if isinstance(x, RunTool)]
 
 
 def test_uncertain_mark_done_is_a_result() -> None:
     talk, _ = uncertain()
     talk.resolve("mark_done", justification="I looked")
-    assert talk.state.messages[-1].text.endswith("took effect: I looked")
-    assert not talk.state.messages[-1].is_error
+    assert talk.messages[-1].text.endswith("took effect: I looked")
+    assert not talk.messages[-1].is_error
 
 
 def test_uncertain_give_up_fails_the_run() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from kheish.core.contracts import AssistantMessage, ToolMessage, UserMessage
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.outcomes import RetryDue
-from kheish.core.state import State
 from tests.core.conversation import Conversation
 
 Reply = tuple[str, tuple[tuple[str, dict[str, Any]], ...]]
@@ -64,9 +63,9 @@ class World:
         raise AssertionError("the session never comes to rest")
 
 
-def check_transcript(state: State) -> None:
+def check_transcript(talk: Conversation) -> None:
     """Every reply's calls are answered at once, in order, and by nothing else."""
-    messages = list(state.messages)
+    messages = talk.messages
     position = 0
     while position < len(messages):
         message = messages[position]
@@ -75,7 +74,7 @@ def check_transcript(state: State) -> None:
             answers = messages[position : position + len(message.tool_requests)]
             asked = [request.tool_call_id for request in message.tool_requests]
             if len(answers) < len(asked):
-                assert state.active and position + len(answers) == len(messages)
+                assert talk.state.active and position + len(answers) == len(messages)
                 assert not answers
                 return
             assert [a.tool_call_id for a in answers if isinstance(a, ToolMessage)] == asked

@@ -31,7 +31,7 @@ async def test_a_session_that_nobody_uses_any_more_is_put_away(tmp_path: Path, m
         while not any(frame.ends for frame in await subscription.wait()):
             pass
         await put_away(kernel)
-        assert (await kernel.state()).messages[-1].text == "done"
+        assert (await kernel.supervisor.messages("s"))[-1].text == "done"
         await put_away(kernel)
         await kernel.submit("again")
 
@@ -94,3 +94,33 @@ async def test_the_stream_of_all_stands_at_what_was_published(tmp_path: Path, mo
         may_go.set()
         await creating
         assert kernel.supervisor.position == (1, 1)
+
+
+async def test_a_transcript_from_before_a_checkpoint_is_read_when_a_model_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "CHECKPOINT_AT_IDLE_RECORDS", 1)
+    async with Kernel(tmp_path, [reply("first")]) as kernel:
+        await kernel.create()
+        await kernel.until_status(await kernel.submit("one"), "completed")
+    async with Kernel(tmp_path, [reply("first"), reply("second"), reply("third")], generation=2) as kernel:
+        for text in ("two", "three"):
+            await kernel.until_status(await kernel.submit(text), "completed")
+        assert [m.text for m in kernel.provider.requests[0].messages] == ["one", "first", "two"]
+        assert [m.text for m in kernel.provider.requests[1].messages] == ["one", "first", "two", "second", "three"]
+        assert [m.text for m in await kernel.supervisor.messages("s")][-1] == "third"
+
+
+async def test_a_run_whose_session_cannot_be_read_back_fails_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "CHECKPOINT_AT_IDLE_RECORDS", 1)
+    async with Kernel(tmp_path, [reply("first")]) as kernel:
+        await kernel.create()
+        await kernel.until_status(await kernel.submit("one"), "completed")
+    (journal,) = (tmp_path / "sessions" / "s").glob("journal-*")
+    journal.write_bytes(journal.read_bytes().replace(b'"one"', b'"One"'))
+    async with Kernel(tmp_path, [reply("first"), reply("second")], generation=2) as kernel:
+        run = await kernel.until_status(await kernel.submit("two"), "failed")
+        assert run.error_code == "session_unreadable" and "checksum" in run.error_message
+        assert kernel.provider.requests == []
