@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import orjson
 from kheish.api import problems
 from kheish.api.access import Peer, caller_of
 from kheish.api.endpoints import ENDPOINTS
-from kheish.api.router import Call, Endpoint, Raw, Router, parse_body, parse_query
+from kheish.api.router import Call, Endpoint, Raw, Router, check_parts, parse_body, parse_query
 from kheish.api.streams import Streams
 from kheish.core.state import State
-from kheish.errors import Draining, Invalid, KheishError, StoreError
-from kheish.limits import CONNECTIONS_MAX, KIB, REQUEST_BODY_BYTES_MAX
+from kheish.errors import Draining, Invalid, KheishError
+from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
+from kheish.wire.body import IDEMPOTENCY_KEY
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PEER, IS_CROWDED = "kheish.peer", "kheish.is_crowded"
 _IN_THREAD_BYTES = 256 * KIB
-_KEY_CHARS_MAX = 200
+_KEY = re.compile(IDEMPOTENCY_KEY)
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+_RETRY = b"retry: %d\n" % STREAM_RETRY_MS
 
 
 class App:
@@ -45,11 +48,11 @@ class App:
         self.router = Router(ENDPOINTS)
 
     async def peek(self, session_id: str) -> State | None:
-        """A session's state for a list over many; None where it turns out to be damaged, which must not hide the
-        others (the status names it)."""
+        """A session's state for a list over many; None where it turns out to be damaged, gone or another's, which must
+        not hide the others (the status names it)."""
         try:
             return (await self.supervisor.state(session_id))[0]
-        except StoreError:
+        except KheishError:
             return None
 
     def drain(self, reason: str) -> None:
@@ -79,7 +82,7 @@ class App:
 
     async def _prepare(self, scope: Scope, receive: Receive) -> tuple[Endpoint, Call[Any, Any]]:
         if scope[IS_CROWDED]:
-            raise problems.TooManyConnections(f"cannot serve more than {CONNECTIONS_MAX} connections; close some")
+            raise problems.crowded()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"kheish-origin", b"").decode("latin-1")
         peer: Peer = scope[PEER]
@@ -93,9 +96,10 @@ class App:
             body, digest = await asyncio.to_thread(parse_body, endpoint, parts, raw)
         else:
             body, digest = parse_body(endpoint, parts, raw)
+        check_parts(endpoint, parts)
         key = headers.get(b"idempotency-key", b"").decode("latin-1")
-        if len(key) > _KEY_CHARS_MAX or not key.isprintable():
-            raise Invalid(f"cannot use this Idempotency-Key: at most {_KEY_CHARS_MAX} printable characters")
+        if not _KEY.match(key):
+            raise Invalid("cannot use this Idempotency-Key: at most 200 printable characters")
         return endpoint, Call(
             path=parts,
             query=query,
@@ -148,7 +152,8 @@ async def _send(status: int, headers: list[tuple[bytes, bytes]], data: bytes, se
 
 
 async def _send_stream(chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-    """Errors before the first chunk become a problem; later ones end the stream with an `error` event."""
+    """Errors before the first chunk become a problem; later ones end the stream with an `error` event. A stream that is
+    over and has nothing to say is 204, which tells a browser's EventSource not to come again."""
     writer = asyncio.ensure_future(_write(chunks, send))
     reader = asyncio.ensure_future(_await_disconnect(receive))
     try:
@@ -170,7 +175,7 @@ async def _write(chunks: AsyncIterator[bytes], send: Send) -> None:
             async for chunk in source:
                 if not started:
                     await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-                    started = True
+                    started, chunk = True, _RETRY + chunk
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except KheishError as error:
             if not started:
@@ -178,6 +183,8 @@ async def _write(chunks: AsyncIterator[bytes], send: Send) -> None:
             data = orjson.dumps({"code": error.code, "detail": error.message})
             await send({"type": "http.response.body", "body": b"event: error\ndata: " + data + b"\n\n"})
             return
+    if not started:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
 

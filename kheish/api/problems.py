@@ -8,8 +8,50 @@ from http import HTTPStatus
 import orjson
 
 from kheish.errors import Invalid, KheishError
+from kheish.limits import CONNECTIONS_MAX
 
 CONTENT_TYPE = b"application/problem+json"
+
+CODES: dict[int, tuple[str, ...]] = {
+    400: (
+        "invalid_request", "malformed_json", "malformed_request", "invalid_cursor", "invalid_cwd", "cwd_missing",
+        "invalid_session_id", "empty_input", "invalid_rule", "invalid_resolution", "model_missing", "invalid_routes",
+        "tool_not_found", "record_too_large", "question_unknown_answer", "question_duplicate_answer",
+        "question_answer_missing", "question_answer_empty", "question_option_not_found", "question_duplicate_option",
+        "question_single_select_violation", "question_declined_with_answers",
+    ),
+    403: ("forbidden", "operator_required"),
+    404: (
+        "endpoint_not_found", "session_not_found", "run_not_found", "approval_not_found", "question_not_found",
+        "rule_not_found", "blob_not_found",
+    ),
+    405: ("method_not_allowed",),
+    408: ("request_timeout",),
+    409: (
+        "idempotency_conflict", "session_conflict", "session_ended", "session_busy", "session_locked", "queue_full",
+        "run_state_conflict", "approval_state_conflict", "approval_digest_mismatch", "approval_policy_changed",
+        "approval_denied", "edit_denied", "question_state_conflict", "ambiguous_id", "route_not_ready",
+        "stale_generation", "too_many_subscribers",
+    ),
+    413: ("body_too_large",),
+    431: ("head_too_large",),
+    500: ("internal_error",),
+    503: (
+        "daemon_draining", "too_many_connections", "session_corrupt", "session_read_only", "format_too_new",
+        "disk_failed", "disk_low", "store_closed",
+    ),
+}  # fmt: skip
+"""Every code that an answer may carry, by its status."""
+
+ANY = (
+    "invalid_request", "malformed_request", "forbidden", "request_timeout", "body_too_large", "head_too_large",
+    "too_many_connections",
+)  # fmt: skip
+"""What every endpoint may answer."""
+OF_SESSION = ("session_not_found", "session_locked", "session_corrupt", "format_too_new", "disk_failed")
+"""Where a session is opened."""
+OF_APPEND = ("record_too_large", "stale_generation", "session_read_only", "store_closed")
+"""Where a command is written to its journal."""
 
 
 def problem_of(error: KheishError) -> tuple[int, bytes]:
@@ -62,6 +104,13 @@ class MethodNotAllowed(KheishError):
     status = 405
 
 
+class RequestTimeout(KheishError):
+    """A request of which the rest does not come."""
+
+    code = "request_timeout"
+    status = 408
+
+
 class TooLarge(KheishError):
     code = "body_too_large"
     status = 413
@@ -70,3 +119,7 @@ class TooLarge(KheishError):
 class TooManyConnections(KheishError):
     code = "too_many_connections"
     status = 503
+
+
+def crowded() -> TooManyConnections:
+    return TooManyConnections(f"cannot serve more than {CONNECTIONS_MAX} connections; close some")

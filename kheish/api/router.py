@@ -11,9 +11,9 @@ import msgspec
 
 from kheish.api.problems import MethodNotAllowed, invalid_body
 from kheish.core.codec import canonical_digest
-from kheish.errors import Invalid, NotFound
+from kheish.errors import Invalid, KheishError, NotFound
 from kheish.runtime.supervisor import Caller
-from kheish.wire.body import Body
+from kheish.wire.body import SESSION_ID, Body
 
 B = TypeVar("B")
 Q = TypeVar("Q")
@@ -43,12 +43,35 @@ class Raw(msgspec.Struct, frozen=True):
     content_type: str = "application/octet-stream"
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What stands in a path after one of its words. What does not have its form is `refused` with the first code."""
+
+    pattern: str
+    meaning: str
+    codes: tuple[str, ...]
+    refused: type[KheishError] = NotFound
+
+
+_DIGITS = "[0-9A-HJKMNP-TV-Z]"
+PARTS = {
+    "sessions": Part(SESSION_ID, "the id of a session", ("invalid_request",), Invalid),
+    "runs": Part(f"^(run_)?{_DIGITS}{{1,26}}$", "the id of a run, or an unambiguous beginning of it",
+                 ("run_not_found", "ambiguous_id")),
+    "queue": Part(f"^run_{_DIGITS}{{26}}$", "the id of a queued run", ("run_not_found",)),
+    "approvals": Part(f"^(approval_)?{_DIGITS}{{1,26}}$", "the id of an approval, or an unambiguous beginning of it",
+                      ("approval_not_found", "approval_state_conflict", "ambiguous_id")),
+    "questions": Part(f"^(question_)?{_DIGITS}{{1,26}}$", "the id of a question, or an unambiguous beginning of it",
+                      ("question_not_found", "question_state_conflict", "ambiguous_id")),
+    "blobs": Part("^[0-9a-f]{64}$", "the sha256 of the bytes", ("invalid_request", "blob_not_found"), Invalid),
+}  # fmt: skip
+
 Handler = Callable[..., Awaitable[object]]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table. `returns` is the type of the answer; `stream` says that it is server-sent events.
-    `keyed`: takes an Idempotency-Key."""
+    `keyed`: takes an Idempotency-Key. `codes` are the problems that its form does not tell (`openapi.codes_of`);
+    `if_empty` says when the answer is 204."""
 
     method: str
     path: str
@@ -60,11 +83,23 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     stream: bool = False
     keyed: bool = False
+    codes: tuple[str, ...] = ()
+    if_empty: str = ""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts of the path by their names."""
+        return {name: PARTS[word] for word, name in re.findall(r"/([^/]+)/\{(\w+)\}", self.path)}
 
     @property
     def is_command(self) -> bool:
         """Whether it may change something."""
         return self.method != "GET"
+
+    @property
+    def operation(self) -> str:
+        """Its id in the description of the API."""
+        return self.handler.__name__
 
     @property
     def noun(self) -> str:
@@ -110,11 +145,21 @@ class Router:
         return {}, {}
 
 
+def check_parts(endpoint: Endpoint, given: dict[str, str]) -> None:
+    """Raises what the part says for one that does not have its form."""
+    for name, part in endpoint.parts.items():
+        if not re.fullmatch(part.pattern.removesuffix("$"), given[name]):
+            raise part.refused(f"cannot use {given[name]!r} as {part.meaning}", code=part.codes[0], path=name)
+
+
 def parse_query(endpoint: Endpoint, raw: bytes) -> Any:
-    """Raises Invalid for an unknown or mistyped parameter."""
+    """Raises Invalid for an unknown or mistyped parameter, or one that is given twice."""
+    pairs = parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise Invalid("cannot accept the query: a parameter is given twice", path="$")
     try:
-        pairs = dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True))
-        return msgspec.convert(pairs, endpoint.query, strict=False)
+        return msgspec.convert(values, endpoint.query, strict=False)
     except msgspec.ValidationError as error:
         fault = invalid_body(str(error))
         raise Invalid(fault.message.replace("the request", "the query"), code=fault.code, **fault.details) from error

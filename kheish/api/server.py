@@ -17,53 +17,180 @@ from uvicorn.server import ServerState
 
 from kheish.api.access import peer_of
 from kheish.api.app import IS_CROWDED, PEER, App
-from kheish.api.problems import CONTENT_TYPE, HeadTooLarge, Malformed, problem_of
+from kheish.api.problems import CONTENT_TYPE, HeadTooLarge, Malformed, RequestTimeout, crowded, problem_of
 from kheish.errors import Forbidden, KheishError
-from kheish.limits import CONNECTIONS_MAX, KIB
+from kheish.limits import CLIENT_TIMEOUT_S, CONNECTIONS_MAX, KIB
 
 _BACKLOG = 256
 _KEEP_ALIVE_S = 60
 _CLOSE_TIMEOUT_S = 2.0
 _HEAD_BYTES_MAX = 64 * KIB
+_CROWD_MAX = 128
+_CROWD_TIMEOUT_S = 2.0
+"""How many connections over the limit may send a request to be told so, and how long they have for it."""
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """Notes who connected, so that the application can tell a user from a run, and bounds the head of a request."""
+    """Notes who connected, so that the application can tell a user from a run, and bounds what a client may hold: the
+    bytes of a head, the time for a request, the time in which it reads nothing, and a place among the connections."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = peer_of(transport.get_extra_info("socket"))
         self._is_crowded = len(self.connections) > CONNECTIONS_MAX
-        self._in_head = self._head_goes_on = False
-        self._head_bytes = 0
+        self._in_head = self._in_body = self._has_progressed = False
+        self._head_bytes = self._field_bytes = self._unanswered = 0
+        self._fault: KheishError | None = None
+        self._refusal = b""
+        self._lateness: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        # Whatever the client does not read is seen at once, also a short answer before a hang-up.
+        transport.set_write_buffer_limits(0)
+        if len(self.connections) > CONNECTIONS_MAX + _CROWD_MAX:
+            self._refuse(crowded())
+        else:
+            self._await_request(_CROWD_TIMEOUT_S if self._is_crowded else CLIENT_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._lateness, self._stall):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    # -- what the client sends -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._head_goes_on = self._in_head
+        if self._refusal:
+            return
+        self._has_progressed = False
         super().data_received(data)
-        if self._head_goes_on and self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES_MAX:
-                self._refuse(HeadTooLarge(f"cannot read the request: its head is over {_HEAD_BYTES_MAX} bytes"))
+        self._field_bytes = 0 if self._has_progressed else self._field_bytes + len(data)
+        if self._field_bytes > _HEAD_BYTES_MAX and not self.transport.is_closing():
+            self._refuse(_head_too_large())
+        elif self._lateness is None and (self._in_head or self._in_body or not self._has_progressed):
+            self._await_request(CLIENT_TIMEOUT_S)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         scope = cast(dict[str, Any], self.scope)
         scope[PEER], scope[IS_CROWDED] = self._peer, self._is_crowded
-        self._in_head, self._head_goes_on, self._head_bytes = True, False, 0
+        self._in_head = self._has_progressed = True
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailer fields are dropped: they must not pass for fields of the head (RFC 9110, section 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
+            self._count_head(len(name) + len(value) + 4)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _HEAD_BYTES_MAX:
+            self._fault = _head_too_large()
+            raise self._fault
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        is_upgrade = self.parser.should_upgrade()
+        if is_upgrade and {name for name, _ in self.headers} & {b"content-length", b"transfer-encoding"}:
+            # The parser would take the body for the other protocol.
+            self._fault = Malformed(
+                "cannot read the request: it offers to upgrade and has a body; leave out the Upgrade"
+            )
+            raise self._fault
         super().on_headers_complete()
+        self._in_head, self._in_body, self._has_progressed = False, True, True
+        self._unanswered += 1
+        if is_upgrade:
+            # It is answered as the ordinary request that it is as well, but the parser reads no further one.
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._has_progressed = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body, self._has_progressed = False, True
+        if self._lateness is not None:
+            self._lateness.cancel()
+            self._lateness = None
+        super().on_message_complete()
+
+    def _await_request(self, timeout_s: float) -> None:
+        self._lateness = self.loop.call_later(timeout_s, self._give_up_request)
+
+    def _give_up_request(self) -> None:
+        """The client has not sent a whole request in its time, unless we did not read on."""
+        if self._owes_answers():
+            self._await_request(CLIENT_TIMEOUT_S)
+        elif self._is_crowded:
+            self._refuse(crowded())
+        elif self._in_head or self._in_body:
+            self._refuse(RequestTimeout(f"cannot wait for the rest of the request over {CLIENT_TIMEOUT_S:g} s"))
+        else:
+            self.transport.close()
+
+    # -- what is answered ----------------------------------------------------------------------------------------
+
+    def _owes_answers(self) -> bool:
+        """Whether a request before the one that is being read waits for its answer."""
+        return self._unanswered > int(self._in_body)
+
+    def on_response_complete(self) -> None:
+        self._unanswered -= 1
+        super().on_response_complete()
+        if self._refusal and not self._unanswered:
+            self._hang_up()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Malformed("cannot read the request: it is not HTTP/1.1"))
+        self._refuse(self._fault or Malformed("cannot read the request: it is not HTTP/1.1"))
 
     def _refuse(self, error: KheishError) -> None:
-        """Answers what never became a request, and hangs up."""
+        """Answers what never became a request, after the answers that are owed, and hangs up."""
+        if self._in_body and self.cycle.response_started:
+            self.transport.close()
+            return
         status, data = problem_of(error)
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-length: {len(data)}\r\n"
-        self.transport.write(head.encode() + b"content-type: " + CONTENT_TYPE + b"\r\n\r\n" + data)
-        self.transport.close()
+        self._refusal = head.encode() + b"content-type: " + CONTENT_TYPE + b"\r\n\r\n" + data
+        if not self._owes_answers():
+            self._hang_up()
+        elif self._in_body:
+            self.pipeline.popleft()
+            self._unanswered -= 1
+
+    def _hang_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(self._refusal)
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        super().resume_writing()
+
+    def _await_reader(self) -> None:
+        unread_bytes = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(CLIENT_TIMEOUT_S, self._give_up_reader, unread_bytes)
+
+    def _give_up_reader(self, unread_bytes: int) -> None:
+        """The client has read nothing in its time: its place is freed. A stream is read on from its last id."""
+        if self.transport.get_write_buffer_size() < unread_bytes:
+            self._await_reader()
+        else:
+            self.transport.abort()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"cannot read the request: its head is over {_HEAD_BYTES_MAX} bytes")
 
 
 def bind(path: Path) -> socket.socket:
@@ -101,7 +228,9 @@ class Server:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # what clients do wrong is told to them
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
@@ -132,6 +261,10 @@ class Server:
         self._server.close()
         for connection in list(self._state.connections):
             connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=_CLOSE_TIMEOUT_S)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=_CLOSE_TIMEOUT_S)
         for task in list(self._state.tasks):

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator
 import orjson
 
 from kheish.errors import Invalid
-from kheish.limits import PAGE_ITEMS_MAX, STREAM_HEARTBEAT_S
+from kheish.limits import PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES, STREAM_HEARTBEAT_S
 from kheish.runtime.actor import record_json
 from kheish.runtime.hub import Frame
 from kheish.runtime.supervisor import Supervisor
@@ -33,8 +33,9 @@ TAIL = "tail"
 
 
 def encode(event: str, data: bytes, event_id: str = "") -> bytes:
-    head = f"id: {event_id}\nevent: {event}\ndata: " if event_id else f"event: {event}\ndata: "
-    return head.encode() + data + b"\n\n"
+    """The id stands last: whoever reads line by line and is cut off never has the id of a record without the record."""
+    end = f"\nid: {event_id}\n\n" if event_id else "\n\n"
+    return f"event: {event}\ndata: ".encode() + data + end.encode()
 
 
 def public_record(session_id: str, record: Record) -> bytes:
@@ -70,22 +71,30 @@ class Streams:
         self._bye = reason
         self._supervisor.hub.close()
 
-    async def session(self, session_id: str, run_id: str | None, cursor: str) -> AsyncIterator[bytes]:
-        """A session's stream, or the part of it that concerns one run, which ends with the run."""
+    async def session(
+        self, session_id: str, run_id: str | None, cursor: str, *, is_resumed: bool = False
+    ) -> AsyncIterator[bytes]:
+        """A session's stream, or the part of it that concerns one run, which ends with the run. Where it is resumed
+        and all of the run has been shown it is empty."""
         subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
         try:
             state, seq = await self._supervisor.state(session_id)
             after = seq if cursor == TAIL else min(parse_seq(cursor), seq)
             run = state.runs.get(run_id) if run_id else None
-            while page := await self._supervisor.read_records(session_id, after, PAGE_ITEMS_MAX):
-                for record in page:
-                    after = record.seq
-                    if run_id is None or concerns(record, run_id):
-                        yield encode("record", public_record(session_id, record), str(record.seq))
-            yield _sync(str(after))
+            is_shown = False
+            while page := await self._supervisor.read_records(
+                session_id, after, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES
+            ):
+                shown = [record for record in page if run_id is None or concerns(record, run_id)]
+                after = page[-1].seq
+                if shown:
+                    is_shown = True
+                    yield b"".join(encode("record", public_record(session_id, r), str(r.seq)) for r in shown)
             if run is not None and run.is_terminal:
-                yield encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
+                if is_shown or not is_resumed:
+                    yield _sync(str(after)) + encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
                 return
+            yield _sync(str(after))
             async for chunk in self._live(subscription, lambda f: f.seq > after, lambda f: str(f.seq)):
                 yield chunk
         finally:
@@ -103,11 +112,17 @@ class Streams:
             after = end if cursor in ("", TAIL) else parse_global(cursor)
             while after < end:
                 page = await self._supervisor.read_global(after, PAGE_ITEMS_MAX)
+                gathered = bytearray()
                 for session_id, record in page:
                     after = (record.gen, record.pos)
                     if after > end:
                         break
-                    yield encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
+                    gathered += encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
+                    if len(gathered) >= STREAM_CHUNK_BYTES:
+                        yield bytes(gathered)
+                        gathered.clear()
+                if gathered:
+                    yield bytes(gathered)
                 if len(page) < PAGE_ITEMS_MAX:
                     break
             yield _sync(f"{end[0]}.{end[1]}")

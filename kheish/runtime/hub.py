@@ -2,8 +2,8 @@
 
 Delivery: a subscriber gets every record frame of what it subscribed to, in order, from the moment of `subscribe` on.
 What came before is read from the journal; a subscriber therefore registers first and reads then. Deltas are live only.
-A subscriber that falls behind by more than its bound in bytes is cut off and told so; it loses nothing, since it reads
-on from the journal. Each frame is encoded once, whoever listens.
+A subscriber that falls behind by more than its bound in bytes is cut off and told so; what waited for it is dropped. It
+loses no record, since it reads on from the journal. Each frame is encoded once, whoever listens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from kheish.errors import Conflict
-from kheish.limits import SUBSCRIBER_QUEUE_BYTES_MAX, SUBSCRIBERS_MAX
+from kheish.limits import STREAM_CHUNK_BYTES, SUBSCRIBER_QUEUE_BYTES_MAX, SUBSCRIBERS_MAX
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,17 +55,20 @@ class Subscription:
         self._bytes += len(frame.data)
         if self._bytes > SUBSCRIBER_QUEUE_BYTES_MAX:
             self.lost = "the reader was too slow"
+            self._frames.clear()
             self.close()
             return
         self._frames.append(frame)
         self._ready.set()
 
     def take(self) -> list[Frame]:
-        """Everything that waits, without waiting."""
-        frames = list(self._frames)
-        self._frames.clear()
-        self._bytes = 0
-        self._ready.clear()
+        """What waits, as much as one write holds, without waiting. The rest goes on counting against the reader."""
+        frames: list[Frame] = []
+        taken_bytes = 0
+        while self._frames and taken_bytes < STREAM_CHUNK_BYTES:
+            frames.append(self._frames.popleft())
+            taken_bytes += len(frames[-1].data)
+        self._bytes -= taken_bytes
         return frames
 
     async def wait(self) -> list[Frame]:

@@ -7,15 +7,16 @@ import contextlib
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from kheish.core.codec import decode_events, decode_state
-from kheish.core.commands import Command, Context, CreateSession, Recover
+from kheish.core.codec import decode_state
+from kheish.core.commands import Command, Context, CreateSession, Recover, SubmitRun
+from kheish.core.contracts import Message
 from kheish.core.events import Rule
-from kheish.core.machine import decide, evolve, pending
+from kheish.core.machine import decide, pending
 from kheish.core.outcomes import Outcome
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
@@ -23,6 +24,8 @@ from kheish.errors import Conflict, Corrupt, Draining, KheishError, NotFound, Po
 from kheish.ids import new_id, time_of
 from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS
 from kheish.runtime.actor import Actor, Applied, Kernel
+from kheish.runtime.disk_watch import DiskWatch, disk_low
+from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
@@ -63,26 +66,6 @@ class SystemClock:
         return self._last
 
 
-def fold_records(records: Iterable[Record], state: State) -> State:
-    """The state after these stored records, on top of the one given (which is changed)."""
-    for record in records:
-        context = context_of(record)
-        for event in decode_events(record.events_json):
-            evolve(state, event, context)
-    return state
-
-
-def context_of(record: Record) -> Context:
-    return Context(
-        at_ms=record.at,
-        id_base="",
-        generation=record.gen,
-        principal=str(record.by.get("principal", "")),
-        origin=str(record.by.get("origin", "")),
-        key=str(record.by.get("key", "")),
-    )
-
-
 class Supervisor:
     def __init__(
         self,
@@ -105,6 +88,7 @@ class Supervisor:
         self.blobs = Blobs(root)
         self.index = Index(root / "daemon" / "index.json")
         self.committer = Committer(asyncio.get_running_loop())
+        self.disk = DiskWatch(root, self.committer)
         specs = {name: tool.spec for name, tool in tools.items()}
         self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
         self._kernel = Kernel(
@@ -227,10 +211,15 @@ class Supervisor:
         if self.is_draining:
             raise Draining("cannot take commands: the daemon is stopping; try again")
         creating = isinstance(command, CreateSession)
+        no_room = await self.disk.problem() if isinstance(command, CreateSession | SubmitRun) else ""
         if creating and session_id not in self.index.rows:
             # A refused one must not leave a directory behind.
             decide(State(), command, self._context(caller, key, body_digest), self.policy.settings)
+            if no_room:
+                raise disk_low("create a session", no_room)
         actor = await self._open(session_id, create=creating)
+        if no_room and isinstance(command, SubmitRun) and key not in actor.state.keys:
+            raise disk_low("take an input", no_room)
         try:
             return await actor.submit(command, lambda: self._context(caller, key, body_digest))
         except Poisoned as error:
@@ -394,6 +383,11 @@ class Supervisor:
             raise NotFound(f"cannot find session {session_id}", code="session_not_found")
         return actor.state, actor.seq
 
+    async def messages(self, session_id: str) -> Sequence[Message]:
+        """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
+        await self.state(session_id)
+        return await self._actors[session_id].messages()
+
     async def read_records(
         self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None
     ) -> list[Record]:
@@ -466,7 +460,9 @@ class Supervisor:
         return found[full], full
 
     async def put_blob(self, data: bytes) -> str:
-        """Stores bytes durably; returns their sha256."""
+        """Stores bytes of a new input durably; returns their sha256."""
+        if no_room := await self.disk.problem():
+            raise disk_low("store an attachment", no_room)
         try:
             return await self.committer.run(lambda: self.blobs.put(data))
         except OSError as error:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""`ids.is_session_name`, as a client reads it."""
+IDEMPOTENCY_KEY = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]{0,200}$"
+"""What prints of what a header may hold."""
+
+OptionalSession = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^$|{SESSION_ID}"})]
+"""The id of a session, or nothing."""
+Cursor = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15})?$"})]
+"""The seq to go on after, or nothing."""
+StreamCursor = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15}|tail)?$"})]
+GlobalCursor = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15}\.[0-9]{1,15}|tail)?$"})]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kheish.core.events import Behavior, Effect, Mode, Rule, RuleScope
-from kheish.wire.body import Body, View
+from kheish.wire.body import Body, OptionalSession, View
 
 
 class AddRule(Body, frozen=True):
@@ -26,7 +26,7 @@ class CheckPermission(Body, frozen=True):
 
     tool_name: str
     input: dict[str, Any] = {}
-    session_id: str = ""
+    session_id: OptionalSession = ""
     mode_override: Mode | None = None
 
 
@@ -42,6 +42,12 @@ class PermissionView(View, frozen=True):
     scope: RuleScope
     approval_required: bool
     reason: str = ""
+
+
+class ListMatrix(Body, frozen=True):
+    """With a session its own rules count too."""
+
+    session_id: OptionalSession = ""
 
 
 class MatrixRow(View, frozen=True):

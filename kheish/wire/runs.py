@@ -16,13 +16,20 @@ from kheish.wire.questions import QuestionView, question_view
 PREVIEW_CHARS = 200
 
 
+_ONE_OF = [
+    {"required": [given], "properties": {given: {"type": "string"}, other: {"type": "null"}}}
+    for given, other in (("text", "content_base64"), ("content_base64", "text"))
+]
+_BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+
 class InputAttachment(Body, frozen=True):
     """A file in the input: `text`, or any bytes as `content_base64`."""
 
     file_name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     media_type: Annotated[str, msgspec.Meta(max_length=100)] = "text/plain"
     text: str | None = None
-    content_base64: str | None = None
+    content_base64: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": _BASE64})] | None = None
 
 
 class SubmitInput(Body, frozen=True):
@@ -32,7 +39,10 @@ class SubmitInput(Body, frozen=True):
     content: Annotated[str, msgspec.Meta(max_length=INPUT_CHARS_MAX)]
     model: str | None = None
     delivery: Delivery = "queue"
-    attachments: Annotated[list[InputAttachment], msgspec.Meta(max_length=32)] = []
+    attachments: Annotated[
+        list[Annotated[InputAttachment, msgspec.Meta(extra_json_schema={"oneOf": _ONE_OF})]],
+        msgspec.Meta(max_length=32),
+    ] = []
     metadata: dict[str, Any] = {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.core.events import Mode
 from kheish.core.state import Run, State, status_of
-from kheish.wire.body import Body, View
+from kheish.wire.body import Body, OptionalSession, View
 from kheish.wire.permissions import RuleView, rule_view
 
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
@@ -19,7 +20,7 @@ class CreateSession(Body, frozen=True):
     """`session_id` may be chosen (then creating is idempotent). `cwd` is the workspace; `default_cwd` is taken only
     where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict."""
 
-    session_id: str = ""
+    session_id: OptionalSession = ""
     cwd: str = ""
     default_cwd: str = ""
     permission_mode: Mode = "default"
@@ -135,10 +136,10 @@ def message_view(message: Message) -> MessageView:
             )
 
 
-def transcript_view(state: State, first: int, limit: int) -> TranscriptView:
+def transcript_view(session_id: str, messages: Sequence[Message], first: int, limit: int) -> TranscriptView:
     return TranscriptView(
-        session_id=state.session_id,
-        total=len(state.messages),
+        session_id=session_id,
+        total=len(messages),
         first=first,
-        items=[message_view(m) for m in state.messages[first : first + limit]],
+        items=[message_view(m) for m in messages[first : first + limit]],
     )

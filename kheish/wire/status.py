@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
+
+from kheish import limits
+from kheish.core.contracts import ToolSpec
+from kheish.core.events import AnyEvent, ApprovalKind, Delivery, Effect, Mode, Resolution, ToolKind
 from kheish.wire.approvals import ApprovalView
 from kheish.wire.body import View
 from kheish.wire.questions import QuestionView
@@ -76,6 +81,63 @@ class RouteView(View, frozen=True):
     source: str
 
 
+class ToolView(View, frozen=True):
+    """`effect`: `read` changes nothing, `idempotent` may be repeated, `unsafe` may not be repeated unasked. Rules match
+    `main_argument`; `input_schema` is what an edit of its arguments has to hold."""
+
+    name: str
+    description: str
+    effect: Effect
+    kind: ToolKind
+    main_argument: str
+    timeout_ms: int
+    input_schema: dict[str, Any]
+
+
+class LimitsView(View, frozen=True):
+    """Bounds that a client meets; each is the one of that name in the product."""
+
+    request_body_bytes_max: int
+    input_chars_max: int
+    shown_attachment_bytes_max: int
+    shown_attachments_bytes_max: int
+    record_bytes_max: int
+    queued_runs_max: int
+    questions_max: int
+    question_options_max: int
+    justification_chars_max: int
+    tool_result_inline_bytes_max: int
+    page_items_default: int
+    page_items_max: int
+    connections_max: int
+    subscribers_max: int
+    subscriber_queue_bytes_max: int
+    stream_heartbeat_s: float
+
+
+class CapabilitiesView(View, frozen=True):
+    """What this daemon can do. `operations` are the operation ids of the API's description; `resolutions` says what a
+    human may answer to each kind of approval."""
+
+    version: str
+    operations: list[str]
+    stream_events: list[str]
+    drivers: list[str]
+    tools: list[ToolView]
+    permission_modes: list[Mode]
+    deliveries: list[Delivery]
+    resolutions: dict[ApprovalKind, list[Resolution]]
+    limits: LimitsView
+
+
+def tool_view(spec: ToolSpec) -> ToolView:
+    return ToolView(**{name: getattr(spec, name) for name in ToolView.__struct_fields__})
+
+
+def limits_view() -> LimitsView:
+    return LimitsView(**{name: getattr(limits, name.upper()) for name in LimitsView.__struct_fields__})
+
+
 class Problem(View, frozen=True):
     """RFC 9457. `code` is stable; `detail` is for people; other members depend on the code."""
 
@@ -86,6 +148,16 @@ class Problem(View, frozen=True):
     detail: str
 
 
+class AuthorView(View, frozen=True, omit_defaults=True):
+    """Who a record is by: `principal` is `user:<uid>`, `run:<run id>` or `daemon`; `origin` is what kind of client it
+    was; `command` and `key` are there where a client sent one."""
+
+    principal: str
+    origin: str
+    command: str = ""
+    key: str = ""
+
+
 class RecordView(View, frozen=True):
     """One journal record, as streams carry and `events` lists it. `events` holds all facts of one decision."""
 
@@ -94,8 +166,8 @@ class RecordView(View, frozen=True):
     at_ms: int
     generation: int
     position: int
-    by: dict[str, Any]
-    events: list[dict[str, Any]]
+    by: AuthorView
+    events: list[AnyEvent]
 
 
 class RecordPage(View, frozen=True):
@@ -103,3 +175,56 @@ class RecordPage(View, frozen=True):
 
     items: list[RecordView]
     next_cursor: str | None
+
+
+# -- streams --------------------------------------------------------------------------------------------------------
+
+
+class SyncView(View, frozen=True):
+    cursor: str
+
+
+class DeltaView(View, frozen=True, omit_defaults=True):
+    """`text` is of the model (`text`, `reasoning`) or of a tool that runs (`tool_output`); with `tool_call` the model
+    begins to ask for `tool`."""
+
+    session_id: str
+    run_id: str
+    kind: Literal["text", "reasoning", "tool_call", "tool_output"]
+    model_call_id: str = ""
+    tool_call_id: str = ""
+    tool: str = ""
+    text: str = ""
+
+
+class HeartbeatView(View, frozen=True):
+    type: Literal["heartbeat"]
+
+
+class EndView(View, frozen=True):
+    reason: str
+
+
+class StreamErrorView(View, frozen=True):
+    code: str
+    detail: str
+
+
+class StreamEvent(msgspec.Struct, frozen=True):
+    """A kind of server-sent event. One with an id moves the cursor."""
+
+    name: str
+    data: type[View]
+    has_id: bool
+    meaning: str
+
+
+STREAM_EVENTS = (
+    StreamEvent("record", RecordView, True, "one journal record"),
+    StreamEvent("sync", SyncView, True, "the replay has ended; what follows is live"),
+    StreamEvent("delta", DeltaView, False, "live text that is not in the journal"),
+    StreamEvent("heartbeat", HeartbeatView, False, "nothing happened for a while"),
+    StreamEvent("gap", EndView, False, "the reader was too slow and is cut off; reconnect with the last id"),
+    StreamEvent("bye", EndView, False, "the stream is over: the run is, or the daemon is stopping"),
+    StreamEvent("error", StreamErrorView, False, "the stream cannot go on"),
+)

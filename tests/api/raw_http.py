@@ -73,6 +73,15 @@ def connect(daemon: DaemonProcess) -> Iterator[socket.socket]:
         yield connection
 
 
+def read_all(connection: socket.socket) -> bytes:
+    """Until the daemon hangs up."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
 def exchange(daemon: DaemonProcess, data: bytes) -> Answer:
     """Sends these bytes and reads the first answer."""
     with connect(daemon) as connection:
@@ -98,11 +107,16 @@ class Stream:
 
     def __init__(self, daemon: DaemonProcess, path: str, last_id: str | None = None) -> None:
         self._connection = Connection(daemon)
+        self.retry_ms: int | None = None
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
         self._connection.request("GET", path, headers=headers)
         self.response = self._connection.getresponse()
         assert self.response.status == 200, self.response.read()
         assert self.response.getheader("content-type") == "text/event-stream"
+
+    def send(self, data: bytes) -> None:
+        """More bytes on the connection of the stream."""
+        self._connection.sock.sendall(data)
 
     def __enter__(self) -> Stream:
         return self
@@ -121,6 +135,8 @@ class Stream:
                 assert name not in fields, f"{name} twice in a frame"
                 fields[name] = value
             elif fields:
+                if self.retry_ms is None:
+                    self.retry_ms = int(fields.pop("retry"))
                 assert set(fields) <= {"id", "event", "data"}, fields
                 yield Frame(fields["event"], fields.get("id"), json.loads(fields["data"]))
                 fields = {}

@@ -5,20 +5,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kheish import __version__
+import kheish
+from kheish import __version__, limits
+from kheish.api import problems
 from kheish.api.endpoints import ENDPOINTS
-from kheish.api.openapi import describe
-from kheish.api.problems import problem_of
-from kheish.api.router import Endpoint
-from kheish.errors import Conflict
-from kheish.wire.status import Problem, RecordView
-from tests.api.raw_http import Answer, Stream, ask
+from kheish.api.openapi import codes_of, describe
+from kheish.api.problems import ANY, CODES, problem_of
+from kheish.api.router import PARTS, Endpoint
+from kheish.core.approvals import VERBS
+from kheish.core.events import ApprovalKind, Delivery, Event, Mode
+from kheish.core.model_calls import FAILURES
+from kheish.errors import Conflict, Corrupt, Draining, Poisoned
+from kheish.ids import is_session_name, new_id
+from kheish.providers.routes import Driver
+from kheish.tools.registry import load_tools
+from kheish.wire.body import IDEMPOTENCY_KEY, SESSION_ID
+from kheish.wire.status import STREAM_EVENTS, Problem
+from tests.api.raw_http import Answer, Stream, ask, refusal
 from tests.daemon_process import DaemonProcess, Json
+
+PACKAGE = Path(kheish.__file__).parent
+PAGE = PACKAGE.parent / "share" / "doc" / "kheish" / "http-api.md"
+STREAM_EVENT = "#/components/schemas/StreamEvent"
 
 DOCUMENT: Json = json.loads(describe(ENDPOINTS))
 
@@ -94,16 +110,86 @@ def test_an_operation_says_what_it_answers() -> None:
     problem = resolve(DOCUMENT["components"]["schemas"]["Problem"])
     assert set(problem["required"]) == set(Problem.__struct_fields__)
     for endpoint, operation in operations():
-        responses = operation["responses"]
-        assert set(responses) == {str(endpoint.status), "default"}
-        assert resolve(responses["default"]["content"]["application/problem+json"]["schema"]) == problem
-        ((content_type, content),) = responses[str(endpoint.status)]["content"].items()
+        responses = dict(operation["responses"])
+        ((content_type, content),) = responses.pop(str(endpoint.status))["content"].items()
+        if endpoint.if_empty:
+            assert responses.pop("204") == {"description": endpoint.if_empty}
+        assert {int(status) for status in responses} == set(codes_of(endpoint))
+        for status, codes in codes_of(endpoint).items():
+            whole, own = responses[str(status)]["content"]["application/problem+json"]["schema"]["allOf"]
+            assert resolve(whole) == problem
+            assert own["properties"] == {"status": {"const": status}, "code": {"enum": codes}}
         if endpoint.stream:
-            assert content_type == "text/event-stream" and "record" in content["schema"]["description"]
+            assert content_type == "text/event-stream" and content["schema"]["$ref"].endswith("/StreamEvent")
         elif endpoint.returns is bytes:
             assert content_type == "application/octet-stream"
         else:
             assert content_type == "application/json" and resolve(content["schema"])
+
+
+def test_every_event_of_a_stream_is_described() -> None:
+    described = {row["properties"]["event"]["const"]: row for row in resolve({"$ref": STREAM_EVENT})["oneOf"]}
+    assert set(described) == {event.name for event in STREAM_EVENTS}
+    for event in STREAM_EVENTS:
+        row = described[event.name]
+        assert ("id" in row["required"]) == event.has_id == (row["properties"]["id"] is not False)
+        data = resolve(row["properties"]["data"]["contentSchema"])
+        assert set(data["properties"]) == set(event.data.__struct_fields__)
+
+
+def test_every_fact_of_a_journal_is_described() -> None:
+    facts = resolve(DOCUMENT["components"]["schemas"]["RecordView"]["properties"]["events"]["items"])
+    described = {resolve(schema)["properties"]["type"]["enum"][0] for schema in facts["anyOf"]}
+    assert described == {event.__struct_config__.tag for event in Event.__subclasses__()}
+
+
+def test_an_answer_has_all_fields_that_are_described() -> None:
+    for name in ("RunView", "SessionView", "ApprovalView", "StatusView", "CapabilitiesView", "RecordView"):
+        schema = DOCUMENT["components"]["schemas"][name]
+        assert set(schema["required"]) == set(schema["properties"]), name
+
+
+def test_every_code_has_one_status_and_is_in_the_page() -> None:
+    known = [code for codes in CODES.values() for code in codes]
+    assert len(set(known)) == len(known)
+    for endpoint in ENDPOINTS:
+        assert {*ANY, *endpoint.codes} <= set(known), endpoint.path
+    row = re.compile(r"^\| ([0-9, ]+) \| (`.+) \|$", re.MULTILINE)
+    page = {statuses: re.findall(r"`([a-z_]+)`", cell) for statuses, cell in row.findall(PAGE.read_text("utf-8"))}
+    for statuses, documented in page.items():
+        codes = {code for status in re.findall(r"[0-9]+", statuses) for code in CODES[int(status)]}
+        assert set(documented) - {"how", "principal", "at_ms"} == codes, statuses
+    assert {int(status) for statuses in page for status in re.findall(r"[0-9]+", statuses)} == set(CODES)
+
+
+def test_every_code_that_is_raised_here_is_known() -> None:
+    """By the machine, the runtime and the API; those of a model call are in the run, not in an answer."""
+    known = {code for codes in CODES.values() for code in codes}
+    sources = [p for room in ("core", "runtime", "api") for p in (PACKAGE / room).rglob("*.py")]
+    raised = {code for path in sources for code in re.findall(r'\bcode="([a-z_]+)"', path.read_text("utf-8"))}
+    assert raised - known - {*FAILURES, "reply_too_large"} == set()
+    for error in (problems.Malformed, problems.HeadTooLarge, problems.TooLarge, Draining, Corrupt, Poisoned):
+        assert error.code in CODES[error.status]
+
+
+@given(st.text(max_size=6) | st.from_regex(SESSION_ID))
+def test_the_form_of_a_session_id_is_that_of_its_name(name: str) -> None:
+    assert bool(re.fullmatch(SESSION_ID.removesuffix("$"), name)) == is_session_name(name)
+
+
+def test_the_form_of_a_key_is_what_prints() -> None:
+    for byte in range(256):
+        assert bool(re.fullmatch(IDEMPOTENCY_KEY.removesuffix("$"), chr(byte))) == chr(byte).isprintable(), byte
+    assert not re.match(IDEMPOTENCY_KEY, "x" * 201)
+
+
+def test_the_form_of_an_id_takes_the_ids_that_are_made_and_their_beginnings() -> None:
+    for noun in ("run", "approval", "question"):
+        made = new_id(noun)
+        for given_id in (made, made[:-20], made.partition("_")[2], made[-26:-20]):
+            assert re.match(PARTS[f"{noun}s"].pattern, given_id), given_id
+        assert not re.match(PARTS[f"{noun}s"].pattern, new_id("session"))
+    assert re.match(PARTS["queue"].pattern, new_id("run"))
 
 
 class Walk:
@@ -132,9 +218,10 @@ class Walk:
 
     def follow(self, path: str) -> None:
         with Stream(self.daemon, path + ("?cursor=0.0" if "events" in path else "")) as stream:
-            for frame in stream.until("sync")[:-1]:
-                assert frame.event == "record"
-                assert_is(RecordView, frame.data)
+            for frame in stream.until("sync"):
+                event = next(event for event in STREAM_EVENTS if event.name == frame.event)
+                assert (frame.id is not None) == event.has_id
+                assert_is(event.data, frame.data)
 
 
 def assert_is(type_: Any, value: Any) -> None:
@@ -146,7 +233,7 @@ def assert_is(type_: Any, value: Any) -> None:
 @pytest.mark.slow
 def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> None:
     walk = Walk(api)
-    for path in ("/healthz", "/readyz", "/v1/status", "/v1/routes", "/v1/openapi.json"):
+    for path in ("/healthz", "/readyz", "/v1/status", "/v1/capabilities", "/v1/routes", "/v1/openapi.json"):
         walk("GET", path)
     s, r = "/v1/sessions/{id}", "/v1/runs/{id}"
     for name in ("one", "two", "three", "four", "five", "six", "seven"):
@@ -195,13 +282,64 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("POST", r + "/cancel", id=hanging)
     walk("POST", s + "/end", id="two")
     walk("POST", "/v1/runtime/permissions/check", {"tool_name": "bash", "input": {"command": "ls"}})
-    walk("GET", "/v1/runtime/permissions/matrix")
+    walk("POST", "/v1/runtime/permissions/matrix", {"session_id": "one"})
     api.submit(api.session("always"), "SHELL")
     always = api.until("always", "approval.requested")["request_id"]
     ask(api, "POST", f"/v1/approvals/{always}", {"resolution": "deny", "remember": "always", "rule": "bash(echo*)"})
     assert [rule["pattern"] for rule in walk("GET", "/v1/runtime/permissions/rules")] == ["bash(echo*)"]
     walk("DELETE", "/v1/runtime/permissions/rules", query="?pattern=bash(echo*)")
     assert walk.asked == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+
+
+@pytest.mark.slow
+def test_a_daemon_says_what_it_can_do(api: DaemonProcess) -> None:
+    """By the tables that it works by: nothing is said that is not there, and nothing left out."""
+    can = ask(api, "GET", "/v1/capabilities").json
+    assert can["operations"] == [operation["operationId"] for _, operation in operations()]
+    assert can["version"] == __version__ and can["drivers"] == list(get_args(Driver))
+    assert can["stream_events"] == [event.name for event in STREAM_EVENTS]
+    assert can["permission_modes"] == list(get_args(Mode)) and can["deliveries"] == list(get_args(Delivery))
+    assert can["resolutions"] == {kind: list(verbs) for kind, verbs in VERBS.items()}
+    assert set(can["resolutions"]) == set(get_args(ApprovalKind))
+    specs = {name: tool.spec for name, tool in load_tools().items()}
+    assert {tool["name"]: tool["effect"] for tool in can["tools"]} == {n: spec.effect for n, spec in specs.items()}
+    for tool in can["tools"]:
+        assert tool["input_schema"] == specs[tool["name"]].input_schema
+    assert can["limits"]["input_chars_max"] == limits.INPUT_CHARS_MAX
+    for name, value in can["limits"].items():
+        assert value == getattr(limits, name.upper())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "refused"),
+    [
+        ("/v1/sessions?limit=1&limit=1", (400, "invalid_request")),
+        ("/v1/sessions?status=idle,asleep", (400, "invalid_request")),
+        (f"/v1/blobs/{'0' * 64}?offset={2**60}", (400, "invalid_request")),
+        ("/v1/sessions?cursor=12", (400, "invalid_cursor")),
+        ("/v1/sessions/form/transcript?first=null", (400, "invalid_request")),
+        ("/v1/runs/run_", (404, "run_not_found")),
+        ("/v1/runs/01l", (404, "run_not_found")),
+        ("/v1/approvals/app", (404, "approval_not_found")),
+        ("/v1/approvals/question_01", (404, "approval_not_found")),
+        ("/v1/questions/question_", (404, "question_not_found")),
+    ],
+)
+def test_what_does_not_have_the_form_is_refused(api: DaemonProcess, path: str, refused: tuple[int, str]) -> None:
+    run_id = api.submit(api.session("form"), "SHELL")
+    api.until("form", "approval.requested", cursor=str(ask(api, "GET", "/v1/sessions/form").json["seq"] - 1))
+    assert refusal(ask(api, "GET", path)) == refused
+    ask(api, "POST", f"/v1/runs/{run_id}/cancel", {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/v1/events/stream", "/v1/sessions/resumed/stream", "/v1/runs/{run}/stream"])
+def test_a_cursor_has_to_be_one_also_where_the_header_takes_its_place(api: DaemonProcess, path: str) -> None:
+    path = path.format(run=api.submit(api.session("resumed")))
+    for last_id in ("0.0" if "events" in path else "0", "tail"):
+        answer = ask(api, "GET", f"{path}?cursor=x", Last_Event_ID=last_id)
+        assert refusal(answer) == (400, "invalid_cursor")
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_a_run_is_found_by_an_unambiguous_prefix(api: DaemonProcess) -> None:
     assert ask(api, "GET", f"/v1/runs/{run_id[:-2]}").json == whole
     assert ask(api, "GET", f"/v1/runs/{run_id.removeprefix('run_')[:-2]}").json == whole
     api.submit("prefix", "again")
-    assert refusal(ask(api, "GET", "/v1/runs/run_")) == (409, "ambiguous_id")
+    assert refusal(ask(api, "GET", "/v1/runs/run_0")) == (409, "ambiguous_id")
     assert refusal(ask(api, "GET", "/v1/runs/run_nope")) == (404, "run_not_found")
 
 
@@ -306,7 +306,7 @@ def test_a_permission_is_checked_without_running_anything(api: DaemonProcess) ->
 
 
 def test_the_matrix_shows_every_tool_in_every_mode(api: DaemonProcess) -> None:
-    rows = {row["tool_name"]: row for row in ask(api, "GET", "/v1/runtime/permissions/matrix").json}
+    rows = {row["tool_name"]: row for row in ask(api, "POST", "/v1/runtime/permissions/matrix").json}
     assert {"bash", "read_file", "write_file", "ask_user_question"} <= set(rows)
     modes = {"default", "accept_edits", "plan", "dont_ask", "bypass"}
     assert all(set(row["decisions"]) == modes for row in rows.values())
@@ -318,6 +318,18 @@ def test_the_matrix_shows_every_tool_in_every_mode(api: DaemonProcess) -> None:
         "bypass": "allow",
     }
     assert set(rows["read_file"]["decisions"].values()) == {"allow"}
+
+
+def test_the_matrix_of_a_session_has_its_own_rules(api: DaemonProcess) -> None:
+    def decisions(**body: str) -> dict[str, Json]:
+        rows = ask(api, "POST", "/v1/runtime/permissions/matrix", body).json
+        return {row["tool_name"]: row["decisions"] for row in rows}
+
+    ask(api, "POST", f"/v1/sessions/{api.session('matrix')}/rules", {"pattern": "read_file", "behavior": "deny"})
+    assert decisions()["read_file"]["default"] == "allow"
+    of_session = decisions(session_id="matrix")
+    assert set(of_session.pop("read_file").values()) == {"deny"}
+    assert of_session == {tool: row for tool, row in decisions().items() if tool != "read_file"}
 
 
 def test_a_long_output_is_read_in_parts_from_its_blob(api: DaemonProcess) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from kheish.client import Kheish
-from kheish.limits import MIB, SUBSCRIBER_QUEUE_BYTES_MAX
+from kheish.limits import MIB, STREAM_CHUNK_BYTES, SUBSCRIBER_QUEUE_BYTES_MAX
+from kheish.runtime.hub import Frame as HubFrame
+from kheish.runtime.hub import Hub
 from tests.api.conftest import obey
 from tests.api.raw_http import Frame, Stream, ask, refusal
 from tests.daemon_process import DaemonProcess, Json, text
@@ -162,6 +164,24 @@ def test_text_that_is_not_unicode_is_refused_before_it_is_kept(api: DaemonProces
     for body in (b'{"content":"\\ud800 x"}', b'{"content":"\xed\xa0\x80"}', b'{"content":"\\udfff\\ud800"}'):
         assert refusal(ask(api, "POST", f"/v1/sessions/{session}/runs", body)) == (400, "malformed_json")
     assert api.types(session) == ["session.created"]
+
+
+def test_what_waits_for_a_reader_is_bounded_given_out_in_pieces_and_dropped_with_it() -> None:
+    hub = Hub()
+    subscription = hub.subscribe()
+    frames = [
+        HubFrame(event="record", session_id="s", data=b"x" * STREAM_CHUNK_BYTES, seq=seq) for seq in range(1, 100)
+    ]
+    kept = SUBSCRIBER_QUEUE_BYTES_MAX // STREAM_CHUNK_BYTES
+    for frame in frames[:kept]:
+        hub.publish(frame)
+    assert subscription.take() == frames[:1], "one write's worth"
+    hub.publish(frames[kept])
+    assert subscription.take() == frames[1:2] and not subscription.lost
+    for frame in frames[kept + 1 : kept + 3]:
+        hub.publish(frame)
+    assert subscription.lost and not hub.subscribers_total
+    assert subscription.take() == [], "it reads on from the journal"
 
 
 def test_a_slow_reader_is_cut_off_and_reads_on_from_its_last_id(api: DaemonProcess) -> None:

@@ -98,20 +98,26 @@ async def resolve_in_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> Run
     return run_view(applied.state, applied.state.runs[applied.result])
 
 
+_RESOLVES = (
+    "operator_required", "invalid_resolution", "invalid_rule", "approval_not_found", "approval_state_conflict",
+    "approval_digest_mismatch", "approval_policy_changed", "approval_denied", "edit_denied",
+)  # fmt: skip
+
 ENDPOINTS = (
     Endpoint(method="GET", path="/v1/approvals", handler=list_approvals, query=ListQuery,
              summary="List what waits for a decision, oldest first", returns=list[ApprovalView]),
     Endpoint(method="GET", path="/v1/approvals/{id}", handler=get_approval, summary="Get a pending approval",
              returns=ApprovalView),
     Endpoint(method="POST", path="/v1/approvals/{id}", handler=resolve_approval, summary="Resolve an approval",
-             body=ResolveApproval, returns=RunView, keyed=True),
+             body=ResolveApproval, returns=RunView, keyed=True, codes=_RESOLVES),
     Endpoint(method="GET", path="/v1/sessions/{id}/approvals", handler=list_session_approvals,
              summary="List the pending approvals of a session", returns=list[ApprovalView]),
     Endpoint(method="POST", path="/v1/sessions/{id}/approvals", handler=resolve_in_session,
              summary="Resolve approvals of one run, all or none", body=ResolveApprovals, returns=SessionView,
-             keyed=True),
+             keyed=True, codes=_RESOLVES),
     Endpoint(method="POST", path="/v1/sessions/{id}/approval-runs", handler=resolve_as_run, status=202,
-             summary="The same, answering with the run", body=ResolveApprovals, returns=RunView, keyed=True),
+             summary="The same, answering with the run", body=ResolveApprovals, returns=RunView, keyed=True,
+             codes=_RESOLVES),
     Endpoint(method="POST", path="/v1/runs/{id}/approvals", handler=resolve_in_run,
-             summary="The same, by run", body=ResolveApprovals, returns=RunView, keyed=True),
+             summary="The same, by run", body=ResolveApprovals, returns=RunView, keyed=True, codes=_RESOLVES),
 )  # fmt: skip

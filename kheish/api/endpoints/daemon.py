@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 
@@ -12,12 +12,20 @@ from kheish import __version__
 from kheish.api.endpoints.approvals import ListQuery as InboxQuery
 from kheish.api.endpoints.approvals import list_approvals
 from kheish.api.endpoints.questions import list_questions
+from kheish.api.endpoints.runs import start_of
 from kheish.api.openapi import describe
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
+from kheish.api.streams import parse_global
+from kheish.core.approvals import VERBS
+from kheish.core.events import Delivery
+from kheish.core.permissions import MODES
 from kheish.errors import Draining
 from kheish.limits import MIB
-from kheish.wire.body import Body
+from kheish.providers.routes import Driver
+from kheish.wire.body import Body, GlobalCursor
 from kheish.wire.status import (
+    STREAM_EVENTS,
+    CapabilitiesView,
     HealthView,
     InboxCounts,
     InboxView,
@@ -26,6 +34,8 @@ from kheish.wire.status import (
     SessionCounts,
     StatusView,
     WarningView,
+    limits_view,
+    tool_view,
 )
 
 if TYPE_CHECKING:
@@ -35,11 +45,11 @@ if TYPE_CHECKING:
 class StreamQuery(Body, frozen=True):
     """`cursor` is `<generation>.<position>` of the last record seen, or `tail`."""
 
-    cursor: str = ""
+    cursor: GlobalCursor = ""
 
 
 class BlobQuery(Body, frozen=True):
-    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MIB * MIB)] = 0
     limit: Annotated[int, msgspec.Meta(ge=1, le=16 * MIB)] = MIB
 
 
@@ -58,6 +68,13 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
     rows = [row for row in supervisor.index.rows.values() if row.created_at_ms or row.problem]
     waiting = [row.active_status for row in rows]
     generation, position = supervisor.position
+    warnings = [
+        WarningView(code="session_read_only", message=row.problem, session_id=row.session_id)
+        for row in rows
+        if row.problem
+    ]
+    if problem := await supervisor.disk.problem():
+        warnings.insert(0, WarningView(code="disk_low", message=f"no new work is taken: {problem}"))
     return StatusView(
         status="draining" if supervisor.is_draining else "ready",
         ready=not supervisor.is_draining,
@@ -81,11 +98,22 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
             approvals=sum(row.pending_approvals for row in rows), questions=sum(row.pending_questions for row in rows)
         ),
         subscribers=supervisor.hub.subscribers_total,
-        warnings=[
-            WarningView(code="session_read_only", message=row.problem, session_id=row.session_id)
-            for row in rows
-            if row.problem
-        ][:100],
+        warnings=warnings[:100],
+    )
+
+
+async def get_capabilities(app: App, call: Call[None, NoQuery]) -> CapabilitiesView:
+    """Of the very tables that the daemon works by."""
+    return CapabilitiesView(
+        version=__version__,
+        operations=[endpoint.operation for endpoint in app.router.endpoints],
+        stream_events=[event.name for event in STREAM_EVENTS],
+        drivers=list(get_args(Driver)),
+        tools=[tool_view(spec) for spec in app.supervisor.policy.settings.tools.values()],
+        permission_modes=list(MODES),
+        deliveries=list(get_args(Delivery)),
+        resolutions={kind: list(verbs) for kind, verbs in VERBS.items()},
+        limits=limits_view(),
     )
 
 
@@ -98,7 +126,7 @@ async def list_routes(app: App, call: Call[None, NoQuery]) -> list[RouteView]:
 
 
 async def stream_everything(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
-    return app.streams.everything(call.last_event_id or call.query.cursor)
+    return app.streams.everything(start_of(call, parse_global))
 
 
 async def get_blob(app: App, call: Call[None, BlobQuery]) -> Raw:
@@ -112,16 +140,18 @@ async def get_openapi(app: App, call: Call[None, NoQuery]) -> Raw:
 ENDPOINTS = (
     Endpoint(method="GET", path="/healthz", handler=get_health, summary="Is the process alive", returns=HealthView),
     Endpoint(method="GET", path="/readyz", handler=get_readiness, summary="Does it take work (503: it is stopping)",
-             returns=HealthView),
+             returns=HealthView, codes=("daemon_draining",)),
     Endpoint(method="GET", path="/v1/status", handler=get_status, summary="The daemon at a glance",
              returns=StatusView),
+    Endpoint(method="GET", path="/v1/capabilities", handler=get_capabilities,
+             summary="What this daemon can do: operations, drivers, tools, modes, limits", returns=CapabilitiesView),
     Endpoint(method="GET", path="/v1/inbox", handler=get_inbox, query=InboxQuery,
              summary="All approvals and questions that wait", returns=InboxView),
     Endpoint(method="GET", path="/v1/routes", handler=list_routes, summary="List the routes to models",
-             returns=list[RouteView]),
+             returns=list[RouteView], codes=("invalid_routes",)),
     Endpoint(method="GET", path="/v1/events/stream", handler=stream_everything, query=StreamQuery,
              summary="Follow all sessions", stream=True),
     Endpoint(method="GET", path="/v1/blobs/{sha256}", handler=get_blob, query=BlobQuery,
-             summary="Read stored bytes, such as a long tool output", returns=bytes),
+             summary="Read stored bytes, such as a long tool output", returns=bytes, codes=("disk_failed",)),
     Endpoint(method="GET", path="/v1/openapi.json", handler=get_openapi, summary="This description"),
 )  # fmt: skip

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kheish.api.problems import OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery
 from kheish.core import commands
 from kheish.core.codec import decode_events
-from kheish.core.events import Mode, Rule, ToolCallDecided
+from kheish.core.events import Rule, ToolCallDecided
 from kheish.core.permissions import MODES, evaluate, require_operator
+from kheish.core.state import State
 from kheish.errors import Invalid
 from kheish.limits import PAGE_ITEMS_MAX
 from kheish.wire.body import Body
 from kheish.wire.permissions import (
     AddRule,
     CheckPermission,
+    ListMatrix,
     MatrixRow,
     PermissionAudit,
     PermissionView,
@@ -53,15 +56,15 @@ async def remove_user_rule(app: App, call: Call[None, PatternQuery]) -> list[Rul
     return [rule_view(rule) for rule in await app.supervisor.policy.remove_user_rule(call.query.pattern)]
 
 
+async def _state(app: App, session_id: str) -> State:
+    """That of the session, or of one that has nothing of its own."""
+    return (await app.supervisor.state(session_id))[0] if session_id else State()
+
+
 async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> PermissionView:
     body, settings = call.body, app.supervisor.policy.settings
-    mode: Mode = "default"
-    rules: list[Rule] = []
-    cwd = ""
-    if body.session_id:
-        state, _ = await app.supervisor.state(body.session_id)
-        mode, rules, cwd = state.mode, state.rules, state.cwd
-    mode = body.mode_override or mode
+    state = await _state(app, body.session_id)
+    mode = body.mode_override or state.mode
     spec = settings.tools.get(body.tool_name)
     if spec is None:
         raise Invalid(
@@ -69,7 +72,7 @@ async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> Pe
             code="tool_not_found",
             path="$.tool_name",
         )
-    found = evaluate(mode, [*rules, *settings.rules], body.tool_name, spec, body.input, cwd)
+    found = evaluate(mode, [*state.rules, *settings.rules], body.tool_name, spec, body.input, state.cwd)
     return PermissionView(
         tool_name=body.tool_name,
         mode=mode,
@@ -83,13 +86,15 @@ async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> Pe
     )
 
 
-async def list_matrix(app: App, call: Call[None, NoQuery]) -> list[MatrixRow]:
+async def list_matrix(app: App, call: Call[ListMatrix, NoQuery]) -> list[MatrixRow]:
     settings = app.supervisor.policy.settings
+    state = await _state(app, call.body.session_id)
+    rules = [*state.rules, *settings.rules]
     return [
         MatrixRow(
             tool_name=name,
             effect=spec.effect,
-            decisions={mode: evaluate(mode, settings.rules, name, spec, {}).behavior for mode in MODES},
+            decisions={mode: evaluate(mode, rules, name, spec, {}, state.cwd).behavior for mode in MODES},
         )
         for name, spec in settings.tools.items()
     ]
@@ -116,15 +121,17 @@ ENDPOINTS = (
     Endpoint(method="GET", path="/v1/sessions/{id}/rules", handler=list_rules,
              summary="List the rules that apply to a session", returns=list[RuleView]),
     Endpoint(method="POST", path="/v1/sessions/{id}/rules", handler=add_rule, summary="Add a rule to a session",
-             body=AddRule, returns=SessionView),
+             body=AddRule, returns=SessionView, codes=("operator_required", "invalid_rule")),
     Endpoint(method="GET", path="/v1/sessions/{id}/permission-audits", handler=list_audits,
              summary="List every permission decision of a session", returns=list[PermissionAudit]),
     Endpoint(method="GET", path="/v1/runtime/permissions/rules", handler=list_user_rules,
              summary="List the rules for all sessions that were made by answering always", returns=list[RuleView]),
     Endpoint(method="DELETE", path="/v1/runtime/permissions/rules", handler=remove_user_rule, query=PatternQuery,
-             summary="Remove such a rule, by its pattern", returns=list[RuleView]),
+             summary="Remove such a rule, by its pattern", returns=list[RuleView],
+             codes=("operator_required", "rule_not_found", "disk_failed")),
     Endpoint(method="POST", path="/v1/runtime/permissions/check", handler=check_permission,
-             summary="Ask what would be decided", body=CheckPermission, returns=PermissionView),
-    Endpoint(method="GET", path="/v1/runtime/permissions/matrix", handler=list_matrix,
-             summary="What each mode does with each tool", returns=list[MatrixRow]),
+             summary="Ask what would be decided", body=CheckPermission, returns=PermissionView,
+             codes=(*OF_SESSION, "tool_not_found")),
+    Endpoint(method="POST", path="/v1/runtime/permissions/matrix", handler=list_matrix, body=ListMatrix,
+             summary="What each mode does with each tool", returns=list[MatrixRow], codes=OF_SESSION),
 )  # fmt: skip

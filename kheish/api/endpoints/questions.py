@@ -81,17 +81,24 @@ async def answer_in_run(app: App, call: Call[ResolveQuestion, NoQuery]) -> RunVi
     return run_view(applied.state, applied.state.runs[applied.result])
 
 
+_ANSWERS = (
+    "operator_required", "question_not_found", "question_state_conflict", "question_unknown_answer",
+    "question_duplicate_answer", "question_answer_missing", "question_answer_empty", "question_option_not_found",
+    "question_duplicate_option", "question_single_select_violation", "question_declined_with_answers",
+)  # fmt: skip
+
 ENDPOINTS = (
     Endpoint(method="GET", path="/v1/questions", handler=list_questions, query=ListQuery,
              summary="List what waits for an answer, oldest first", returns=list[QuestionView]),
     Endpoint(method="GET", path="/v1/questions/{id}", handler=get_question, summary="Get a pending question",
              returns=QuestionView),
     Endpoint(method="POST", path="/v1/questions/{id}", handler=answer_question, summary="Answer or decline",
-             body=AnswerQuestion, returns=RunView, keyed=True),
+             body=AnswerQuestion, returns=RunView, keyed=True, codes=_ANSWERS),
     Endpoint(method="GET", path="/v1/sessions/{id}/questions", handler=list_session_questions,
              summary="List the pending questions of a session", returns=list[QuestionView]),
     Endpoint(method="POST", path="/v1/sessions/{id}/questions", handler=answer_in_session,
-             summary="Answer a question of a session", body=ResolveQuestion, returns=SessionView, keyed=True),
+             summary="Answer a question of a session", body=ResolveQuestion, returns=SessionView, keyed=True,
+             codes=_ANSWERS),
     Endpoint(method="POST", path="/v1/runs/{id}/questions", handler=answer_in_run,
-             summary="The same, by run", body=ResolveQuestion, returns=RunView, keyed=True),
+             summary="The same, by run", body=ResolveQuestion, returns=RunView, keyed=True, codes=_ANSWERS),
 )  # fmt: skip

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from kheish.api.problems import OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
-from kheish.api.streams import concerns, parse_seq, public_record
+from kheish.api.streams import TAIL, concerns, parse_seq, public_record
 from kheish.core import commands
 from kheish.core.events import Attachment
 from kheish.core.state import Run, State
 from kheish.errors import Invalid
 from kheish.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, TOOL_RESULT_INLINE_BYTES_MAX
 from kheish.runtime.actor import Applied
-from kheish.wire.body import Body
+from kheish.wire.body import Body, Cursor, OptionalSession, StreamCursor
 from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, run_view
 from kheish.wire.status import RecordPage
 
@@ -28,18 +29,24 @@ if TYPE_CHECKING:
 class ListQuery(Body, frozen=True):
     """Newest first. `active` keeps those that are not over."""
 
-    session_id: str = ""
+    session_id: OptionalSession = ""
     active: bool = False
     limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
 
 
 class EventsQuery(Body, frozen=True):
-    cursor: str = ""
+    cursor: Cursor = ""
     limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
 
 
 class StreamQuery(Body, frozen=True):
-    cursor: str = ""
+    cursor: StreamCursor = ""
+
+
+SUBMITS = (
+    "session_ended", "empty_input", "queue_full", "model_missing", "invalid_routes", "route_not_ready", "disk_low",
+)  # fmt: skip
+"""What may come of an input besides what may come of any command."""
 
 
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
@@ -126,9 +133,18 @@ async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
 
+def start_of(call: Call[None, Any], parse: Callable[[str], object] = parse_seq) -> str:
+    """The cursor that a stream starts at: a reader that reconnects has it in the header, and its first one in the query
+    still. Raises Invalid for what is none, in either."""
+    for cursor in (call.query.cursor, call.last_event_id):
+        if cursor not in ("", TAIL):
+            parse(cursor)
+    return call.last_event_id or str(call.query.cursor)
+
+
 async def stream_run(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
     state, run = await find_run(app, call.path["id"])
-    return app.streams.session(state.session_id, run.run_id, call.last_event_id or call.query.cursor)
+    return app.streams.session(state.session_id, run.run_id, start_of(call), is_resumed=bool(call.last_event_id))
 
 
 async def cancel_run(app: App, call: Call[StopRun, NoQuery]) -> RunView:
@@ -141,12 +157,14 @@ async def cancel_run(app: App, call: Call[StopRun, NoQuery]) -> RunView:
 
 ENDPOINTS = (
     Endpoint(method="GET", path="/v1/runs", handler=list_runs, summary="List runs of all sessions, newest first",
-             query=ListQuery, returns=list[RunView]),
+             query=ListQuery, returns=list[RunView], codes=OF_SESSION),
     Endpoint(method="GET", path="/v1/runs/{id}", handler=get_run, summary="Get a run", returns=RunView),
     Endpoint(method="GET", path="/v1/runs/{id}/events", handler=list_run_events,
-             summary="Page through the records that concern a run", query=EventsQuery, returns=RecordPage),
+             summary="Page through the records that concern a run", query=EventsQuery, returns=RecordPage,
+             codes=("invalid_cursor",)),
     Endpoint(method="GET", path="/v1/runs/{id}/stream", handler=stream_run,
-             summary="Follow a run; the stream ends with it", query=StreamQuery, stream=True),
+             summary="Follow a run; the stream ends with it", query=StreamQuery, stream=True,
+             if_empty="The run is over, and the reader that reconnects has seen all of it"),
     Endpoint(method="POST", path="/v1/runs/{id}/cancel", handler=cancel_run,
              summary="Cancel a run; a finished one stays as it is", body=StopRun, returns=RunView),
 )  # fmt: skip

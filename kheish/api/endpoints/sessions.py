@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 
-from kheish.api.endpoints.runs import submit_input
+from kheish.api.endpoints.runs import SUBMITS, EventsQuery, StreamQuery, start_of, submit_input
+from kheish.api.problems import OF_APPEND, OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
@@ -24,6 +25,7 @@ from kheish.wire.sessions import (
     CreateSession,
     EndSession,
     InterruptView,
+    SessionStatus,
     SessionView,
     SetPermissionMode,
     TranscriptView,
@@ -37,14 +39,17 @@ if TYPE_CHECKING:
     from kheish.api.app import App
 
 
+_STATUS = "|".join(get_args(SessionStatus))
+
+
 class ListQuery(Body, frozen=True):
     """Newest change first. `status` keeps only these; `page` or `cursor` ask for `{items, next_cursor}`."""
 
-    status: str = ""
+    status: Annotated[str, msgspec.Meta(pattern=f"^(({_STATUS})(,({_STATUS}))*)?$")] = ""
     cwd: str = ""
     limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
     page: bool = False
-    cursor: str = ""
+    cursor: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^([0-9]{1,15}:.+)?$"})] = ""
 
 
 class SessionPage(View, frozen=True):
@@ -52,20 +57,11 @@ class SessionPage(View, frozen=True):
     next_cursor: str | None
 
 
-class EventsQuery(Body, frozen=True):
-    cursor: str = ""
-    limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
-
-
 class TranscriptQuery(Body, frozen=True):
     """`first` counts messages from 0; without it the last `limit`."""
 
-    first: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    first: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
     limit: Annotated[int, msgspec.Meta(ge=1)] = PAGE_ITEMS_DEFAULT
-
-
-class StreamQuery(Body, frozen=True):
-    cursor: str = ""
 
 
 async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> SessionView:
@@ -124,6 +120,10 @@ async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionVi
         return [row_view(row) for row in rows[:limit]]
     if query.cursor:
         at_ms, _, session_id = query.cursor.partition(":")
+        if not (at_ms and session_id):
+            raise Invalid(
+                f"cannot use the cursor {query.cursor!r}: take the next_cursor of a page", code="invalid_cursor"
+            )
         after = (-parse_seq(at_ms), session_id)
         rows = [row for row in rows if (-row.updated_at_ms, row.session_id) > after]
     more = len(rows) > limit
@@ -165,21 +165,22 @@ async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     records = await app.supervisor.read_records(call.path["id"], after, limit + 1)
     items = [public_record(call.path["id"], record) for record in records[:limit]]
     row = app.supervisor.index.rows.get(call.path["id"])
-    is_more = len(records) > limit or bool(records and row and row.problem)  # the next page says what the fault is
+    # Where reading stopped before the end the next page says what the fault is.
+    is_more = len(records) > limit or bool(records and row and (row.problem or records[-1].seq < row.seq))
     cursor = f'"{records[:limit][-1].seq}"' if is_more else "null"
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
 
 async def stream_session(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
     await app.supervisor.state(call.path["id"])
-    return app.streams.session(call.path["id"], None, call.last_event_id or call.query.cursor)
+    return app.streams.session(call.path["id"], None, start_of(call))
 
 
 async def get_transcript(app: App, call: Call[None, TranscriptQuery]) -> TranscriptView:
-    state, _ = await app.supervisor.state(call.path["id"])
+    messages = await app.supervisor.messages(call.path["id"])
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
-    first = call.query.first if call.query.first is not None else max(0, len(state.messages) - limit)
-    return transcript_view(state, first, limit)
+    first = max(0, len(messages) - limit) if call.query.first is msgspec.UNSET else call.query.first
+    return transcript_view(call.path["id"], messages, first, limit)
 
 
 async def submit_run(app: App, call: Call[SubmitInput, NoQuery]) -> RunView:
@@ -270,27 +271,31 @@ def _row(method: str, path: str, handler: Any, summary: str, **fields: Any) -> E
 
 ENDPOINTS = (
     _row("POST", _S, create_session, "Create a session, or return the one of that id",
-         body=CreateSession, returns=SessionView, status=201, keyed=True),
+         body=CreateSession, returns=SessionView, status=201, keyed=True,
+         codes=(*OF_SESSION, *OF_APPEND, "invalid_session_id", "invalid_cwd", "cwd_missing", "session_conflict",
+                "operator_required", "disk_low")),
     _row("GET", _S, list_sessions, "List sessions, newest change first",
-         query=ListQuery, returns=list[SessionView] | SessionPage),
+         query=ListQuery, returns=list[SessionView] | SessionPage, codes=("invalid_cursor",)),
     _row("GET", _S + "/{id}", get_session, "Get a session", returns=SessionView),
-    _row("GET", _S + "/{id}/events", list_events, "Page through the journal", query=EventsQuery, returns=RecordPage),
+    _row("GET", _S + "/{id}/events", list_events, "Page through the journal", query=EventsQuery, returns=RecordPage,
+         codes=("invalid_cursor",)),
     _row("GET", _S + "/{id}/stream", stream_session, "Follow a session", query=StreamQuery, stream=True),
     _row("GET", _S + "/{id}/transcript", get_transcript, "Page through the conversation",
          query=TranscriptQuery, returns=TranscriptView),
     _row("POST", _S + "/{id}/input", submit_and_wait, "Submit an input and wait until it is done or needs a human",
-         body=SubmitInput, returns=SessionView, keyed=True),
+         body=SubmitInput, returns=SessionView, keyed=True, codes=(*SUBMITS, "session_busy", "too_many_subscribers")),
     _row("POST", _S + "/{id}/runs", submit_run, "Submit an input; it runs whether or not anybody follows",
-         body=SubmitInput, returns=RunView, status=202, keyed=True),
+         body=SubmitInput, returns=RunView, status=202, keyed=True, codes=SUBMITS),
     _row("GET", _S + "/{id}/runs", list_runs_of_session, "List the runs of a session, newest first",
          returns=list[RunView]),
     _row("POST", _S + "/{id}/interrupt", interrupt_session, "Stop the active run; the queue goes on",
          body=StopRun, returns=InterruptView),
     _row("POST", _S + "/{id}/end", end_session, "End a session for good", body=EndSession, returns=SessionView),
     _row("POST", _S + "/{id}/permission-mode", set_permission_mode, "Change the permission mode",
-         body=SetPermissionMode, returns=SessionView),
+         body=SetPermissionMode, returns=SessionView, codes=("operator_required",)),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
-         body=EditInput, returns=RunView),
-    _row("DELETE", _S + "/{id}/queue/{run_id}", withdraw_queued, "Withdraw a queued input", returns=RunView),
+         body=EditInput, returns=RunView, codes=("empty_input", "run_state_conflict")),
+    _row("DELETE", _S + "/{id}/queue/{run_id}", withdraw_queued, "Withdraw a queued input", returns=RunView,
+         codes=("run_state_conflict",)),
 )  # fmt: skip
