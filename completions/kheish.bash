@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run ps logs inbox approve deny answer wait cancel interrupt status doctor completion demo sessions runs approvals questions routes permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create list get input events stream transcript queue edit withdraw interrupt end set-mode verify export import --help"; return ;;
+               sessions) _kheish_words "create list get input events stream transcript queue edit withdraw interrupt end set-mode verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -77,6 +77,7 @@ _kheish() {
                 "sessions end") _kheish_words "-m --reason --json --help" ;;
                 "sessions set-mode") _kheish_words "--json --help" ;;
                 "sessions verify") _kheish_words "--all --json --help" ;;
+                "sessions vacuum") _kheish_words "--all --json --help" ;;
                 "sessions export") _kheish_words "-o --output --json --help" ;;
                 "sessions import") _kheish_words "--json --help" ;;
                 "runs list") _kheish_words "-s --session --session-id --active --limit --json --help" ;;
@@ -135,6 +136,7 @@ _kheish() {
                "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions verify") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions vacuum") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions export") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions import") COMPREPLY=($(compgen -f -- "$cur")) ;;
                "runs get") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 from kheish.cli.output import ago, clean, expose, one_line, paint, print_json, print_table, say, short_ids
 from kheish.cli.render import call_text
 from kheish.cli.targets import connect, find_session
-from kheish.client import Kheish
 from kheish.errors import Invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from kheish.client import ApprovalView, Kheish, Remember, Resolution, ResolveOneOfMany, RunView
+    from kheish.client.views import ApprovalRequested
 
 _LINES_MAX = 20
 
@@ -29,7 +34,8 @@ def approve(
     message: str,
     as_json: bool,
 ) -> int:
-    verbs = [n for n, v in (("verify", verify), ("retry", retry), ("mark_done", mark_done), ("give_up", give_up)) if v]
+    chosen: dict[Resolution, bool] = {"verify": verify, "retry": retry, "mark_done": mark_done, "give_up": give_up}
+    verbs = [verb for verb, is_chosen in chosen.items() if is_chosen]
     if len(verbs) > 1 or (session and always):
         raise Invalid("cannot do both: choose one of these options")
     if rule and not (session or always):
@@ -37,7 +43,7 @@ def approve(
     client = connect()
     approval = client.approvals.get(request_id)
     edited = parse_object(edit) if edit is not None else None
-    remember = "session" if session else "always" if always else None
+    remember: Remember | None = "session" if session else "always" if always else None
     if remember and not rule and not as_json:
         what = expose(approval["exact_rule"]) if edited is None else f"exactly {call_text(approval['tool'], edited)}"
         say(f"rule: allow {what} ({'this session' if session else 'every session'})")
@@ -50,7 +56,7 @@ def approve(
         updated_input=edited,
         justification=message or None,
     )
-    shown = {**approval, "input": edited} if edited is not None else approval
+    shown: ApprovalView = {**approval, "input": edited} if edited is not None else approval
     return _done(shown, run, verbs[0] if verbs else "allowed", as_json)
 
 
@@ -65,7 +71,7 @@ def parse_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _done(approval: dict[str, Any], run: dict[str, Any], how: str, as_json: bool) -> int:
+def _done(approval: ApprovalView, run: RunView, how: str, as_json: bool) -> int:
     if as_json:
         print_json(run)
     else:
@@ -121,7 +127,7 @@ def show(request_id: str, as_json: bool) -> int:
     return 0
 
 
-def call_lines(view: dict[str, Any], lines_max: int = _LINES_MAX) -> Iterator[str]:
+def call_lines(view: ApprovalView, lines_max: int = _LINES_MAX) -> Iterator[str]:
     """What would run, and why it is asked: all of it, unless an argument has more lines than this."""
     yield f"  tool       {expose(view['tool'])}"
     for name, value in view["input"].items():
@@ -136,28 +142,31 @@ def call_lines(view: dict[str, Any], lines_max: int = _LINES_MAX) -> Iterator[st
     yield f"  asked by   rule {expose(view['rule'])}{', ' + one_line(view['reason']) if view['reason'] else ''}"
 
 
-def _resolve_all(client: Kheish, session: str | None, resolution: str, message: str, as_json: bool) -> int:
-    """Run by run, and each run's all or none."""
-    from kheish.client.http1 import Request, segment
+def approve_hint(approval: ApprovalView | ApprovalRequested, id_: str) -> str:
+    """The command that resolves it."""
+    if approval.get("kind") == "uncertain":
+        return f"kheish approve {id_} --verify | --retry | --mark-done | --give-up"
+    return f"kheish approve {id_} --if-digest {approval['digest'][:8]}"
 
-    by_run: dict[str, list[dict[str, Any]]] = {}
+
+def _resolve_all(client: Kheish, session: str | None, resolution: Resolution, message: str, as_json: bool) -> int:
+    """Run by run, and each run's all or none."""
+    by_run: dict[str, list[ApprovalView]] = {}
     for row in client.approvals.list(session_id=find_session(client, session) if session else None):
         if row["kind"] == "tool_call":
             by_run.setdefault(row["run_id"], []).append(row)
     runs = []
     for run_id, rows in by_run.items():
-        body = {
-            "resolutions": [
-                {
-                    "request_id": row["request_id"],
-                    "resolution": resolution,
-                    "if_digest": row["digest"],
-                    "justification": message,
-                }
-                for row in rows
-            ]
-        }
-        runs.append(client.send(Request("POST", f"/v1/runs/{segment(run_id)}/approvals", body=body)))
+        resolutions: list[ResolveOneOfMany] = [
+            {
+                "request_id": row["request_id"],
+                "resolution": resolution,
+                "if_digest": row["digest"],
+                "justification": message,
+            }
+            for row in rows
+        ]
+        runs.append(client.runs.resolve_approvals(run_id, resolutions))
         for row in rows:
             say(f"{resolution}: {clean(call_text(row['tool'], row['input']))}")
     if as_json:

@@ -6,10 +6,12 @@ The scripts know every command, option and choice by themselves; only for ids an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from kheish.cli.command import Command, Param
 from kheish.cli.table import DAILY, GROUPS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _IDS = {
     "session": "sessions",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import time
 from collections import deque
-from typing import Any
 
 from kheish import paths
 from kheish.cli.output import ago, clean, one_line, paint, print_json, say
 from kheish.cli.targets import connect
-from kheish.client import Kheish, launch
+from kheish.client import launch
 from kheish.errors import KheishError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kheish.client import Kheish, StatusView
 
 STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
@@ -31,11 +32,12 @@ def status(as_json: bool) -> int:
     print(f"  runs       {runs['active']} active, {runs['queued']} queued")
     print(f"  inbox      {inbox['approvals']} approvals, {inbox['questions']} questions")
     for warning in view["warnings"]:
-        print(paint(f"  warning    {clean(warning['session_id'])}: {one_line(warning['message'])}", "yellow"))
+        about = f"{clean(warning['session_id'])}: " if warning["session_id"] else ""
+        print(paint(f"  warning    {about}{one_line(warning['message'])}", "yellow"))
     return 0
 
 
-def _identity(view: dict[str, Any]) -> str:
+def _identity(view: StatusView) -> str:
     return (
         f"kheish {view['version']}, pid {view['pid']}, generation {view['generation']}, up {ago(view['started_at_ms'])}"
     )
@@ -50,9 +52,7 @@ def daemon_status(as_json: bool) -> int:
         if not error.details.get("is_absent"):
             raise
         if as_json:
-            print_json(
-                {"status": "stopped", "state_root": str(paths.state_root()), "socket": str(client.transport.path)}
-            )
+            print_json({"status": "stopped", "state_root": str(paths.state_root()), "socket": client.transport.path})
         else:
             print("stopped")
         return 3
@@ -62,7 +62,7 @@ def daemon_status(as_json: bool) -> int:
     print(f"{paint('running', 'green')}  {_identity(view)}")
     print(f"  state root {view['state_root']}")
     print(f"  socket     {view['socket']}")
-    print(f"  log        {paths.log_path()}")
+    print(f"  log        {paths.log_name(view['state_root'])}")
     return 0
 
 
@@ -90,6 +90,9 @@ def stop(as_json: bool) -> int:
 
 def stop_daemon(client: Kheish) -> int | None:
     """Sends SIGTERM and waits until the lock is free; the pid, or None where none ran. Raises KheishError."""
+    import contextlib
+    import signal
+
     from kheish.store.locks import is_state_root_locked, read_owner
 
     root = paths.state_root()
@@ -127,7 +130,7 @@ def run() -> int:
 
 
 def logs(follow: bool, lines: int, as_json: bool) -> int:
-    path = paths.log_path()
+    path = paths.log_name()
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in deque(file, maxlen=lines):
@@ -137,5 +140,5 @@ def logs(follow: bool, lines: int, as_json: bool) -> int:
         return 0
     if follow:
         sys.stdout.flush()
-        os.execvp("tail", ["tail", "-n", "0", "-F", str(path)])  # noqa: S606 - it follows rotation, we need not
+        os.execvp("tail", ["tail", "-n", "0", "-F", path])  # noqa: S606 - it follows rotation, we need not
     return 0

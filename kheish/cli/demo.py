@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Generator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kheish import paths
 from kheish.cli.daemon import stop_daemon
@@ -27,6 +27,9 @@ from kheish.cli.render import Renderer
 from kheish.client import AsyncKheish, Kheish, StreamEvent, launch
 from kheish.errors import KheishError
 from kheish.store.locks import is_state_root_locked
+
+if TYPE_CHECKING:
+    from kheish.client import AnyEvent, ApprovalView, AuthorView, RecordView
 
 Json = dict[str, Any]
 
@@ -90,12 +93,12 @@ class Scene:
         self._renderer = Renderer()
         self._cursor = ""
         self.began_s = time.monotonic()
-        self.records: list[Json] = []
+        self.records: list[RecordView] = []
         self.timeline: list[Json] = []
         self.restarts_ms: list[int] = []
         self.run_id = ""
-        self.waiting: Json = {}
-        self.waiting_after_restart: list[Json] = []
+        self.waiting: ApprovalView | None = None
+        self.waiting_after_restart: list[ApprovalView] = []
         self.verify_pid = 0
         self.claims: list[Json] = []
 
@@ -124,7 +127,7 @@ class Scene:
             self.kill("kill -9 while it waits for a human")
             self.start_daemon("the daemon comes back")
             self.waiting_after_restart = self.client.approvals.list()
-            self.approve()
+            self.approve(self.waiting)
             after = self.until_call("./bin/verify")
             if after is not None:
                 self.verify_pid = after["process"]["pid"]
@@ -179,12 +182,12 @@ class Scene:
         else:
             self.command("answer", event["request_id"], "--option", "1")
 
-    def approve(self) -> None:
+    def approve(self, shown: ApprovalView) -> None:
         """From a second client process, bound to the digest that was shown before the first kill."""
         if self._is_interactive:
-            self.ask(self.waiting["request_id"])
+            self.ask(shown["request_id"])
         else:
-            self.command("approve", self.waiting["request_id"], "--if-digest", self.waiting["digest"])
+            self.command("approve", shown["request_id"], "--if-digest", shown["digest"])
 
     def ask(self, request_id: str) -> None:
         """Asks the person, until it is decided."""
@@ -219,12 +222,12 @@ class Scene:
     def until(self, *types: str) -> Json:
         """The next fact of one of these types."""
 
-        def wanted(fact: Json) -> bool:
+        def wanted(fact: AnyEvent) -> bool:
             return fact["type"] in types
 
         return self._until(wanted)
 
-    def _until(self, wanted: Callable[[Json], bool]) -> Json:
+    def _until(self, wanted: Callable[[AnyEvent], bool]) -> Json:
         with contextlib.closing(self._events()) as events:
             for event in events:
                 if event.event == "record":
@@ -237,7 +240,7 @@ class Scene:
         """The start of this command, or None where the run ended without it."""
         calls: set[str] = set()
 
-        def wanted(fact: Json) -> bool:
+        def wanted(fact: AnyEvent) -> bool:
             if fact["type"] == "model_call.completed":
                 requests = fact.get("tool_requests", ())
                 calls.update(r["tool_call_id"] for r in requests if r["arguments"].get("command") == command)
@@ -271,7 +274,7 @@ class Scene:
         if not self._is_quiet:
             print(f"{paint(clock(at_ms), 'dim')}  {who:<8} {paint(clean(what), color)}", flush=True)
 
-    def _show(self, record: Json) -> None:
+    def _show(self, record: RecordView) -> None:
         for fact in record["events"]:
             for text, color in self._renderer.lines({**record, "events": [fact]}):
                 self.note(_who(fact["type"], record["by"]), text.removeprefix("model: "), color, record["at_ms"])
@@ -279,7 +282,7 @@ class Scene:
     # -- checking ------------------------------------------------------------------------------------------------
 
     def facts(self, *types: str) -> list[Json]:
-        return [fact for record in self.records for fact in record["events"] if fact["type"] in types]
+        return [dict(fact) for record in self.records for fact in record["events"] if fact["type"] in types]
 
     def claim(self, text: str, holds: bool, evidence: str) -> None:
         self.claims.append({"claim": text, "holds": holds, "evidence": evidence})
@@ -313,18 +316,18 @@ class Scene:
         )
         answers = self.facts("question.answered")
         self.claim("a human answered the question", len(answers) == 1, answers[0]["principal"] if answers else "nobody")
-        if self.waiting:
-            self._check_approval()
+        if self.waiting is not None:
+            self._check_approval(self.waiting)
         if self.verify_pid:
             self._check_verify()
         self._check_store()
 
-    def _check_approval(self) -> None:
-        request_id = self.waiting["request_id"]
+    def _check_approval(self, shown: ApprovalView) -> None:
+        request_id = shown["request_id"]
         self.claim(
             "the approval outlived the first kill: same id, same digest, still answerable",
-            self.waiting_after_restart == [self.waiting],
-            f"{request_id}, digest {self.waiting['digest'][:12]}",
+            self.waiting_after_restart == [shown],
+            f"{request_id}, digest {shown['digest'][:12]}",
         )
         resolved = self.facts("approval.resolved")
         self.claim(
@@ -333,7 +336,7 @@ class Scene:
             f"{resolved[0]['resolution']} by {resolved[0]['principal']}" if resolved else "not at all",
         )
         allowed = bool(resolved) and resolved[0]["resolution"] == "allow"
-        starts = [s for s in self.facts("tool_call.started") if s["tool_call_id"] == self.waiting["tool_call_id"]]
+        starts = [s for s in self.facts("tool_call.started") if s["tool_call_id"] == shown["tool_call_id"]]
         lines = _lines(self.workspace / "deploy" / "rollbacks.log")
         wanted = ["release-42 -> release-41"] if allowed else []
         self.claim(
@@ -372,8 +375,8 @@ class Scene:
             " ".join((done.stdout + done.stderr).split()),
         )
 
-    def _read_journal(self) -> list[Json]:
-        items: list[Json] = []
+    def _read_journal(self) -> list[RecordView]:
+        items: list[RecordView] = []
         cursor = None
         while True:
             page = self.client.sessions.events(SESSION, cursor=cursor, limit=1000)
@@ -425,7 +428,7 @@ class Scene:
         return int((time.monotonic() - self.began_s) * 1000)
 
 
-def _who(type_: str, by: Json) -> str:
+def _who(type_: str, by: AuthorView) -> str:
     known = _WHO.get(type_) or _WHO.get(type_.partition(".")[0])
     return known or str(by["origin"])
 

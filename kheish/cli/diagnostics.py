@@ -8,7 +8,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kheish import __version__, paths
 from kheish.cli.output import clean, paint, print_json
@@ -16,8 +16,10 @@ from kheish.cli.targets import connect
 from kheish.client import Kheish
 from kheish.errors import KheishError
 
+if TYPE_CHECKING:
+    from kheish.client import StatusView
+
 OK, NOTE, WRONG = "ok", "note", "wrong"
-_FREE_BYTES_MIN = 100 * 1024 * 1024
 _COLOR = {OK: "green", NOTE: "yellow", WRONG: "red"}
 
 KEYS = (
@@ -59,8 +61,9 @@ def _checks() -> Iterator[Check]:
         return
     yield _daemon(view)
     yield _socket(view)
-    if view["warnings"]:
-        names = ", ".join(w["session_id"] for w in view["warnings"][:5])
+    damaged = [w["session_id"] for w in view["warnings"] if w["session_id"]]
+    if damaged:
+        names = ", ".join(damaged[:5])
         yield "sessions", WRONG, f"read-only after damage: {names}; see `kheish sessions verify --all`"
     else:
         yield "sessions", OK, f"{view['sessions']['total']} sessions, none damaged"
@@ -88,19 +91,22 @@ def _state_root() -> Check:
 
 
 def _disk() -> Check:
-    free = shutil.disk_usage(paths.state_root()).free
-    verdict = OK if free >= _FREE_BYTES_MIN else WRONG
-    return "disk", verdict, f"{free // 1024**2} MiB free"
+    from kheish.store.disk_space import disk_space
+
+    space = disk_space(paths.state_root())
+    if space.is_low:
+        return "disk", WRONG, f"{space}: no new work is taken; `kheish sessions vacuum --all` may free some"
+    return "disk", OK, str(space)
 
 
-def _daemon(view: dict[str, Any]) -> Check:
+def _daemon(view: StatusView) -> Check:
     text = f"pid {view['pid']}, generation {view['generation']}, version {view['version']}"
     if view["version"] != __version__:
         return "daemon", WRONG, f"{text}; this is {__version__}: `kheish daemon restart`"
     return "daemon", OK, text
 
 
-def _socket(view: dict[str, Any]) -> Check:
+def _socket(view: StatusView) -> Check:
     path = view["socket"]
     mode = stat.S_IMODE(os.stat(path).st_mode)
     if mode & 0o077:

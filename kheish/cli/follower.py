@@ -7,8 +7,9 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from kheish.cli.approvals import approve_hint
 from kheish.cli.output import (
     EXIT_INTERRUPTED,
     EXIT_WAITING,
@@ -25,11 +26,12 @@ from kheish.cli.render import Renderer
 from kheish.client import AsyncKheish
 from kheish.errors import KheishError
 
+if TYPE_CHECKING:
+    from kheish.client import AnyEvent, DeltaView, RecordView, RunView
+
 SECOND_CTRL_C_S = 1.5
 # The run's own text is data, and shown as such; what a prompt asks for is shown by the prompt.
 _QUIET = ("run.submitted", "session.created", "run.completed", "model_call.completed")
-_ASKING = ("approval.requested", "question.requested")
-_SETTLING = ("approval.resolved", "approval.withdrawn", "question.answered", "question.withdrawn")
 
 
 class Lines:
@@ -57,7 +59,7 @@ class Lines:
 class Follower:
     """`submitted` is the run as the daemon accepted it; the stream is read from `cursor` on."""
 
-    def __init__(self, client: AsyncKheish, submitted: dict[str, Any], *, cursor: str, as_json: bool) -> None:
+    def __init__(self, client: AsyncKheish, submitted: RunView, *, cursor: str, as_json: bool) -> None:
         self._client = client
         self._run_id = str(submitted["run_id"])
         self._cursor = cursor
@@ -71,8 +73,10 @@ class Follower:
         self._answer = ""
         self._status: int | None = None
         self._is_live = False
-        # What was asked before the cursor, when the text was handed to a run that waits.
-        self._waiting = {r["request_id"]: r for r in (*submitted["pending_approvals"], *submitted["pending_questions"])}
+        # What waits, with the command that settles it: at first what was asked before the cursor, where the text was
+        # handed to a run that waits.
+        self._waiting = {a["request_id"]: approve_hint(a, a["request_id"]) for a in submitted["pending_approvals"]}
+        self._waiting |= {q["request_id"]: answer_hint(q, q["request_id"]) for q in submitted["pending_questions"]}
         self._prompt: Prompt | None = None
         self._asking: asyncio.Task[None] | None = None
         self._held: list[Callable[[], None]] = []
@@ -131,7 +135,7 @@ class Follower:
 
     # -- showing -------------------------------------------------------------------------------------------------
 
-    def _show_delta(self, delta: dict[str, Any]) -> None:
+    def _show_delta(self, delta: DeltaView) -> None:
         text = clean(delta.get("text", ""))
         if delta["kind"] == "text" and self._streams_text:
             self._streamed += text
@@ -140,7 +144,7 @@ class Follower:
             self._streamed_calls.add(delta["tool_call_id"])
             self._write(sys.stderr, text, "dim")
 
-    def _show_record(self, record: dict[str, Any]) -> None:
+    def _show_record(self, record: RecordView) -> None:
         for event in record["events"]:
             if event.get("run_id") not in (None, self._run_id):
                 continue
@@ -150,7 +154,7 @@ class Follower:
                 for text, color in lines:
                     self._tell(text, color)
 
-    def _note(self, event: dict[str, Any]) -> bool:
+    def _note(self, event: AnyEvent) -> bool:
         """Takes an event in; whether the person knows of it without being told."""
         match event["type"]:
             case "model_call.completed":
@@ -160,10 +164,13 @@ class Follower:
                 self._streamed = ""
             case "tool_call.completed":
                 return event["tool_call_id"] in self._streamed_calls and not event.get("is_error")
-            case type_ if type_ in _ASKING:
-                self._waiting[event["request_id"]] = event
+            case "approval.requested":
+                self._waiting[event["request_id"]] = approve_hint(event, event["request_id"])
                 return self._is_interactive
-            case type_ if type_ in _SETTLING:
+            case "question.requested":
+                self._waiting[event["request_id"]] = answer_hint(event, event["request_id"])
+                return self._is_interactive
+            case "approval.resolved" | "approval.withdrawn" | "question.answered" | "question.withdrawn":
                 return self._settle(event["request_id"])
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 self._status = RUN_EXIT[event["type"].removeprefix("run.")]
@@ -219,8 +226,8 @@ class Follower:
             print(clean(self._answer).rstrip("\n"))
         if status == EXIT_WAITING:
             say(f"{self._run_id} waits for you:")
-            for request_id, request in self._waiting.items():
-                say(f"  {_hint(request_id, request)}")
+            for hint in self._waiting.values():
+                say(f"  {hint}")
         return status
 
     # -- asking --------------------------------------------------------------------------------------------------
@@ -252,15 +259,6 @@ class Follower:
         held, self._held = self._held, []
         for write in held:
             write()
-
-
-def _hint(request_id: str, request: dict[str, Any]) -> str:
-    """The command that settles a request."""
-    if "questions" in request:
-        return answer_hint(request, request_id)
-    if request.get("kind") == "uncertain":
-        return f"kheish approve {request_id} --verify | --retry | --mark-done | --give-up"
-    return f"kheish approve {request_id} --if-digest {request['digest'][:8]}"
 
 
 async def _stop(*tasks: asyncio.Task[Any] | asyncio.Future[Any] | None) -> None:

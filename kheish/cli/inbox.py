@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from kheish.cli.approvals import call_lines
+from kheish.cli.approvals import approve_hint, call_lines
 from kheish.cli.output import ago, clean, paint, print_json, say, short_ids
 from kheish.cli.questions import answer_hint, question_lines
 from kheish.cli.targets import connect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kheish.client import ApprovalView, QuestionView
 
 _LINES_MAX = 8
 
@@ -35,19 +37,15 @@ def inbox(count: bool, as_json: bool) -> int:
         print(_head(id_, kind, a))
         for line in call_lines(a, lines_max=_LINES_MAX):
             print(line)
-        if a["kind"] == "tool_call":
-            hint = f"kheish approve {id_} --if-digest {a['digest'][:8]}"
-        else:
-            hint = f"kheish approve {id_} --verify | --retry | --mark-done | --give-up"
-        print(paint(f"  {hint}", "dim"))
+        print(paint(f"  {approve_hint(a, id_)}", "dim"))
     for q in view["questions"]:
         id_ = short(q["request_id"])
         print(_head(id_, "question", q))
-        for line in question_lines(q):
+        for line in question_lines(q["questions"]):
             print(line)
         print(paint(f"  {answer_hint(q, id_)}", "dim"))
     return 0
 
 
-def _head(id_: str, kind: str, view: dict[str, Any]) -> str:
+def _head(id_: str, kind: str, view: ApprovalView | QuestionView) -> str:
     return f"{paint(id_, 'yellow')}  {kind}, {ago(view['requested_at_ms'])} ago, session {clean(view['session_id'])}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
 
 from kheish.cli.output import check_reader, clean, clock, paint, print_json_line, say
 from kheish.cli.render import Renderer
 from kheish.cli.targets import connect, find_target
-from kheish.client import Kheish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kheish.client import Kheish, RecordView
 
 
 def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
@@ -18,14 +21,14 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
     renderer = Renderer()
     cursor = ""
 
-    def show(record: dict[str, Any]) -> None:
+    def show(record: RecordView) -> None:
         if as_json:
             print_json_line(record)
             return
         for text, color in renderer.lines(record):
             print(f"{paint(clock(record['at_ms']), 'dim')} {paint(text, color)}", flush=follow)
 
-    kept: deque[dict[str, Any]] = deque(maxlen=lines or None)
+    kept: deque[RecordView] = deque(maxlen=lines or None)
     try:
         for record in _records(client, kind, id_):
             cursor = str(record["seq"])
@@ -51,7 +54,7 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
     return 0
 
 
-def _records(client: Kheish, kind: str, id_: str) -> Iterator[dict[str, Any]]:
+def _records(client: Kheish, kind: str, id_: str) -> Iterator[RecordView]:
     """All records so far, page by page."""
     noun = client.runs if kind == "run" else client.sessions
     cursor: str | None = None

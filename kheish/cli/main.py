@@ -18,7 +18,13 @@ def main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - closed before us: nobody reads it
         getattr(sys, name).reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    argv = sys.argv[1:]
+    status = run(argv)
+    found = find_command(argv)
+    if found is not None and found[0].hot:
+        # All is flushed, and to take the interpreter apart costs more than the daemon's answer.
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:

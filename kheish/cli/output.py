@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
 
 from kheish.errors import KheishError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TextIO
 
 EXIT_FAILED = 20
 EXIT_STOPPED = 21
@@ -40,7 +42,7 @@ _SHOWN = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _CONTROLS | 
 _SHOWN |= {c: f"\\U{c:08x}" for c in _TAGS}
 _JSON_ESCAPED = {c: f"\\u{c:04x}" for c in (_CONTROLS | _BIDI) if c >= 0x7F}
 # A control sequence, or a control string that has its end on the same line. Source: ECMA-48, sections 5.4 and 5.6.
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\))")
+_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\))"
 _STATUS_COLOR = {
     "running": "cyan",
     "completed": "green",
@@ -60,7 +62,7 @@ def clean(text: object) -> str:
     """Text for a terminal: without escape sequences, control characters and what turns its direction."""
     found = str(text)
     if "\x1b" in found:
-        found = _SEQUENCE.sub("", found)
+        found = re.sub(_SEQUENCE, "", found)
     if "\r" in found:
         found = found.replace("\r\n", "\n").replace("\r", "\n")
     return found.translate(_STRIPPED)
@@ -208,8 +210,10 @@ def short_ids(ids: Iterable[str]) -> Callable[[str], str]:
 
 def fail(error: KheishError) -> int:
     """Says what went wrong; returns the exit status."""
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError:
+        pass
     say(paint("kheish: ", "red", sys.stderr) + clean(error.message))
     return _BY_CODE.get(error.code) or _BY_STATUS.get(error.status, 1)
 

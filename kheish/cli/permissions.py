@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kheish.cli.approvals import parse_object
 from kheish.cli.output import clean, clock, expose, paint, print_json, print_table, say
 from kheish.cli.targets import connect, find_session
-from kheish.client.http1 import Request
 from kheish.errors import Invalid
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kheish.client import Behavior, Mode
+
 _MAIN = {"bash": "command", "glob_search": "pattern", "grep_search": "pattern"}
-_ALWAYS = "/v1/runtime/permissions/rules"
 _COLOR = {"allow": "green", "ask": "yellow", "deny": "red"}
 
 
@@ -25,7 +25,8 @@ def check(tool: str, arg: str | None, input: str | None, mode: str | None, sessi
     arguments = parse_object(input) if input is not None else {_MAIN.get(tool, "path"): arg} if arg is not None else {}
     client = connect()
     session_id = find_session(client, session) if session else None
-    view = client.daemon.check_permission(tool, input=arguments, mode_override=mode, session_id=session_id)
+    chosen: Mode | None = mode  # type: ignore[assignment]  # one of its parameter's choices
+    view = client.permissions.check(tool, input=arguments, mode_override=chosen, session_id=session_id)
     if as_json:
         print_json(view)
         return 0
@@ -39,7 +40,7 @@ def check(tool: str, arg: str | None, input: str | None, mode: str | None, sessi
 
 
 def matrix(as_json: bool) -> int:
-    rows = connect().daemon.permission_matrix()
+    rows = connect().permissions.matrix()
     if as_json:
         print_json(rows)
         return 0
@@ -56,8 +57,7 @@ def rules(session: str | None, always: bool, as_json: bool) -> int:
     if always and session:
         raise Invalid("cannot list both: rules made for all sessions belong to none")
     client = connect()
-    made_always = Request("GET", _ALWAYS)
-    rows = client.send(made_always) if always else client.sessions.rules(find_session(client, session))
+    rows = client.permissions.rules() if always else client.sessions.rules(find_session(client, session))
     if as_json:
         print_json(rows)
     elif not rows:
@@ -70,7 +70,7 @@ def rules(session: str | None, always: bool, as_json: bool) -> int:
 
 
 def forget(pattern: str, as_json: bool) -> int:
-    rows = connect().send(Request("DELETE", _ALWAYS, query={"pattern": pattern}))
+    rows = connect().permissions.remove_rule(pattern)
     if as_json:
         print_json(rows)
     else:
@@ -79,9 +79,9 @@ def forget(pattern: str, as_json: bool) -> int:
     return 0
 
 
-def _add(pattern: str, behavior: str, session: str | None, as_json: bool) -> int:
+def _add(pattern: str, behavior: Behavior, session: str | None, as_json: bool) -> int:
     client = connect()
-    view: dict[str, Any] = client.sessions.add_rule(find_session(client, session), pattern, behavior)
+    view = client.sessions.add_rule(find_session(client, session), pattern, behavior)
     if as_json:
         print_json(view)
     else:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import termios
 from collections.abc import Awaitable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kheish.cli.approvals import call_lines, parse_object
 from kheish.cli.output import clean, expose, paint, say
@@ -22,13 +22,16 @@ from kheish.cli.questions import make_answers, question_lines
 from kheish.client import ApiError, AsyncKheish
 from kheish.errors import Invalid
 
+if TYPE_CHECKING:
+    from kheish.client import AnswerBody, ApprovalView, QuestionItem, Resolution, RunView
+
+    Decision = Awaitable[RunView]
+    """What the person decided, ready to be sent."""
+
 DEAD_TIME_S = 0.4
 _ALLOW = ("[y] once", "[s] this session", "[a] always", "[n] deny", "[e] edit", "[Enter] later")
 _UNCERTAIN = ("[v] let the model check", "[r] run again", "[m] it took effect", "[g] give up", "[Enter] later")
-_UNCERTAIN_VERBS = {"v": "verify", "r": "retry", "m": "mark_done", "g": "give_up"}
-
-Decision = Awaitable[dict[str, Any]]
-"""What the person decided, ready to be sent."""
+_UNCERTAIN_VERBS: dict[str, Resolution] = {"v": "verify", "r": "retry", "m": "mark_done", "g": "give_up"}
 
 
 class Prompt:
@@ -89,15 +92,15 @@ class Prompt:
                 case _:
                     return None
 
-    def _resolve(self, approval: dict[str, Any], resolution: str, **fields: Any) -> Decision:
+    def _resolve(self, approval: ApprovalView, resolution: Resolution, **fields: Any) -> Decision:
         return self._client.approvals.resolve(self.request_id, resolution, if_digest=approval["digest"], **fields)
 
     async def _ask_question(self) -> Decision | None:
         pending = await self._client.questions.get(self.request_id)
-        answers: list[dict[str, Any]] = []
+        answers: list[AnswerBody] = []
         for question in pending["questions"]:
             say(f"a question{self._title}", "yellow")
-            for line in question_lines({"questions": [question]}):
+            for line in question_lines([question]):
                 say(line)
             how = "a number or your own words" if question.get("options") else "your words"
             while True:
@@ -177,7 +180,7 @@ def _legend(choices: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-async def _confirm_rule(approval: dict[str, Any], where: str) -> bool:
+async def _confirm_rule(approval: ApprovalView, where: str) -> bool:
     say(f"rule: allow {expose(approval['exact_rule'])} in {where}")
     return (await read_line("make it? [y/N]")).lower() in ("y", "yes")
 
@@ -223,7 +226,7 @@ def _default_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _split(question: dict[str, Any], line: str) -> tuple[str, list[str]]:
+def _split(question: QuestionItem, line: str) -> tuple[str, list[str]]:
     """(free text, options): numbers choose, anything else is the answer itself."""
     parts = line.replace(",", " ").split()
     if question.get("options") and all(part.isdigit() for part in parts):

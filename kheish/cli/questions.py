@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from kheish.cli.output import ago, one_line, paint, print_json, print_table, say, short_ids
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kheish.client import AnswerBody, QuestionItem, QuestionView
+    from kheish.client.views import QuestionRequested
 
 
 def answer(
@@ -28,7 +32,7 @@ def answer(
     return 0
 
 
-def make_answers(questions: list[dict[str, Any]], text: str, options: list[str]) -> list[dict[str, Any]]:
+def make_answers(questions: list[QuestionItem], text: str, options: list[str]) -> list[AnswerBody]:
     """Answers in the API's form. With one question, options belong to it and the text is its free answer; with
     several, `QUESTION=CHOICE` says which, and the text answers those that have no choice. Raises Invalid."""
     chosen: dict[str, list[str]] = {q["id"]: [] for q in questions}
@@ -54,7 +58,7 @@ def make_answers(questions: list[dict[str, Any]], text: str, options: list[str])
     ]
 
 
-def _option_id(question: dict[str, Any], choice: str) -> str:
+def _option_id(question: QuestionItem, choice: str) -> str:
     options = question.get("options", ())
     for option in options:
         if choice == option["id"]:
@@ -97,22 +101,22 @@ def show(request_id: str, as_json: bool) -> int:
         print_json(view)
         return 0
     print(paint(view["request_id"], "yellow"))
-    for line in question_lines(view):
+    for line in question_lines(view["questions"]):
         print(line)
     return 0
 
 
-def question_lines(view: dict[str, Any]) -> Iterator[str]:
-    for question in view["questions"]:
+def question_lines(questions: list[QuestionItem]) -> Iterator[str]:
+    for question in questions:
         several = " (several may be chosen)" if question.get("multi_select") else ""
-        number = f"{question['id']}. " if len(view["questions"]) > 1 else ""
+        number = f"{question['id']}. " if len(questions) > 1 else ""
         yield f"  {number}{one_line(question['question'])}{several}"
         for option in question.get("options", ()):
             note = f" - {one_line(option['description'])}" if option.get("description") else ""
             yield f"    {option['id']}. {one_line(option['label'])}{note}"
 
 
-def answer_hint(view: dict[str, Any], id_: str) -> str:
+def answer_hint(view: QuestionView | QuestionRequested, id_: str) -> str:
     """The command that answers it."""
     questions = view["questions"]
     chosen = [q for q in questions if q.get("options")]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 from kheish.cli.output import clean, cut, expose, one_line
 
-Json = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from kheish.client import AnyEvent, RecordView
+    from kheish.client.views import Answer
+
 WIDTH = 200
 
 
-def call_text(tool: str, arguments: Json, width: int = WIDTH) -> str:
+def call_text(tool: str, arguments: dict[str, Any], width: int = WIDTH) -> str:
     """`bash: make test`, with what matters of the arguments; a line end within them is shown as one."""
     for name in ("command", "path", "pattern"):
         if isinstance(arguments.get(name), str):
@@ -35,7 +40,7 @@ class Renderer:
         self._requests: dict[str, tuple[str, str]] = {}
         self._labels: dict[tuple[str, str, str], str] = {}
 
-    def lines(self, record: Json) -> Iterator[tuple[str, str]]:
+    def lines(self, record: RecordView) -> Iterator[tuple[str, str]]:
         """(text, colour) of each fact worth a line."""
         by = record["by"]
         who = str(by.get("principal", ""))
@@ -47,7 +52,7 @@ class Renderer:
     def call(self, tool_call_id: str) -> str:
         return self._calls.get(tool_call_id, "a tool call")
 
-    def _line(self, event: Json, who: str, origin: str, record: Json) -> tuple[str, str] | None:
+    def _line(self, event: AnyEvent, who: str, origin: str, record: RecordView) -> tuple[str, str] | None:
         match event["type"]:
             case "session.created":
                 return f"session {event['session_id']} created by {who} ({origin}) in {event['cwd']}", "bold"
@@ -93,14 +98,15 @@ class Renderer:
             case _:
                 return self._tool_line(event, who)
 
-    def _tool_line(self, event: Json, who: str) -> tuple[str, str] | None:
-        call = self.call(event.get("tool_call_id", ""))
+    def _tool_line(self, event: AnyEvent, who: str) -> tuple[str, str] | None:
+        call = self.call(str(event.get("tool_call_id", "")))
         match event["type"]:
             case "tool_call.decided" if event["behavior"] == "deny":
                 return f"denied {call} (rule {event['rule']}): {one_line(event.get('reason', ''))}".rstrip(": "), "red"
             case "tool_call.started":
                 again = f" (attempt {event['attempt']})" if event["attempt"] > 1 else ""
-                pid = f" [pid {event['process']['pid']}]" if event.get("process") else ""
+                process = event.get("process")
+                pid = f" [pid {process['pid']}]" if process else ""
                 return f"started {call}{again}{pid}", "cyan"
             case "tool_call.completed" if event.get("is_error"):
                 return f"{call} -> {one_line(event['output'], 120)}", "red"
@@ -117,9 +123,10 @@ class Renderer:
                 return f"waits for {what} {event['request_id']}: {self.call(event['tool_call_id'])}", "yellow"
             case "approval.resolved":
                 why = one_line(event.get("justification", ""))
-                if event.get("updated_input") is not None:
+                edited = event.get("updated_input")
+                if edited is not None:
                     tool_call_id, tool = self._requests.get(event["request_id"], ("", "the call"))
-                    self._calls[tool_call_id] = call_text(tool, event["updated_input"])
+                    self._calls[tool_call_id] = call_text(tool, edited)
                     why = f"edited to {self._calls[tool_call_id]} {why}"
                 return f"{event['request_id']}: {event['resolution']} by {event['principal']} {why}".rstrip(), "green"
             case "approval.withdrawn" | "question.withdrawn":
@@ -139,7 +146,7 @@ class Renderer:
                 return f"process {event['pid']} {'was ended' if event.get('killed') else 'had ended'}", "dim"
         return None
 
-    def _answer(self, request_id: str, answer: Json) -> str:
+    def _answer(self, request_id: str, answer: Answer) -> str:
         question_id = answer["question_id"]
         chosen = [self._labels.get((request_id, question_id, o), o) for o in answer.get("selected_option_ids", ())]
         return one_line(", ".join([*chosen, *filter(None, [answer.get("freeform_answer", "")])]), 120)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kheish.cli.output import clean, print_json, say
 from kheish.cli.sessions import read_text
 from kheish.cli.targets import connect, directory_session, find_session
 from kheish.client import AsyncKheish, Kheish
 from kheish.errors import Invalid
+
+if TYPE_CHECKING:
+    from kheish.client import InputAttachment, Mode, RunView, SessionView
 
 _ATTACHMENT_BYTES_MAX = 2 * 1024 * 1024
 
@@ -64,14 +67,14 @@ def run(
     return asyncio.run(follow())
 
 
-def _queued(view: dict[str, Any], submitted: dict[str, Any]) -> str:
+def _queued(view: SessionView, submitted: RunView) -> str:
     text = f"queued at position {submitted['queued_position']}"
     if view["status"].startswith("waiting"):
         return f"{text} behind {view['active_run_id']}, which waits for you: see `kheish inbox`"
     return f"{text} behind {view['active_run_id']}" if view["active_run_id"] else text
 
 
-def _open_session(client: Kheish, session: str | None, cwd: str | None, mode: str | None) -> dict[str, Any]:
+def _open_session(client: Kheish, session: str | None, cwd: str | None, mode: str | None) -> SessionView:
     """The session as it is before the input. A name is taken whole, since it may be that of a new one; what begins
     like an id that the daemon made is the beginning of one."""
     given_cwd = os.path.abspath(cwd) if cwd else None
@@ -86,11 +89,12 @@ def _open_session(client: Kheish, session: str | None, cwd: str | None, mode: st
     if view["seq"] == 1:
         say(f"new session {clean(view['session_id'])} in {clean(view['cwd'])}", "dim")
     if mode and view["permission_mode"] != mode:
-        view = client.sessions.set_permission_mode(session_id, mode)
+        chosen: Mode = mode  # type: ignore[assignment]  # one of its parameter's choices
+        view = client.sessions.set_permission_mode(session_id, chosen)
     return view
 
 
-def _read_attachment(path: str) -> dict[str, Any]:
+def _read_attachment(path: str) -> InputAttachment:
     """Raises Invalid."""
     try:
         with open(path, "rb") as file:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kheish.cli.output import (
     ago,
     clean,
@@ -19,6 +17,10 @@ from kheish.cli.output import (
 )
 from kheish.cli.targets import connect, find_session, find_target
 from kheish.errors import Conflict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kheish.client import RunView
 
 
 def cancel(target: str | None, reason: str, as_json: bool) -> int:
@@ -80,7 +82,7 @@ def get(run_id: str, as_json: bool) -> int:
     return 0
 
 
-def print_run(view: dict[str, Any]) -> None:
+def print_run(view: RunView) -> None:
     usage = view["usage"]
     print(f"{paint(view['run_id'], 'bold')}  {paint_status(view['status'])}")
     rows = [

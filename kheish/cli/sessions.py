@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from pathlib import Path
-from typing import Any
 
 from kheish.cli.output import (
     ago,
@@ -22,6 +19,13 @@ from kheish.cli.output import (
 )
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from kheish.client import Mode, SessionView
 
 BUSY = "running,waiting_for_approval,waiting_for_user_question"
 STATUSES = ("idle", *BUSY.split(","), "ended")
@@ -48,7 +52,7 @@ def list_(status: str | None, limit: int, as_json: bool) -> int:
     return 0
 
 
-def _print_rows(rows: list[dict[str, Any]], nothing: str) -> None:
+def _print_rows(rows: list[SessionView], nothing: str) -> None:
     if not rows:
         say(nothing)
         return
@@ -73,8 +77,9 @@ def _print_rows(rows: list[dict[str, Any]], nothing: str) -> None:
 def create(session_id: str | None, cwd: str | None, mode: str | None, title: str | None, as_json: bool) -> int:
     import os
 
+    chosen: Mode | None = mode  # type: ignore[assignment]  # one of its parameter's choices
     view = connect().sessions.create(
-        session_id, cwd=os.path.abspath(cwd) if cwd else None, permission_mode=mode, title=title
+        session_id, cwd=os.path.abspath(cwd) if cwd else None, permission_mode=chosen, title=title
     )
     _show(view, as_json, view["session_id"])
     return 0
@@ -221,7 +226,8 @@ def end(session_id: str, reason: str, as_json: bool) -> int:
 
 def set_mode(session_id: str, mode: str, as_json: bool) -> int:
     client = connect()
-    view = client.sessions.set_permission_mode(find_session(client, session_id), mode)
+    chosen: Mode = mode  # type: ignore[assignment]  # one of its parameter's choices
+    view = client.sessions.set_permission_mode(find_session(client, session_id), chosen)
     _show(view, as_json, f"{view['session_id']}: {view['permission_mode']}")
     return 0
 
@@ -259,6 +265,51 @@ def verify(session_id: str | None, all: bool, as_json: bool) -> int:
     return 1 if any(item.faults for item in checked) else 0
 
 
+def vacuum(session_id: list[str], all: bool, as_json: bool) -> int:
+    from kheish import paths
+    from kheish.daemon import maintenance
+
+    if bool(session_id) == all:
+        raise Invalid("cannot tell what to vacuum: name sessions, or say --all")
+    root = paths.state_root()
+    names = None if all else list(dict.fromkeys(_on_disk(root, given) for given in session_id))
+    done = []
+    for item in maintenance.vacuum(root, names):
+        done.append(item)
+        if as_json:
+            continue
+        if item.bytes_after != item.bytes_before or not item.code:
+            print(f"{clean(item.session_id)}: {_kib(item.bytes_before)} -> {_kib(item.bytes_after)}")
+        if item.code:
+            say(item.problem, "yellow" if item.code == _IS_OPEN else "red")
+    if as_json:
+        print_json(
+            [
+                {
+                    "session_id": item.session_id,
+                    "bytes_before": item.bytes_before,
+                    "bytes_after": item.bytes_after,
+                    "code": item.code,
+                    "problem": item.problem,
+                }
+                for item in done
+            ]
+        )
+    elif not done:
+        say("there are no sessions")
+    elif len(done) > 1:
+        print(f"all: {_kib(sum(i.bytes_before for i in done))} -> {_kib(sum(i.bytes_after for i in done))}")
+    return 1 if any(item.code not in ("", _IS_OPEN) for item in done) else 0
+
+
+_IS_OPEN = "session_locked"
+"""Left alone, since somebody has it open: the next vacuum takes it."""
+
+
+def _kib(size_bytes: int) -> str:
+    return f"{-(-size_bytes // 1024):,} KiB"
+
+
 def _on_disk(root: Path, given: str) -> str:
     """A session of the state root, by name or unambiguous beginning, whether or not a daemon runs."""
     from kheish.store.session_dir import list_sessions
@@ -273,6 +324,7 @@ def _on_disk(root: Path, given: str) -> str:
 
 
 def export(session_id: str, output: str | None, as_json: bool) -> int:
+    import contextlib
     import os
 
     from kheish import paths
@@ -302,6 +354,8 @@ def export(session_id: str, output: str | None, as_json: bool) -> int:
 
 
 def import_(file: str, as_json: bool) -> int:
+    import contextlib
+
     from kheish import paths
     from kheish.daemon import maintenance
 

@@ -182,6 +182,12 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     "Example: kheish sessions verify --all",
                     _arg("session_id", "The session, or --all.", default=None),
                     Param("all", "--all", kind=bool, help="Every session."), JSON),
+            Command("vacuum", "sessions:vacuum",
+                    "Compress the closed parts of journals; nothing is deleted, and everything reads as before. Works "
+                    "with or without a running daemon; a session that is open in one is skipped. Exit status 1 where "
+                    "one is damaged.\n\nExample: kheish sessions vacuum --all",
+                    _arg("session_id", "The sessions, or --all.", default=None, many=True),
+                    Param("all", "--all", kind=bool, help="Every session."), JSON),
             Command("export", "sessions:export", "Write a session with its blobs as one archive.\n\n"
                     "Example: kheish sessions export review -o - | ssh other kheish sessions import -", _NAME,
                     Param("output", "-o", "--output", metavar="FILE", help="Default: NAME.kheish; - is stdout."), JSON),

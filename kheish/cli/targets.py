@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator
 
 from kheish.client import ApiError, Kheish
-from kheish.client.http1 import Request
 from kheish.errors import Conflict, Invalid, NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def connect(*, start: bool = True) -> Kheish:
@@ -18,19 +19,21 @@ def connect(*, start: bool = True) -> Kheish:
 
 def directory_session(cwd: str | None = None) -> str:
     """The name of a directory's session: its last part and a digest of its real path. Raises Invalid."""
+    from _blake2 import blake2b  # hashlib's own; hashlib loads all of OpenSSL beside it
+
     try:
         real = os.path.realpath(cwd or os.getcwd())
     except FileNotFoundError as error:
         raise Invalid("cannot tell whose session is meant: this directory is gone; cd, or name a session") from error
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(real)).strip("-._")[:64] or "root"
-    return f"{slug}-{hashlib.blake2b(os.fsencode(real), digest_size=3).hexdigest()}"
+    return f"{slug}-{blake2b(os.fsencode(real), digest_size=3).hexdigest()}"
 
 
 def find_session(client: Kheish, given: str | None) -> str:
     """By name, or by the unambiguous beginning of one; the directory's where nothing is given."""
     name = given or directory_session()
     try:
-        return str(client.sessions.get(name)["session_id"])
+        return client.sessions.get(name)["session_id"]
     except ApiError as error:
         if error.code == "session_corrupt":
             return name  # it is there, and can be read up to its fault
@@ -52,9 +55,8 @@ def find_session(client: Kheish, given: str | None) -> str:
 def _session_names(client: Kheish) -> Iterator[str]:
     cursor = None
     while True:
-        query = {"page": True, "limit": 1000, "cursor": cursor}
-        page = client.send(Request("GET", "/v1/sessions", query=query))
-        yield from (str(row["session_id"]) for row in page["items"])
+        page = client.sessions.page(cursor=cursor, limit=1000)
+        yield from (row["session_id"] for row in page["items"])
         cursor = page["next_cursor"]
         if not cursor:
             return
@@ -72,7 +74,7 @@ def find_target(client: Kheish, given: str | None) -> tuple[str, str]:
     else:
         missing = NotFound(f"cannot find run {given}: `kheish runs list` lists them")
     try:
-        return "run", str(client.runs.get(given)["run_id"])
+        return "run", client.runs.get(given)["run_id"]
     except ApiError as error:
         if error.code != "run_not_found":
             raise

@@ -10,6 +10,134 @@ from __future__ import annotations
 
 from kheish.client.client import AsyncKheish, Kheish
 from kheish.client.errors import ApiError, DaemonUnreachable
-from kheish.client.follow import StreamEvent
 
-__all__ = ["ApiError", "AsyncKheish", "DaemonUnreachable", "Kheish", "StreamEvent"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kheish.client.views import (
+        AnswerBody,
+        AnyEvent,
+        ApprovalKind,
+        ApprovalView,
+        Attachment,
+        AuthorView,
+        Behavior,
+        CapabilitiesView,
+        Delivery,
+        DeltaView,
+        Effect,
+        EndView,
+        HealthView,
+        HeartbeatView,
+        InboxCounts,
+        InboxView,
+        InputAttachment,
+        InterruptView,
+        LimitsView,
+        MatrixRow,
+        MessageView,
+        Mode,
+        OptionView,
+        PermissionAudit,
+        PermissionView,
+        QuestionItem,
+        QuestionView,
+        RecordPage,
+        RecordView,
+        Remember,
+        RequestSummary,
+        Resolution,
+        ResolveOneOfMany,
+        RouteView,
+        RuleScope,
+        RuleView,
+        RunCounts,
+        RunError,
+        RunStatus,
+        RunView,
+        SessionCounts,
+        SessionPage,
+        SessionStatus,
+        SessionView,
+        StatusView,
+        StreamErrorView,
+        StreamEvent,
+        SyncView,
+        ToolKind,
+        ToolView,
+        TranscriptView,
+        UsageView,
+        WarningView,
+    )
+
+__all__ = [
+    "AnswerBody",
+    "AnyEvent",
+    "ApiError",
+    "ApprovalKind",
+    "ApprovalView",
+    "AsyncKheish",
+    "Attachment",
+    "AuthorView",
+    "Behavior",
+    "CapabilitiesView",
+    "DaemonUnreachable",
+    "Delivery",
+    "DeltaView",
+    "Effect",
+    "EndView",
+    "HealthView",
+    "HeartbeatView",
+    "InboxCounts",
+    "InboxView",
+    "InputAttachment",
+    "InterruptView",
+    "Kheish",
+    "LimitsView",
+    "MatrixRow",
+    "MessageView",
+    "Mode",
+    "OptionView",
+    "PermissionAudit",
+    "PermissionView",
+    "QuestionItem",
+    "QuestionView",
+    "RecordPage",
+    "RecordView",
+    "Remember",
+    "RequestSummary",
+    "Resolution",
+    "ResolveOneOfMany",
+    "RouteView",
+    "RuleScope",
+    "RuleView",
+    "RunCounts",
+    "RunError",
+    "RunStatus",
+    "RunView",
+    "SessionCounts",
+    "SessionPage",
+    "SessionStatus",
+    "SessionView",
+    "StatusView",
+    "StreamErrorView",
+    "StreamEvent",
+    "SyncView",
+    "ToolKind",
+    "ToolView",
+    "TranscriptView",
+    "UsageView",
+    "WarningView",
+]
+
+
+def __getattr__(name: str) -> object:
+    """The types, which a program that is not checked for them does not load."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "StreamEvent":
+        from kheish.client.follow import Frame
+
+        return Frame
+    from kheish.client import views
+
+    return getattr(views, name)

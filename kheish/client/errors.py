@@ -1,20 +1,23 @@
 """What the client raises.
 
 KheishError
-├── ApiError             the daemon answered with a problem; `code` and `status` are its own
-└── DaemonUnreachable    nobody answers, or the connection broke in the middle
+├── ApiError             the daemon answered with a problem
+├── DaemonUnreachable    nobody answers, or the connection broke in the middle
+└── Invalid              the request cannot be sent, such as one with a line break in its key
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from kheish.errors import KheishError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ApiError(KheishError):
-    """`details` holds whatever else the problem says, such as the `path` of a fault."""
+    """`status` is the HTTP status; `code` is stable, for programs, and `message` for people; `details` holds whatever
+    else the problem says, such as the `path` of a fault in the request."""
 
     def __init__(self, status: int, code: str, message: str, details: dict[str, Any]) -> None:
         super().__init__(message, code=code, **details)
@@ -22,11 +25,19 @@ class ApiError(KheishError):
 
 
 class DaemonUnreachable(KheishError):
+    """`code` is `daemon_unreachable`. In `details`, `is_absent`: no daemon runs, so that the request did not arrive;
+    `is_broken`: the connection broke, and the request may have taken effect."""
+
     code = "daemon_unreachable"
     status = 503
 
+    def __init__(self, message: str, *, is_absent: bool = False, is_broken: bool = False) -> None:
+        super().__init__(message, is_absent=is_absent, is_broken=is_broken)
+
 
 def api_error(status: int, body: bytes) -> ApiError:
+    import json
+
     try:
         problem = dict(json.loads(body))
     except (ValueError, TypeError):

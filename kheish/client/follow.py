@@ -6,24 +6,30 @@ died: it is started again, since its runs are owed. After a `bye` of a stopping 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 from kheish.client import launch
 from kheish.client.errors import DaemonUnreachable
 from kheish.client.http1 import Request
-from kheish.client.transport import STREAM_TIMEOUT_S, Transport
+from kheish.client.transport import STREAM_TIMEOUT_S
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Iterator
+    from typing import Any
+
+    from kheish.client.transport import Transport
+    from kheish.client.views import StreamEvent
 
 RECONNECT_FIRST_S, RECONNECT_MAX_S = 0.02, 0.5
 PATIENCE_S = 30.0
 """How long a follower waits for a daemon that was stopped on purpose."""
 
 
-class StreamEvent:
-    """`event` is record, sync, delta, heartbeat, gap, bye or error; `id` is "" for frames without one."""
+class Frame:
+    """One event of a stream, as `views.StreamEvent` types it: `event` is record, sync, delta, heartbeat, gap, bye or
+    error; `id` is "" for frames without one."""
 
     __slots__ = ("data", "event", "id")
 
@@ -57,7 +63,8 @@ class SseParser:
                 elif name == b"data":
                     lines.append(value)
             if lines:
-                yield StreamEvent(event, id_, json.loads(b"\n".join(lines)))
+                frame: Any = Frame(event, id_, json.loads(b"\n".join(lines)))
+                yield frame
 
 
 class Place:
@@ -82,8 +89,13 @@ class Place:
         self.wait_s, self.broken_at_s = RECONNECT_FIRST_S, 0.0
         if event.id:
             self.cursor = event.id
-        self.said_bye = event.event == "bye" and "daemon" in str(event.data.get("reason", ""))
+        self.said_bye = event.event == "bye" and "daemon" in event.data.get("reason", "")
         self._is_over = event.event == "bye" and not self.said_bye
+
+    def timeout_s(self, deadline_s: float | None) -> float:
+        """How long the daemon may be silent; not above 0 once the deadline is over."""
+        left_s = STREAM_TIMEOUT_S if deadline_s is None else deadline_s - time.monotonic()
+        return min(left_s, STREAM_TIMEOUT_S)
 
     def pause_s(self, now_s: float) -> float:
         """How long to wait before the next try. Raises DaemonUnreachable when patience ends."""
@@ -98,46 +110,57 @@ class Place:
 
 def follow(
     transport: Transport, place: Place, *, restart: bool = True, deadline_s: float | None = None
-) -> Iterator[StreamEvent]:
+) -> Generator[StreamEvent, None, None]:
     """Ends with the stream's own end, or at the deadline (of the monotonic clock). `restart`: start a daemon that
     died."""
     while not place.is_over():
         parser = SseParser()
         try:
-            left_s = STREAM_TIMEOUT_S if deadline_s is None else deadline_s - time.monotonic()
-            if left_s <= 0:
+            if (timeout_s := place.timeout_s(deadline_s)) <= 0:
                 return
-            with contextlib.closing(transport.stream(place.request(), min(left_s, STREAM_TIMEOUT_S))) as stream:
+            stream = transport.stream(place.request(), timeout_s)
+            try:
                 for data in stream:
                     for event in parser.feed(data):
                         place.note(event)
                         yield event
-                    if deadline_s is not None and time.monotonic() >= deadline_s:
+                    if place.timeout_s(deadline_s) <= 0:
                         return
+            finally:
+                stream.close()
             if place.is_over():
                 return
         except DaemonUnreachable:
-            if deadline_s is not None and time.monotonic() >= deadline_s:
+            if place.timeout_s(deadline_s) <= 0:
                 return
             if restart and not place.said_bye:
                 launch.ensure_daemon(transport)
         time.sleep(place.pause_s(time.monotonic()))
 
 
-async def follow_async(transport: Transport, place: Place, *, restart: bool = True) -> AsyncIterator[StreamEvent]:
+async def follow_async(
+    transport: Transport, place: Place, *, restart: bool = True, deadline_s: float | None = None
+) -> AsyncGenerator[StreamEvent, None]:
     import asyncio
+    import contextlib
 
     while not place.is_over():
         parser = SseParser()
         try:
-            async with contextlib.aclosing(transport.stream_async(place.request())) as stream:
+            if (timeout_s := place.timeout_s(deadline_s)) <= 0:
+                return
+            async with contextlib.aclosing(transport.stream_async(place.request(), timeout_s)) as stream:
                 async for data in stream:
                     for event in parser.feed(data):
                         place.note(event)
                         yield event
+                    if place.timeout_s(deadline_s) <= 0:
+                        return
             if place.is_over():
                 return
         except DaemonUnreachable:
+            if place.timeout_s(deadline_s) <= 0:
+                return
             if restart and not place.said_bye:
                 await asyncio.to_thread(launch.ensure_daemon, transport)
         await asyncio.sleep(place.pause_s(time.monotonic()))

@@ -7,11 +7,13 @@ standard library's http.client costs more time to import than a whole `kheish ps
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from typing import Any
 
 from kheish.errors import Invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 MAX_HEAD_BYTES = 64 * 1024
 REPLY_TIMEOUT_S = 120.0
@@ -19,12 +21,11 @@ REPLY_TIMEOUT_S = 120.0
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 """RFC 3986, section 2.3. urllib.parse costs more time to import than the request takes."""
 
-_TARGET = re.compile(r"/[\x21-\x7e]*\Z")
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
-_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\Z)")
-_LENGTH = re.compile(r"[0-9]{1,15}\Z")
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}\Z")
+_TOKEN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+.^_`|~-")
+_TARGET = frozenset(map(chr, range(0x21, 0x7F)))
+_VALUE = frozenset(map(chr, (0x09, *range(0x20, 0x7F), *range(0xA0, 0x100))))
+_HEX = frozenset(b"0123456789ABCDEFabcdef")
+_SIZE_DIGITS_MAX = 15
 _CHUNK_LINE_BYTES_MAX = 1024
 
 
@@ -61,7 +62,7 @@ class Request:
         pairs = [f"{segment(k)}={segment(_text(v))}" for k, v in (self.query or {}).items() if v is not None]
         if pairs:
             target += "?" + "&".join(pairs)
-        if not _NAME.match(self.method) or not _TARGET.match(target):
+        if not _is_token(self.method) or not target.startswith("/") or not _TARGET.issuperset(target):
             raise Invalid(f"cannot send {self.method} {target!r}: that is not one line of a request")
         fields = {
             "Host": "kheish",
@@ -73,10 +74,14 @@ class Request:
         if self.body is not None or self.method in ("POST", "PATCH", "PUT"):
             fields |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
         for name, value in fields.items():
-            if not _NAME.match(name) or not _VALUE.match(value):
+            if not _is_token(name) or not _VALUE.issuperset(value):
                 raise Invalid(f"cannot send the header {name!r}: it takes one line of printable Latin-1 text")
         lines = [f"{self.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + data
+
+
+def _is_token(text: str) -> bool:
+    return bool(text) and _TOKEN.issuperset(text)
 
 
 def _text(value: Any) -> str:
@@ -87,6 +92,14 @@ def segment(text: str) -> str:
     """A part of a path or a query."""
     data = text.encode("utf-8", "surrogatepass")
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in data)
+
+
+def _status(line: bytes) -> int:
+    """The code of a status line; 0 where it is none."""
+    version, _, rest = line.partition(b" ")
+    code = rest.partition(b" ")[0]
+    is_known = version in (b"HTTP/1.0", b"HTTP/1.1") and len(code) == 3 and code.isdigit() and b"100" <= code < b"600"
+    return int(code) if is_known else 0
 
 
 class Response:
@@ -133,18 +146,18 @@ class Response:
             return False
         status_line, *lines = bytes(self._buffer[:end]).split(b"\r\n")
         del self._buffer[: end + 4]
-        status = _STATUS.match(status_line)
-        if status is None:
+        status = _status(status_line)
+        if not status:
             raise ProtocolError("this is not HTTP")
         fields = (line.decode("latin-1").partition(":") for line in lines)
         self.headers = {name.strip().lower(): value.strip() for name, _, value in fields}
         self._chunked = "chunked" in self.headers.get("transfer-encoding", "")
         length = self.headers.get("content-length")
         if length is not None and not self._chunked:
-            if not _LENGTH.match(length):
+            if not length.isdecimal() or len(length) > _SIZE_DIGITS_MAX:
                 raise ProtocolError("the length of the answer is no number")
             self._left = int(length)
-        self.status = int(status.group(1))
+        self.status = status
         return True
 
     def _chunks(self) -> Iterator[bytes]:
@@ -153,7 +166,7 @@ class Response:
             if end < 0 and len(self._buffer) <= _CHUNK_LINE_BYTES_MAX:
                 return
             digits = bytes(self._buffer[: max(end, 0)]).partition(b";")[0].strip(b" \t")
-            if not _CHUNK_SIZE.match(digits):
+            if not 0 < len(digits) <= _SIZE_DIGITS_MAX or not _HEX.issuperset(digits):
                 raise ProtocolError("a chunk has no size")
             start, size = end + 2, int(digits, 16)
             if len(self._buffer) < start + size + 2:

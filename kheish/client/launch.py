@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import IO, TYPE_CHECKING
 
 from kheish import paths
 from kheish.client.errors import DaemonUnreachable
@@ -14,8 +13,10 @@ from kheish.client.transport import Transport
 from kheish.errors import KheishError
 from kheish.limits import DAEMON_START_TIMEOUT_MS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from typing import IO
 
 EXIT_LOCKED = 6
 _PRIVATE = ("KHEISH_SESSION_ID", "KHEISH_RUN_ID", "KHEISH_TOOL_CALL_ID")
@@ -66,7 +67,7 @@ def start_daemon(transport: Transport) -> None:
         said.seek(0)
         reason = said.read(4000).decode("utf-8", "replace").strip() or "it said nothing"
     raise DaemonUnreachable(
-        f"cannot start the daemon: {reason}; its log is {paths.log_path()}, and `kheish daemon run` starts it in the "
+        f"cannot start the daemon: {reason}; its log is {paths.log_name()}, and `kheish daemon run` starts it in the "
         "foreground"
     )
 

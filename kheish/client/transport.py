@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import _socket  # what `socket` wraps in enums, selectors and files, which take longer to load than a request takes
 import json
 import os
-import socket
 import time
-from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
-from typing import Any
 
 from kheish.client.errors import DaemonUnreachable, api_error
 from kheish.client.http1 import ProtocolError, Request, Response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from typing import Any
 
 READ_BYTES = 65536
 CONNECT_TIMEOUT_S, BUSY_S = 5.0, 0.01
@@ -20,7 +21,7 @@ STREAM_TIMEOUT_S = 45.0
 """Three heartbeats: a stream that is silent for longer is dead."""
 
 
-def unreachable(path: Path, error: Exception) -> DaemonUnreachable:
+def unreachable(path: str, error: Exception) -> DaemonUnreachable:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return DaemonUnreachable(
         f"cannot reach the daemon at {path}: {reason}; see `kheish doctor`",
@@ -32,8 +33,8 @@ def unreachable(path: Path, error: Exception) -> DaemonUnreachable:
 class Transport:
     """`origin` tells the daemon what kind of client this is; it is journaled with each command."""
 
-    def __init__(self, path: Path, origin: str) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], origin: str) -> None:
+        self.path = os.fspath(path)
         self.origin = origin
 
     def _decode(self, response: Response, body: bytes) -> Any:
@@ -49,19 +50,19 @@ class Transport:
 
     # -- blocking ------------------------------------------------------------------------------------------------
 
-    def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> _socket.socket:
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         deadline = time.monotonic() + timeout_s
         while not self._try_connect(connection, deadline):
             time.sleep(BUSY_S)
         connection.settimeout(timeout_s)
         return connection
 
-    def _try_connect(self, connection: socket.socket, deadline: float) -> bool:
+    def _try_connect(self, connection: _socket.socket, deadline: float) -> bool:
         """False where the daemon's backlog is full, which does not mean that there is no daemon."""
         connection.setblocking(False)
         try:
-            connection.connect(os.fspath(self.path))
+            connection.connect(self.path)
         except OSError as error:
             if isinstance(error, BlockingIOError) and time.monotonic() < deadline:
                 return False
@@ -77,31 +78,37 @@ class Transport:
     def stream(self, request: Request, timeout_s: float = STREAM_TIMEOUT_S) -> Generator[bytes, None, None]:
         """The body as it comes; ends when the daemon ends it. Raises ApiError or DaemonUnreachable."""
         response, problem = Response(), b""
-        with contextlib.closing(self._exchange(request, response, timeout_s)) as parts:
+        parts = self._exchange(request, response, timeout_s)
+        try:
             for part in parts:
                 if response.status < 400:
                     yield part
                 else:
                     problem += part
+        finally:
+            parts.close()
         if response.status >= 400:
             raise api_error(response.status, problem)
 
     def _exchange(self, request: Request, response: Response, timeout_s: float | None) -> Generator[bytes, None, None]:
         data = request.encode(self.origin)
-        with self.connect() as connection:
+        connection = self.connect()
+        try:
+            connection.settimeout(timeout_s)
             try:
-                connection.settimeout(timeout_s)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    # A daemon that hangs up before it has read everything has answered why.
-                    connection.sendall(data)
-                while not response.is_complete:
-                    data = connection.recv(READ_BYTES)
-                    if not data:
-                        response.end()
-                        break
-                    yield from response.feed(data)
-            except (OSError, ProtocolError) as error:
-                raise unreachable(self.path, error) from error
+                connection.sendall(data)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # a daemon that hangs up before it has read everything has answered why
+            while not response.is_complete:
+                data = connection.recv(READ_BYTES)
+                if not data:
+                    response.end()
+                    break
+                yield from response.feed(data)
+        except (OSError, ProtocolError) as error:
+            raise unreachable(self.path, error) from error
+        finally:
+            connection.close()
 
     # -- asyncio -------------------------------------------------------------------------------------------------
 
@@ -110,9 +117,11 @@ class Transport:
         parts = [part async for part in self._exchange_async(request, response, request.timeout_s)]
         return self._decode(response, b"".join(parts))
 
-    async def stream_async(self, request: Request) -> AsyncGenerator[bytes, None]:
+    async def stream_async(self, request: Request, timeout_s: float = STREAM_TIMEOUT_S) -> AsyncGenerator[bytes, None]:
+        import contextlib
+
         response, problem = Response(), b""
-        async with contextlib.aclosing(self._exchange_async(request, response, STREAM_TIMEOUT_S)) as parts:
+        async with contextlib.aclosing(self._exchange_async(request, response, timeout_s)) as parts:
             async for part in parts:
                 if response.status < 400:
                     yield part
@@ -125,6 +134,8 @@ class Transport:
         self, request: Request, response: Response, timeout_s: float | None
     ) -> AsyncGenerator[bytes, None]:
         import asyncio
+        import contextlib
+        import socket
 
         data = request.encode(self.origin)
         loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ def main(command: list[str]) -> None:
     told: set[str] = set()
     # The first look comes with the stream's `sync`, after the subscription: nothing falls between the two.
     for event in client.events(cursor="tail"):
-        types = {fact["type"] for fact in event.data.get("events", ())}
+        types = {fact["type"] for fact in event.data["events"]} if event.event == "record" else set()
         if event.event == "sync" or types & {"approval.requested", "question.requested"}:
             for request_id, text in waiting(client):
                 if request_id not in told:

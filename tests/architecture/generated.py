@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kheish.cli import completions, service
+from tests.architecture import client_library
 from tests.architecture.modules import REPOSITORY
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "kheish/client/views.py": client_library.views,
+    "kheish/client/async_nouns.py": client_library.async_nouns,
     "completions/kheish.bash": completions.bash,
     "completions/_kheish": completions.zsh,
     "completions/kheish.fish": completions.fish,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import typer
@@ -292,3 +296,24 @@ def test_a_number_may_be_absent_but_not_too_small() -> None:
         param.check(0)
     param.check(1)
     param.check(None)
+
+
+# -- leaving --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_quick_command_leaves_when_its_output_is_out(unbuffered: str, tmp_path: Path) -> None:
+    def leave(stdout: int) -> tuple[int, str]:
+        argv = [sys.executable, "-m", "kheish", "daemon", "status"]
+        env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(argv, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        os.close(stdout)
+        return done.returncode, done.stderr
+
+    said = tmp_path / "said"
+    assert leave(os.open(said, os.O_WRONLY | os.O_CREAT)) == (3, "")
+    assert said.read_text() == "stopped\n"
+    assert leave(os.open("/dev/full", os.O_WRONLY)) == (1, "kheish: cannot go on: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert leave(writer) == (141, "")

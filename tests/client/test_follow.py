@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kheish.api.streams import encode
 from kheish.client.errors import DaemonUnreachable
-from kheish.client.follow import PATIENCE_S, Place, SseParser, StreamEvent
+from kheish.client.follow import PATIENCE_S, Frame, Place, SseParser
 
 EVENT = st.tuples(
     st.sampled_from(["record", "delta", "sync", "heartbeat"]), st.sampled_from(["", "1", "3.14"]), st.text(max_size=40)
@@ -46,7 +46,7 @@ def test_a_frame_that_is_not_over_is_kept_back() -> None:
 
 
 def note(place: Place, event: str, id_: str = "", **data: object) -> None:
-    place.note(StreamEvent(event, id_, data))
+    place.note(Frame(event, id_, data))  # type: ignore[arg-type]
 
 
 def test_the_place_is_the_last_id() -> None:
@@ -71,7 +71,8 @@ def test_a_follower_waits_longer_each_time_and_not_for_ever() -> None:
     place = Place("/stream", {}, "")
     waits = [place.pause_s(now_s) for now_s in (100, 100, 100, 100, 100, 100, 100, 100 + PATIENCE_S)]
     assert waits == sorted(waits) and waits[0] < 0.1 and waits[-1] <= 0.5
-    with pytest.raises(DaemonUnreachable):
+    with pytest.raises(DaemonUnreachable) as raised:
         place.pause_s(100 + PATIENCE_S + 0.1)
+    assert raised.value.details == {"is_absent": False, "is_broken": False}
     note(place, "sync", "1")
     assert place.pause_s(1_000) == waits[0], "an event means patience anew"

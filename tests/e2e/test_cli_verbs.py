@@ -404,8 +404,8 @@ def test_the_beginning_of_a_name_is_enough(kheish: DaemonProcess, named: dict[st
     ("line", "status", "said"),
     [
         ("logs prefix-", 6, "prefix-approval, prefix-question, prefix-run-of-mine"),
-        ("runs get run_", 6, "cannot tell which run"),
-        ("approve approval_", 6, "cannot tell which"),
+        ("runs get run_0", 6, "cannot tell which run"),
+        ("approve approval_0", 6, "cannot tell which"),
         ("logs nobody", 5, "kheish ps -a"),
         ("logs run_Z", 5, "kheish runs list"),
         ("runs get run_Z", 5, "run_Z"),

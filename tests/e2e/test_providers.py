@@ -181,7 +181,7 @@ def test_the_model_sees_the_conversation_and_the_tools_and_the_key_is_sent(
     spoken = wire.turns(body)
     assert [turn["role"] for turn in spoken] == ["user", "assistant", "user"]
     assert [word for word in ("first", "one", "second") if word not in json.dumps(spoken)] == []
-    assert wire.tool_names(body) == [row["tool_name"] for row in daemon.client.daemon.permission_matrix()]
+    assert wire.tool_names(body) == [row["tool_name"] for row in daemon.client.permissions.matrix()]
     assert key_in(server.request_headers[1]) == wire.key
 
 

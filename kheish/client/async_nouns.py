@@ -1,0 +1,480 @@
+"""Made from kheish/client/nouns.py by `python -m tests.architecture.generated`; changes belong there."""
+
+# The daemon's answers are taken for what the views say, which the tests of the API hold it to.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import builtins
+import os
+import time
+
+from kheish.client.http1 import REPLY_TIMEOUT_S, Request, segment
+
+TYPE_CHECKING = False  # as type checkers read it; the module `typing` would cost a quick command its time
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Literal
+
+    from kheish.client.client import AsyncKheish
+    from kheish.client.views import (
+        AnswerBody,
+        ApprovalView,
+        Behavior,
+        CapabilitiesView,
+        Delivery,
+        HealthView,
+        InboxView,
+        InputAttachment,
+        InterruptView,
+        MatrixRow,
+        Mode,
+        PermissionAudit,
+        PermissionView,
+        QuestionView,
+        RecordPage,
+        Remember,
+        Resolution,
+        ResolveOneOfMany,
+        RouteView,
+        RuleView,
+        RunView,
+        SessionPage,
+        SessionView,
+        StatusView,
+        TranscriptView,
+    )
+
+OVER = ("completed", "failed", "interrupted", "cancelled", "idle", "ended")
+"""A status of a run that is over, or of a session with nothing to do."""
+WAITING = ("waiting_for_approval", "waiting_for_user_question")
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _answer(answers: Iterable[AnswerBody], declined: bool, justification: str | None) -> dict[str, Any]:
+    return _present(answers=[*answers], declined=declined, justification=justification)
+
+
+def _input(
+    content: str,
+    model: str | None,
+    delivery: Delivery | None,
+    attachments: Iterable[InputAttachment] | None,
+    metadata: dict[str, Any] | None,
+) -> dict[str, Any]:
+    files = None if attachments is None else [*attachments]
+    return _present(content=content, model=model, delivery=delivery, attachments=files, metadata=metadata)
+
+
+class _Noun:
+    def __init__(self, client: AsyncKheish) -> None:
+        self._client = client
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, Any] | None = None,
+        body: Any = None,
+        key: str | None = None,
+        timeout_s: float | None = REPLY_TIMEOUT_S,
+    ) -> Any:
+        headers = {"Idempotency-Key": key} if key else None
+        return self._client.send(Request(method, path, query=query, body=body, headers=headers, timeout_s=timeout_s))
+
+
+class AsyncSessions(_Noun):
+    async def create(
+        self,
+        session_id: str | None = None,
+        *,
+        cwd: str | None = None,
+        permission_mode: Mode | None = None,
+        title: str | None = None,
+        key: str | None = None,
+    ) -> SessionView:
+        """A new session, or the one of that name. Without `cwd` a new one works in the current directory, and
+        FileNotFoundError is raised where that is gone. Without a name, the same `key` makes one session."""
+        here = os.getcwd() if cwd is None else None
+        body = _present(session_id=session_id, cwd=cwd, default_cwd=here, permission_mode=permission_mode, title=title)
+        return await self._send("POST", "/v1/sessions", body=body, key=key)
+
+    async def list(
+        self, *, status: str | None = None, cwd: str | None = None, limit: int | None = None
+    ) -> builtins.list[SessionView]:
+        """Newest change first, 100 unless `limit` says otherwise. `status`: a comma-separated choice."""
+        return await self._send("GET", "/v1/sessions", query={"status": status, "cwd": cwd, "limit": limit})
+
+    async def page(
+        self,
+        *,
+        status: str | None = None,
+        cwd: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> SessionPage:
+        """The same in pages: the next one begins at `next_cursor`, which is None on the last."""
+        query = {"page": True, "status": status, "cwd": cwd, "cursor": cursor, "limit": limit}
+        return await self._send("GET", "/v1/sessions", query=query)
+
+    async def get(self, session_id: str) -> SessionView:
+        """With its rules."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}")
+
+    async def transcript(
+        self, session_id: str, *, first: int | None = None, limit: int | None = None
+    ) -> TranscriptView:
+        """The messages from position `first` (from 0) on; without it the last `limit`."""
+        query = {"first": first, "limit": limit}
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/transcript", query=query)
+
+    async def events(self, session_id: str, *, cursor: str | None = None, limit: int | None = None) -> RecordPage:
+        """The journal in pages: `cursor` is the seq to go on after. `AsyncKheish.events` follows it."""
+        query = {"cursor": cursor, "limit": limit}
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/events", query=query)
+
+    async def runs(self, session_id: str) -> builtins.list[RunView]:
+        """The newest 100, newest first."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/runs")
+
+    async def queue(self, session_id: str) -> builtins.list[RunView]:
+        """The queued inputs, in order."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/queue")
+
+    async def rules(self, session_id: str) -> builtins.list[RuleView]:
+        """All permission rules that apply, nearest scope first."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/rules")
+
+    async def audits(self, session_id: str) -> builtins.list[PermissionAudit]:
+        """Every permission decision, oldest first."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/permission-audits")
+
+    async def approvals(self, session_id: str) -> builtins.list[ApprovalView]:
+        """Those that wait."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/approvals")
+
+    async def questions(self, session_id: str) -> builtins.list[QuestionView]:
+        """Those that wait."""
+        return await self._send("GET", f"/v1/sessions/{segment(session_id)}/questions")
+
+    async def submit(
+        self,
+        session_id: str,
+        content: str,
+        *,
+        model: str | None = None,
+        delivery: Delivery | None = None,
+        attachments: Iterable[InputAttachment] | None = None,
+        metadata: dict[str, Any] | None = None,
+        key: str | None = None,
+    ) -> RunView:
+        """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
+        active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
+        and not shown to the model."""
+        body = _input(content, model, delivery, attachments, metadata)
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
+
+    async def input(
+        self,
+        session_id: str,
+        content: str,
+        *,
+        model: str | None = None,
+        attachments: Iterable[InputAttachment] | None = None,
+        metadata: dict[str, Any] | None = None,
+        key: str | None = None,
+    ) -> SessionView:
+        """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
+        session. Refused (`session_busy`) where a run is active."""
+        body = _input(content, model, None, attachments, metadata)
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
+
+    async def wait(
+        self, session_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
+    ) -> SessionView:
+        """The session once nothing is active or queued; with `blocked` also once it waits for a human. When the time is
+        over, as it is then."""
+        # The first look comes after the stream's `sync`, so that nothing falls between the look and the stream.
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        async for event in self._client.events(session_id=session_id, cursor="tail", deadline_s=deadline_s):
+            if event.event in ("record", "sync"):
+                view = await self.get(session_id)
+                if view["status"] in OVER and not view["queued_run_ids"]:
+                    return view
+                if view["status"] in WAITING and until == "blocked":
+                    return view
+        return await self.get(session_id)
+
+    async def interrupt(self, session_id: str, *, reason: str = "") -> InterruptView:
+        """Stops the active run; the queue goes on."""
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/interrupt", body={"reason": reason})
+
+    async def end(self, session_id: str, *, reason: str = "") -> SessionView:
+        """For good: active and queued runs are interrupted, the journal stays."""
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/end", body={"reason": reason})
+
+    async def set_permission_mode(self, session_id: str, mode: Mode) -> SessionView:
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/permission-mode", body={"mode": mode})
+
+    async def add_rule(self, session_id: str, pattern: str, behavior: Behavior) -> SessionView:
+        """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
+        body = {"pattern": pattern, "behavior": behavior}
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/rules", body=body)
+
+    async def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
+        """Changes the text of a queued input; `run_id` is whole."""
+        path = f"/v1/sessions/{segment(session_id)}/queue/{segment(run_id)}"
+        return await self._send("PATCH", path, body={"content": content})
+
+    async def withdraw_queued(self, session_id: str, run_id: str) -> RunView:
+        """Takes an input out of the queue; `run_id` is whole."""
+        return await self._send("DELETE", f"/v1/sessions/{segment(session_id)}/queue/{segment(run_id)}")
+
+    async def resolve_approvals(
+        self, session_id: str, resolutions: Iterable[ResolveOneOfMany], *, key: str | None = None
+    ) -> SessionView:
+        """Several of one run, all or none."""
+        body = {"resolutions": [*resolutions]}
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/approvals", body=body, key=key)
+
+    async def resolve_approvals_of_run(
+        self, session_id: str, resolutions: Iterable[ResolveOneOfMany], *, key: str | None = None
+    ) -> RunView:
+        """The same; the answer is the run."""
+        body = {"resolutions": [*resolutions]}
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/approval-runs", body=body, key=key)
+
+    async def answer_question(
+        self,
+        session_id: str,
+        request_id: str,
+        answers: Iterable[AnswerBody] = (),
+        *,
+        declined: bool = False,
+        justification: str | None = None,
+        key: str | None = None,
+    ) -> SessionView:
+        """Like `Questions.answer`; `request_id` is whole, and the answer is the session."""
+        body = {"resolution": {"request_id": request_id, **_answer(answers, declined, justification)}}
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/questions", body=body, key=key)
+
+
+class AsyncRuns(_Noun):
+    async def list(
+        self, *, session_id: str | None = None, active: bool | None = None, limit: int | None = None
+    ) -> builtins.list[RunView]:
+        """Newest first, at most 100. `active` keeps those that are not over."""
+        query = {"session_id": session_id, "active": active, "limit": limit}
+        return await self._send("GET", "/v1/runs", query=query)
+
+    async def get(self, run_id: str) -> RunView:
+        return await self._send("GET", f"/v1/runs/{segment(run_id)}")
+
+    async def events(self, run_id: str, *, cursor: str | None = None, limit: int | None = None) -> RecordPage:
+        """The records that concern it, in pages. `AsyncKheish.events` follows them."""
+        query = {"cursor": cursor, "limit": limit}
+        return await self._send("GET", f"/v1/runs/{segment(run_id)}/events", query=query)
+
+    async def wait(
+        self, run_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
+    ) -> RunView:
+        """The run once it is over; with `blocked` also once it waits for a human. When the time is over, as it is
+        then."""
+        # The first look comes after the stream's `sync`, so that nothing falls between the look and the stream.
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        async for event in self._client.events(run_id=run_id, cursor="tail", deadline_s=deadline_s):
+            if event.event in ("record", "sync"):
+                view = await self.get(run_id)
+                if view["status"] in OVER or (view["status"] in WAITING and until == "blocked"):
+                    return view
+        return await self.get(run_id)
+
+    async def cancel(self, run_id: str, *, reason: str = "") -> RunView:
+        """A finished run stays as it is."""
+        return await self._send("POST", f"/v1/runs/{segment(run_id)}/cancel", body={"reason": reason})
+
+    async def resolve_approvals(
+        self, run_id: str, resolutions: Iterable[ResolveOneOfMany], *, key: str | None = None
+    ) -> RunView:
+        """Several of this run, all or none."""
+        body = {"resolutions": [*resolutions]}
+        return await self._send("POST", f"/v1/runs/{segment(run_id)}/approvals", body=body, key=key)
+
+    async def answer_question(
+        self,
+        run_id: str,
+        request_id: str,
+        answers: Iterable[AnswerBody] = (),
+        *,
+        declined: bool = False,
+        justification: str | None = None,
+        key: str | None = None,
+    ) -> RunView:
+        """Like `Questions.answer`; `request_id` is whole."""
+        body = {"resolution": {"request_id": request_id, **_answer(answers, declined, justification)}}
+        return await self._send("POST", f"/v1/runs/{segment(run_id)}/questions", body=body, key=key)
+
+
+class AsyncApprovals(_Noun):
+    async def list(self, *, session_id: str | None = None) -> builtins.list[ApprovalView]:
+        """What waits for a decision, oldest first."""
+        return await self._send("GET", "/v1/approvals", query={"session_id": session_id})
+
+    async def get(self, request_id: str) -> ApprovalView:
+        """One that waits."""
+        return await self._send("GET", f"/v1/approvals/{segment(request_id)}")
+
+    async def resolve(
+        self,
+        request_id: str,
+        resolution: Resolution,
+        *,
+        if_digest: str | None = None,
+        remember: Remember | None = None,
+        rule: str | None = None,
+        updated_input: dict[str, Any] | None = None,
+        justification: str | None = None,
+        key: str | None = None,
+    ) -> RunView:
+        """`resolution`: one of the approval's `choices`. The answer is the run. `if_digest` (or its first characters)
+        refuses to resolve anything but what was shown. `remember` makes a rule for this session or for `always`:
+        `rule`, or one that matches this very call. `updated_input` edits the call's arguments."""
+        body = _present(
+            resolution=resolution,
+            if_digest=if_digest,
+            remember=remember,
+            rule=rule,
+            updated_input=updated_input,
+            justification=justification,
+        )
+        return await self._send("POST", f"/v1/approvals/{segment(request_id)}", body=body, key=key)
+
+    async def allow(
+        self,
+        request_id: str,
+        *,
+        if_digest: str | None = None,
+        remember: Remember | None = None,
+        rule: str | None = None,
+        updated_input: dict[str, Any] | None = None,
+        justification: str | None = None,
+        key: str | None = None,
+    ) -> RunView:
+        return await self.resolve(
+            request_id,
+            "allow",
+            if_digest=if_digest,
+            remember=remember,
+            rule=rule,
+            updated_input=updated_input,
+            justification=justification,
+            key=key,
+        )
+
+    async def deny(
+        self,
+        request_id: str,
+        justification: str = "",
+        *,
+        if_digest: str | None = None,
+        remember: Remember | None = None,
+        rule: str | None = None,
+        key: str | None = None,
+    ) -> RunView:
+        """The model is told the justification."""
+        return await self.resolve(
+            request_id,
+            "deny",
+            if_digest=if_digest,
+            remember=remember,
+            rule=rule,
+            justification=justification,
+            key=key,
+        )
+
+
+class AsyncQuestions(_Noun):
+    async def list(self, *, session_id: str | None = None) -> builtins.list[QuestionView]:
+        """What waits for an answer, oldest first."""
+        return await self._send("GET", "/v1/questions", query={"session_id": session_id})
+
+    async def get(self, request_id: str) -> QuestionView:
+        """One that waits."""
+        return await self._send("GET", f"/v1/questions/{segment(request_id)}")
+
+    async def answer(
+        self,
+        request_id: str,
+        answers: Iterable[AnswerBody] = (),
+        *,
+        declined: bool = False,
+        justification: str | None = None,
+        key: str | None = None,
+    ) -> RunView:
+        """An answer for each question, or `declined`. The answer is the run."""
+        body = _answer(answers, declined, justification)
+        return await self._send("POST", f"/v1/questions/{segment(request_id)}", body=body, key=key)
+
+
+class AsyncPermissions(_Noun):
+    async def check(
+        self,
+        tool_name: str,
+        *,
+        input: dict[str, Any] | None = None,
+        session_id: str | None = None,
+        mode_override: Mode | None = None,
+    ) -> PermissionView:
+        """What would be decided; nothing runs and nothing is kept."""
+        body = _present(tool_name=tool_name, input=input, session_id=session_id, mode_override=mode_override)
+        return await self._send("POST", "/v1/runtime/permissions/check", body=body)
+
+    async def matrix(self, *, session_id: str | None = None) -> list[MatrixRow]:
+        """What each mode does with each tool; with a session by its rules too."""
+        return await self._send("POST", "/v1/runtime/permissions/matrix", body=_present(session_id=session_id))
+
+    async def rules(self) -> list[RuleView]:
+        """Those made by answering `always`, which hold for all sessions."""
+        return await self._send("GET", "/v1/runtime/permissions/rules")
+
+    async def remove_rule(self, pattern: str) -> list[RuleView]:
+        """Takes an `always` rule back, by its whole pattern; the answer is what was removed."""
+        return await self._send("DELETE", "/v1/runtime/permissions/rules", query={"pattern": pattern})
+
+
+class AsyncDaemon(_Noun):
+    async def status(self) -> StatusView:
+        """Version, pid, generation, counts, warnings, and the cursor of the stream of all sessions."""
+        return await self._send("GET", "/v1/status")
+
+    async def capabilities(self) -> CapabilitiesView:
+        """What this daemon can do: operations, drivers, tools, modes, limits."""
+        return await self._send("GET", "/v1/capabilities")
+
+    async def inbox(self, *, session_id: str | None = None) -> InboxView:
+        """All approvals and questions that wait."""
+        return await self._send("GET", "/v1/inbox", query={"session_id": session_id})
+
+    async def routes(self) -> list[RouteView]:
+        """The routes to models, without secrets."""
+        return await self._send("GET", "/v1/routes")
+
+    async def blob(self, sha256: str, *, offset: int | None = None, limit: int | None = None) -> bytes:
+        """Stored bytes, such as a long tool output; 1 MiB unless `limit` says otherwise, at most 16."""
+        return await self._send("GET", f"/v1/blobs/{segment(sha256)}", query={"offset": offset, "limit": limit})
+
+    async def health(self) -> HealthView:
+        """Is the process alive."""
+        return await self._send("GET", "/healthz")
+
+    async def readiness(self) -> HealthView:
+        """Does it take work. Raises ApiError (503, `daemon_draining`) while it stops."""
+        return await self._send("GET", "/readyz")
+
+    async def openapi(self) -> dict[str, Any]:
+        """The description of the API: OpenAPI 3.1."""
+        return await self._send("GET", "/v1/openapi.json")

@@ -1,0 +1,888 @@
+"""Made from kheish/wire and kheish/core/events.py by `python -m tests.architecture.generated`; changes belong there.
+
+The daemon's answers as types. At run time an answer is a plain dict, and an event of a stream is a `follow.Frame`. A
+newer daemon may send more fields, and events of other types.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Mode = Literal["default", "accept_edits", "plan", "dont_ask", "bypass"]
+Delivery = Literal["queue", "steer", "interrupt"]
+Effect = Literal["read", "idempotent", "unsafe"]
+ToolKind = Literal["function", "process", "question"]
+Behavior = Literal["allow", "ask", "deny"]
+RuleScope = Literal["session", "project", "user", "default"]
+ApprovalKind = Literal["tool_call", "uncertain"]
+Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
+Remember = Literal["once", "session", "always"]
+StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+RunStatus = Literal[
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_question",
+    "completed",
+    "failed",
+    "interrupted",
+    "cancelled",
+]
+SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
+
+
+class Answer(TypedDict):
+    question_id: str
+    selected_option_ids: NotRequired[list[str]]
+    freeform_answer: NotRequired[str]
+
+
+class AnswerBody(TypedDict):
+    question_id: str
+    selected_option_ids: NotRequired[list[str]]
+    freeform_answer: NotRequired[str]
+
+
+class ApprovalRequested(TypedDict):
+    type: Literal["approval.requested"]
+    request_id: str
+    run_id: str
+    tool_call_id: str
+    tool: str
+    arguments: dict[str, Any]
+    cwd: str
+    digest: str
+    policy_revision: str
+    requested_at_ms: int
+    rule: str
+    kind: NotRequired[ApprovalKind]
+    reason: NotRequired[str]
+    supersedes: NotRequired[str]
+
+
+class ApprovalResolved(TypedDict):
+    type: Literal["approval.resolved"]
+    request_id: str
+    run_id: str
+    resolution: Resolution
+    digest: str
+    at_ms: int
+    principal: str
+    remember: NotRequired[Remember]
+    rule: NotRequired[Rule | None]
+    updated_input: NotRequired[dict[str, Any] | None]
+    justification: NotRequired[str]
+    body_digest: NotRequired[str]
+
+
+class ApprovalView(TypedDict):
+    """`choices` are the resolutions that it takes; `exact_rule` is what `remember` makes unless a rule is given.
+    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect."""
+
+    request_id: str
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    kind: ApprovalKind
+    tool: str
+    input: dict[str, Any]
+    cwd: str
+    digest: str
+    policy_revision: str
+    requested_at_ms: int
+    rule: str
+    reason: str
+    choices: list[Resolution]
+    exact_rule: str
+
+
+class ApprovalWithdrawn(TypedDict):
+    """No longer asked: the run ended, or the policy changed and it is asked anew."""
+
+    type: Literal["approval.withdrawn"]
+    request_id: str
+    run_id: str
+    reason: str
+
+
+class Attachment(TypedDict):
+    """A file handed in with an input: text in place, anything else as a blob."""
+
+    name: str
+    media_type: str
+    text: NotRequired[str]
+    blob: NotRequired[str]
+    bytes: NotRequired[int]
+
+
+class AuthorView(TypedDict):
+    """Who a record is by: `principal` is `user:<uid>`, `run:<run id>` or `daemon`; `origin` is what kind of client it
+    was; `command` and `key` are there where a client sent one."""
+
+    principal: str
+    origin: str
+    command: NotRequired[str]
+    key: NotRequired[str]
+
+
+class CapabilitiesView(TypedDict):
+    """What this daemon can do. `operations` are the operation ids of the API's description; `resolutions` says what a
+    human may answer to each kind of approval."""
+
+    version: str
+    operations: list[str]
+    stream_events: list[str]
+    drivers: list[str]
+    tools: list[ToolView]
+    permission_modes: list[Mode]
+    deliveries: list[Delivery]
+    resolutions: dict[ApprovalKind, list[Resolution]]
+    limits: LimitsView
+
+
+class DeltaView(TypedDict):
+    """`text` is of the model (`text`, `reasoning`) or of a tool that runs (`tool_output`); with `tool_call` the model
+    begins to ask for `tool`."""
+
+    session_id: str
+    run_id: str
+    kind: Literal["text", "reasoning", "tool_call", "tool_output"]
+    model_call_id: NotRequired[str]
+    tool_call_id: NotRequired[str]
+    tool: NotRequired[str]
+    text: NotRequired[str]
+
+
+class EndView(TypedDict):
+    reason: str
+
+
+class HealthView(TypedDict):
+    status: Literal["ok", "ready", "draining"]
+
+
+class HeartbeatView(TypedDict):
+    type: Literal["heartbeat"]
+
+
+class InboxCounts(TypedDict):
+    approvals: int
+    questions: int
+
+
+class InboxView(TypedDict):
+    """What waits for a human, oldest first."""
+
+    approvals: list[ApprovalView]
+    questions: list[QuestionView]
+
+
+class InputAttachment(TypedDict):
+    """A file in the input: `text`, or any bytes as `content_base64`."""
+
+    file_name: str
+    media_type: NotRequired[str]
+    text: NotRequired[str | None]
+    content_base64: NotRequired[str | None]
+
+
+class InputEntered(TypedDict):
+    """A steered input took its place in the transcript."""
+
+    type: Literal["input.entered"]
+    input_id: str
+    run_id: str
+
+
+class InputSteered(TypedDict):
+    """Accepted for the active run; enters the transcript at the next safe boundary."""
+
+    type: Literal["input.steered"]
+    input_id: str
+    run_id: str
+    text: str
+    at_ms: int
+    attachments: NotRequired[list[Attachment]]
+    body_digest: NotRequired[str]
+
+
+class InterruptView(TypedDict):
+    interrupted: bool
+    run_id: str
+    session: SessionView
+
+
+class LimitsView(TypedDict):
+    """Bounds that a client meets; each is the one of that name in the product."""
+
+    request_body_bytes_max: int
+    input_chars_max: int
+    shown_attachment_bytes_max: int
+    shown_attachments_bytes_max: int
+    record_bytes_max: int
+    queued_runs_max: int
+    questions_max: int
+    question_options_max: int
+    justification_chars_max: int
+    tool_result_inline_bytes_max: int
+    page_items_default: int
+    page_items_max: int
+    connections_max: int
+    subscribers_max: int
+    subscriber_queue_bytes_max: int
+    stream_heartbeat_s: float
+
+
+class MatrixRow(TypedDict):
+    tool_name: str
+    effect: Effect
+    decisions: dict[str, Behavior]
+
+
+class MessageView(TypedDict):
+    role: Literal["user", "assistant", "tool"]
+    text: str
+    tool: str
+    tool_call_id: str
+    is_error: bool
+    tool_requests: list[dict[str, Any]]
+    attachments: list[str]
+    reasoning: str
+
+
+class ModelCallCompleted(TypedDict):
+    type: Literal["model_call.completed"]
+    run_id: str
+    model_call_id: str
+    attempt: int
+    at_ms: int
+    text: str
+    stop_reason: StopReason
+    tool_requests: NotRequired[list[ToolRequest]]
+    usage: NotRequired[Usage]
+    reasoning: NotRequired[str]
+    model: NotRequired[str]
+    provider_state: NotRequired[dict[str, Any]]
+
+
+class ModelCallDied(TypedDict):
+    """The daemon died during this attempt; the next one is made at once."""
+
+    type: Literal["model_call.died"]
+    run_id: str
+    model_call_id: str
+    attempt: int
+
+
+class ModelCallFailed(TypedDict):
+    type: Literal["model_call.failed"]
+    run_id: str
+    model_call_id: str
+    attempt: int
+    code: str
+    message: str
+
+
+class ModelCallRetrying(TypedDict):
+    """An attempt failed and the next is due at `retry_at_ms`."""
+
+    type: Literal["model_call.retrying"]
+    run_id: str
+    model_call_id: str
+    attempt: int
+    code: str
+    message: str
+    retry_at_ms: int
+
+
+class ModelCallStarted(TypedDict):
+    """`step` counts the run's model calls from 1; `attempt` the tries of this one."""
+
+    type: Literal["model_call.started"]
+    run_id: str
+    model_call_id: str
+    step: int
+    attempt: int
+    at_ms: int
+
+
+class Option(TypedDict):
+    id: str
+    label: str
+    description: NotRequired[str]
+
+
+class OptionView(TypedDict):
+    id: str
+    label: str
+    description: str
+
+
+class PermissionAudit(TypedDict):
+    at_ms: int
+    seq: int
+    run_id: str
+    tool_call_id: str
+    tool: str
+    behavior: Behavior
+    rule: str
+    rule_scope: RuleScope
+    mode: Mode
+    digest: str
+    reason: str
+
+
+class PermissionView(TypedDict):
+    """`base_decision` is the matched rule's, before the mode applied; `mode_effect` says what that changed."""
+
+    tool_name: str
+    mode: Mode
+    decision: Behavior
+    base_decision: Behavior
+    mode_effect: str
+    matched_rule: str
+    scope: RuleScope
+    approval_required: bool
+    reason: str
+
+
+class Process(TypedDict):
+    """A process the daemon started. `start_ticks` and `boot_id` tell it from a later one with the same pid."""
+
+    pid: int
+    start_ticks: int
+    boot_id: NotRequired[str]
+
+
+class ProcessEnded(TypedDict):
+    """A process that outlived its call (cancel, dead daemon) is gone. `killed` says by whom."""
+
+    type: Literal["process.ended"]
+    tool_call_id: str
+    pid: int
+    killed: bool
+
+
+class Question(TypedDict):
+    """Without options it asks for free text; with options free text stays possible."""
+
+    id: str
+    header: str
+    question: str
+    options: NotRequired[list[Option]]
+    multi_select: NotRequired[bool]
+
+
+class QuestionAnswered(TypedDict):
+    type: Literal["question.answered"]
+    request_id: str
+    run_id: str
+    at_ms: int
+    principal: str
+    answers: NotRequired[list[Answer]]
+    declined: NotRequired[bool]
+    justification: NotRequired[str]
+    body_digest: NotRequired[str]
+
+
+class QuestionItem(TypedDict):
+    """Without options it asks for free text; with options free text stays possible."""
+
+    id: str
+    header: str
+    question: str
+    options: list[OptionView]
+    multi_select: bool
+
+
+class QuestionRequested(TypedDict):
+    type: Literal["question.requested"]
+    request_id: str
+    run_id: str
+    tool_call_id: str
+    questions: list[Question]
+    requested_at_ms: int
+
+
+class QuestionView(TypedDict):
+    request_id: str
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    questions: list[QuestionItem]
+    requested_at_ms: int
+
+
+class QuestionWithdrawn(TypedDict):
+    type: Literal["question.withdrawn"]
+    request_id: str
+    run_id: str
+    reason: str
+
+
+class RecordPage(TypedDict):
+    """`next_cursor` is the seq to go on after; null where the journal ends."""
+
+    items: list[RecordView]
+    next_cursor: str | None
+
+
+class RecordView(TypedDict):
+    """One journal record, as streams carry and `events` lists it. `events` holds all facts of one decision."""
+
+    session_id: str
+    seq: int
+    at_ms: int
+    generation: int
+    position: int
+    by: AuthorView
+    events: list[AnyEvent]
+
+
+class RequestSummary(TypedDict):
+    text_preview: str
+    provider: str
+    model: str
+    principal: str
+    origin: str
+    approval_count: int
+    question_count: int
+
+
+class ResolveOneOfMany(TypedDict):
+    resolution: Resolution
+    if_digest: NotRequired[str]
+    remember: NotRequired[Remember]
+    rule: NotRequired[str]
+    updated_input: NotRequired[dict[str, Any] | None]
+    justification: NotRequired[str]
+    request_id: str
+
+
+class RouteView(TypedDict):
+    route_id: str
+    driver: str
+    default_model: str
+    base_url: str
+    api_key_env: str
+    multimodal_input: bool
+    is_default: bool
+    ready: bool
+    problem: str
+    source: str
+
+
+class Rule(TypedDict):
+    """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards; the scope says who made it."""
+
+    pattern: str
+    behavior: Behavior
+    scope: NotRequired[RuleScope]
+
+
+class RuleView(TypedDict):
+    pattern: str
+    behavior: Behavior
+    scope: RuleScope
+
+
+class RunCancelled(TypedDict):
+    """Stopped on purpose: this run alone."""
+
+    type: Literal["run.cancelled"]
+    run_id: str
+    at_ms: int
+    reason: NotRequired[str]
+
+
+class RunCompleted(TypedDict):
+    type: Literal["run.completed"]
+    run_id: str
+    at_ms: int
+
+
+class RunCounts(TypedDict):
+    active: int
+    queued: int
+    waiting_for_approval: int
+    waiting_for_user_question: int
+
+
+class RunEdited(TypedDict):
+    """A queued input was changed."""
+
+    type: Literal["run.edited"]
+    run_id: str
+    text: str
+
+
+class RunError(TypedDict):
+    code: str
+    message: str
+
+
+class RunFailed(TypedDict):
+    type: Literal["run.failed"]
+    run_id: str
+    at_ms: int
+    code: str
+    message: str
+
+
+class RunInterrupted(TypedDict):
+    """Died with something broader: an interrupt or the end of its session."""
+
+    type: Literal["run.interrupted"]
+    run_id: str
+    at_ms: int
+    reason: NotRequired[str]
+
+
+class RunStarted(TypedDict):
+    type: Literal["run.started"]
+    run_id: str
+    at_ms: int
+
+
+class RunSubmitted(TypedDict):
+    type: Literal["run.submitted"]
+    run_id: str
+    text: str
+    submitted_at_ms: int
+    route: str
+    model: str
+    kind: NotRequired[str]
+    attachments: NotRequired[list[Attachment]]
+    metadata: NotRequired[dict[str, Any]]
+    first: NotRequired[bool]
+    body_digest: NotRequired[str]
+
+
+class RunView(TypedDict):
+    """`queued_position` is 0 for the active run and counts from 1 in the queue; null once it is over. `outputs` holds
+    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one."""
+
+    run_id: str
+    session_id: str
+    kind: str
+    status: RunStatus
+    submitted_at_ms: int
+    updated_at_ms: int
+    started_at_ms: int | None
+    finished_at_ms: int | None
+    queued_position: int | None
+    step: int
+    attempt: int
+    request: RequestSummary
+    input_attachments: list[Attachment]
+    input_metadata: dict[str, Any]
+    pending_approval_ids: list[str]
+    pending_approvals: list[ApprovalView]
+    pending_question_ids: list[str]
+    pending_questions: list[QuestionView]
+    outputs: list[str]
+    usage: UsageView
+    error: RunError | None
+
+
+class SessionCounts(TypedDict):
+    total: int
+    loaded: int
+    read_only: int
+
+
+class SessionCreated(TypedDict):
+    type: Literal["session.created"]
+    session_id: str
+    cwd: str
+    created_at_ms: int
+    mode: NotRequired[Mode]
+    title: NotRequired[str]
+    body_digest: NotRequired[str]
+
+
+class SessionEnded(TypedDict):
+    type: Literal["session.ended"]
+    reason: NotRequired[str]
+
+
+class SessionModeChanged(TypedDict):
+    type: Literal["session.mode_changed"]
+    mode: Mode
+
+
+class SessionPage(TypedDict):
+    items: list[SessionView]
+    next_cursor: str | None
+
+
+class SessionRecovered(TypedDict):
+    """A daemon found work in flight of one that died. `died_generation` is the dead daemon's."""
+
+    type: Literal["session.recovered"]
+    died_generation: int
+    tail_bytes_dropped: NotRequired[int]
+    tail_file: NotRequired[str]
+
+
+class SessionRuleAdded(TypedDict):
+    type: Literal["session.rule_added"]
+    rule: Rule
+
+
+class SessionView(TypedDict):
+    session_id: str
+    status: SessionStatus
+    cwd: str
+    title: str
+    permission_mode: Mode
+    created_at_ms: int
+    updated_at_ms: int
+    ended: bool
+    seq: int
+    active_run_id: str
+    queued_run_ids: list[str]
+    pending_approval_ids: list[str]
+    pending_question_ids: list[str]
+    runs_total: int
+    headline: str
+    problem: str
+    rules: list[RuleView] | None
+
+
+class StatusView(TypedDict):
+    """`cursor` is where the global stream stands now."""
+
+    status: Literal["ready", "draining"]
+    ready: bool
+    version: str
+    pid: int
+    generation: int
+    started_at_ms: int
+    state_root: str
+    socket: str
+    cursor: str
+    sessions: SessionCounts
+    runs: RunCounts
+    inbox: InboxCounts
+    subscribers: int
+    warnings: list[WarningView]
+
+
+class StreamErrorView(TypedDict):
+    code: str
+    detail: str
+
+
+class SyncView(TypedDict):
+    cursor: str
+
+
+class ToolCallCompleted(TypedDict):
+    """`output` is what the model sees; where the whole is larger, `blob` (sha256) holds it, `output_bytes` long."""
+
+    type: Literal["tool_call.completed"]
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    at_ms: int
+    output: str
+    is_error: NotRequired[bool]
+    output_bytes: NotRequired[int]
+    blob: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
+
+
+class ToolCallDecided(TypedDict):
+    """The permission decision, with the rule that made it and the mode that applied."""
+
+    type: Literal["tool_call.decided"]
+    run_id: str
+    tool_call_id: str
+    tool: str
+    behavior: Behavior
+    rule: str
+    rule_scope: RuleScope
+    mode: Mode
+    digest: str
+    effect: Effect
+    kind: ToolKind
+    reason: NotRequired[str]
+
+
+class ToolCallDied(TypedDict):
+    """A started read or idempotent call lost its daemon; it runs again as the next attempt."""
+
+    type: Literal["tool_call.died"]
+    run_id: str
+    tool_call_id: str
+    attempt: int
+
+
+class ToolCallStarted(TypedDict):
+    """From here on the side effect may have happened. For a process it is written before the process may go."""
+
+    type: Literal["tool_call.started"]
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    at_ms: int
+    process: NotRequired[Process | None]
+
+
+class ToolCallUncertain(TypedDict):
+    """A started unsafe call lost its daemon: nobody knows whether it took effect."""
+
+    type: Literal["tool_call.became_uncertain"]
+    run_id: str
+    tool_call_id: str
+    attempt: int
+    at_ms: int
+
+
+class ToolRequest(TypedDict):
+    """What a model asked for. `tool_call_id` is ours, `provider_id` the model's own."""
+
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    arguments: dict[str, Any]
+    malformed: NotRequired[str]
+
+
+class ToolView(TypedDict):
+    """`effect`: `read` changes nothing, `idempotent` may be repeated, `unsafe` may not be repeated unasked. Rules match
+    `main_argument`; `input_schema` is what an edit of its arguments has to hold."""
+
+    name: str
+    description: str
+    effect: Effect
+    kind: ToolKind
+    main_argument: str
+    timeout_ms: int
+    input_schema: dict[str, Any]
+
+
+class TranscriptView(TypedDict):
+    """`items` are the messages from position `first` on; `total` counts them all."""
+
+    session_id: str
+    total: int
+    first: int
+    items: list[MessageView]
+
+
+class Usage(TypedDict):
+    input_tokens: NotRequired[int]
+    output_tokens: NotRequired[int]
+    cache_read_tokens: NotRequired[int]
+    cache_write_tokens: NotRequired[int]
+
+
+class UsageView(TypedDict):
+    """Of all model calls of the run that were completed."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+
+
+class WarningView(TypedDict):
+    code: str
+    message: str
+    session_id: str
+
+
+AnyEvent = (
+    SessionCreated
+    | SessionEnded
+    | SessionModeChanged
+    | SessionRuleAdded
+    | SessionRecovered
+    | RunSubmitted
+    | RunEdited
+    | RunStarted
+    | InputSteered
+    | InputEntered
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | RunInterrupted
+    | ModelCallStarted
+    | ModelCallCompleted
+    | ModelCallRetrying
+    | ModelCallFailed
+    | ModelCallDied
+    | ToolCallDecided
+    | ToolCallStarted
+    | ToolCallCompleted
+    | ToolCallDied
+    | ToolCallUncertain
+    | ProcessEnded
+    | ApprovalRequested
+    | ApprovalResolved
+    | ApprovalWithdrawn
+    | QuestionRequested
+    | QuestionAnswered
+    | QuestionWithdrawn
+)
+
+
+class RecordEvent:
+    """One journal record."""
+
+    event: Literal["record"]
+    id: str
+    data: RecordView
+
+
+class SyncEvent:
+    """The replay has ended; what follows is live."""
+
+    event: Literal["sync"]
+    id: str
+    data: SyncView
+
+
+class DeltaEvent:
+    """Live text that is not in the journal."""
+
+    event: Literal["delta"]
+    id: str
+    data: DeltaView
+
+
+class HeartbeatEvent:
+    """Nothing happened for a while."""
+
+    event: Literal["heartbeat"]
+    id: str
+    data: HeartbeatView
+
+
+class GapEvent:
+    """The reader was too slow and is cut off; reconnect with the last id."""
+
+    event: Literal["gap"]
+    id: str
+    data: EndView
+
+
+class ByeEvent:
+    """The stream is over: the run is, or the daemon is stopping."""
+
+    event: Literal["bye"]
+    id: str
+    data: EndView
+
+
+class ErrorEvent:
+    """The stream cannot go on."""
+
+    event: Literal["error"]
+    id: str
+    data: StreamErrorView
+
+
+StreamEvent = RecordEvent | SyncEvent | DeltaEvent | HeartbeatEvent | GapEvent | ByeEvent | ErrorEvent
