@@ -26,12 +26,14 @@ _kheish() {
     case $line in sessions | runs | approvals | questions | routes | permissions | daemon) line="$line ${COMP_WORDS[2]}" ;; esac
     case "$line:$prev" in
         "run:-s" | "run:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "run:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
         "run:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
         "run:--attach") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "run:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
         "wait:--until") _kheish_words "done blocked idle"; return ;;
         "sessions create:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
         "sessions create:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
+        "sessions input:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
         "sessions export:-o" | "sessions export:--output") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "runs list:-s" | "runs list:--session" | "runs list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
         "runs wait:--until") _kheish_words "done blocked"; return ;;
@@ -54,7 +56,7 @@ _kheish() {
                 "logs") _kheish_words "-f --follow -n --lines --json --help" ;;
                 "inbox") _kheish_words "--count --json --help" ;;
                 "approve") _kheish_words "--if-digest --edit --session --always --rule --verify --retry --mark-done --give-up -m --message --json --help" ;;
-                "deny") _kheish_words "-m --message --json --help" ;;
+                "deny") _kheish_words "--if-digest -m --message --json --help" ;;
                 "answer") _kheish_words "--option --decline -m --message --json --help" ;;
                 "wait") _kheish_words "--until --timeout --json --help" ;;
                 "cancel") _kheish_words "-m --reason --json --help" ;;
@@ -88,8 +90,8 @@ _kheish() {
                 "runs cancel") _kheish_words "-m --reason --json --help" ;;
                 "approvals list") _kheish_words "-s --session --session-id --json --help" ;;
                 "approvals show") _kheish_words "--json --help" ;;
-                "approvals allow") _kheish_words "-m --message --json --help" ;;
-                "approvals deny") _kheish_words "-m --message --json --help" ;;
+                "approvals allow") _kheish_words "--if-digest -m --message --json --help" ;;
+                "approvals deny") _kheish_words "--if-digest -m --message --json --help" ;;
                 "approvals allow-all") _kheish_words "-s --session --session-id -m --message --json --help" ;;
                 "approvals deny-all") _kheish_words "-s --session --session-id -m --message --json --help" ;;
                 "questions list") _kheish_words "-s --session --session-id --json --help" ;;
@@ -116,13 +118,13 @@ _kheish() {
             esac ;;
         *) case $line in
                "logs") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "approve") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "deny") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "answer") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "approve") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "deny") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "answer") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
                "wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "completion") _kheish_words "bash zsh fish man sessions runs requests targets" ;;
+               "completion") _kheish_words "bash zsh fish man sessions runs approvals questions targets models" ;;
                "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions input") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
@@ -144,12 +146,12 @@ _kheish() {
                "runs events") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs stream") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "approvals show") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "approvals allow") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "approvals deny") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "questions show") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "questions answer") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
-               "questions decline") _kheish_words "$(kheish completion requests 2>/dev/null)" ;;
+               "approvals show") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "approvals allow") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "approvals deny") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "questions show") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "questions answer") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "questions decline") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
            esac ;;
     esac
 }

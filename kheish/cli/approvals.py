@@ -80,17 +80,17 @@ def _done(approval: ApprovalView, run: RunView, how: str, as_json: bool) -> int:
     return 0
 
 
-def deny(request_id: str, message: str, as_json: bool) -> int:
+def deny(request_id: str, if_digest: str | None, message: str, as_json: bool) -> int:
     client = connect()
     approval = client.approvals.get(request_id)
-    run = client.approvals.deny(approval["request_id"], message)
+    run = client.approvals.deny(approval["request_id"], message, if_digest=if_digest)
     return _done(approval, run, "denied", as_json)
 
 
-def allow(request_id: str, message: str, as_json: bool) -> int:
+def allow(request_id: str, if_digest: str | None, message: str, as_json: bool) -> int:
     client = connect()
     approval = client.approvals.get(request_id)
-    run = client.approvals.allow(approval["request_id"], justification=message or None)
+    run = client.approvals.allow(approval["request_id"], if_digest=if_digest, justification=message or None)
     return _done(approval, run, "allowed", as_json)
 
 

@@ -17,10 +17,11 @@ _IDS = {
     "session": "sessions",
     "session_id": "sessions",
     "run_id": "runs",
-    "request_id": "requests",
     "target": "targets",
+    "model": "models",
 }
-"""What a parameter of this name is completed with: a KIND of `kheish completion`."""
+"""What a parameter of this name is completed with: a KIND of `kheish completion`. A `request_id` is of the noun whose
+module handles the command."""
 _FILES = {"attach": "files", "file": "files", "output": "files", "cwd": "directories"}
 
 
@@ -46,9 +47,13 @@ def _ids(kind: str) -> list[str]:
             found += [row["session_id"] for row in client.sessions.list(limit=1000)]
         if kind in ("runs", "targets"):
             found += [row["run_id"] for row in client.runs.list(limit=100)]
-        if kind == "requests":
-            inbox = client.daemon.inbox()
-            found += [row["request_id"] for row in (*inbox["approvals"], *inbox["questions"])]
+        if kind == "approvals":
+            found += [row["request_id"] for row in client.approvals.list()]
+        if kind == "questions":
+            found += [row["request_id"] for row in client.questions.list()]
+        if kind == "models":
+            for route in client.daemon.routes():
+                found += [route["route_id"], f"{route['route_id']}/{route['default_model']}"]
     except KheishError:
         pass
     return found
@@ -63,10 +68,12 @@ def _lines() -> Iterator[tuple[tuple[str, ...], Command]]:
             yield (group, command.name), command
 
 
-def _source(param: Param) -> str:
+def _source(command: Command, param: Param) -> str:
     """`choices`, a kind of ids, `files`, `directories`, or "" for free text."""
     if param.choices:
         return "choices"
+    if param.name == "request_id":
+        return command.target.partition(":")[0]
     return _IDS.get(param.name) or _FILES.get(param.name, "")
 
 
@@ -121,11 +128,11 @@ def bash() -> str:
         options = [p for p in command.params if p.flags]
         flags.append(f'                "{line}") _kheish_words "{" ".join(_flags(command))}" ;;')
         for param in options:
-            if param.kind is not bool and (action := _bash_action(param)):
+            if param.kind is not bool and (action := _bash_action(command, param)):
                 patterns = " | ".join(f'"{line}:{flag}"' for flag in param.flags)
                 values.append(f"        {patterns}) {action}; return ;;")
         positional = next((p for p in command.params if not p.flags), None)
-        if positional is not None and (action := _bash_action(positional)):
+        if positional is not None and (action := _bash_action(command, positional)):
             arguments.append(f'               "{line}") {action} ;;')
     return _BASH.format(
         top=" ".join([c.name for c in DAILY] + list(GROUPS)),
@@ -140,8 +147,8 @@ def bash() -> str:
     )
 
 
-def _bash_action(param: Param) -> str:
-    match _source(param):
+def _bash_action(command: Command, param: Param) -> str:
+    match _source(command, param):
         case "":
             return ""
         case "choices":
@@ -205,7 +212,7 @@ def zsh() -> str:
         )
     commands_ = []
     for words, command in _lines():
-        specs = [spec for param in command.params for spec in _zsh_specs(param)]
+        specs = [spec for param in command.params for spec in _zsh_specs(command, param)]
         specs.append("'--help[Show help]'")
         commands_.append(
             f'        "{" ".join(words)}") shift words; (( CURRENT-- )); _arguments -s \\\n            '
@@ -219,8 +226,8 @@ def _zsh_quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _zsh_specs(param: Param) -> Iterator[str]:
-    match _source(param):
+def _zsh_specs(command: Command, param: Param) -> Iterator[str]:
+    match _source(command, param):
         case "":
             action = ""
         case "choices":
@@ -230,7 +237,7 @@ def _zsh_specs(param: Param) -> Iterator[str]:
         case "directories":
             action = "_files -/"
         case kind:
-            action = f"_kheish_ids {kind}"
+            action = f" _kheish_ids {kind}"  # with the space it is called with these words alone
     if not param.flags:
         yield _zsh_quote(f"{'*' if param.many else ''}:{param.name.replace('_', ' ')}:{action}")
         return
@@ -262,6 +269,7 @@ complete -c kheish -f
 complete -c kheish -n __kheish_at -l help -d 'Show help'
 complete -c kheish -n __kheish_at -l version -d 'Print the version'
 """
+_FISH_FILES = " -F"
 
 
 def fish() -> str:
@@ -277,24 +285,24 @@ def fish() -> str:
     for words, command in _lines():
         condition = f"'__kheish_is {' '.join(words)}'"
         for param in command.params:
-            action = _fish_action(param)
+            action = _fish_action(command, param)
             if param.flags:
                 flags = "".join(f" -l {f[2:]}" if f.startswith("--") else f" -s {f[1:]}" for f in param.flags)
-                value = "" if param.kind is bool else f" -r{action}"
+                value = "" if param.kind is bool else f" -r{action}" if action == _FISH_FILES else f" -x{action}"
                 lines.append(f"complete -c kheish -n {condition}{flags}{value} -d {_fish_quote(param.help)}")
             elif action:
                 lines.append(f"complete -c kheish -n {condition}{action}")
     return "\n".join(lines) + "\n"
 
 
-def _fish_action(param: Param) -> str:
-    match _source(param):
+def _fish_action(command: Command, param: Param) -> str:
+    match _source(command, param):
         case "":
             return ""
         case "choices":
             return f" -a '{' '.join(param.choices)}'"
         case "files":
-            return " -F"
+            return _FISH_FILES
         case "directories":
             return " -a '(__fish_complete_directories)'"
         case kind:

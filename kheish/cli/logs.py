@@ -7,12 +7,17 @@ from collections import deque
 from kheish.cli.output import check_reader, clean, clock, paint, print_json_line, say
 from kheish.cli.render import Renderer
 from kheish.cli.targets import connect, find_target
+from kheish.client import ApiError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kheish.client import Kheish, RecordView
+
+
+_CONTEXT_RECORDS = 200
+"""Read before the last ones: they name the calls and options that later facts refer to."""
 
 
 def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
@@ -30,7 +35,7 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
 
     kept: deque[RecordView] = deque(maxlen=lines or None)
     try:
-        for record in _records(client, kind, id_):
+        for record in _records(client, kind, id_, lines):
             cursor = str(record["seq"])
             if lines:
                 # What is left out still names the calls that later facts refer to.
@@ -54,10 +59,15 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
     return 0
 
 
-def _records(client: Kheish, kind: str, id_: str) -> Iterator[RecordView]:
-    """All records so far, page by page."""
+def _records(client: Kheish, kind: str, id_: str, lines: int) -> Iterator[RecordView]:
+    """The records so far, page by page; for the last few of a session not from its beginning."""
     noun = client.runs if kind == "run" else client.sessions
     cursor: str | None = None
+    if lines and kind == "session":
+        try:
+            cursor = str(max(0, client.sessions.get(id_)["seq"] - lines - _CONTEXT_RECORDS))
+        except ApiError:
+            pass  # it is damaged, and read up to its fault
     while True:
         page = noun.events(id_, cursor=cursor, limit=1000)
         yield from page["items"]

@@ -92,7 +92,7 @@ def _show(view: Any, as_json: bool, text: str) -> None:
         print(clean(text))
 
 
-def get(session_id: str, as_json: bool) -> int:
+def get(session_id: str | None, as_json: bool) -> int:
     client = connect()
     view = client.sessions.get(find_session(client, session_id))
     if as_json:
@@ -143,12 +143,12 @@ def input_(session_id: str, text: list[str], model: str | None, wait: bool, as_j
     return 0
 
 
-def events(session_id: str, cursor: str, limit: int | None, as_json: bool) -> int:
+def events(session_id: str | None, cursor: str, limit: int | None, as_json: bool) -> int:
     client = connect()
-    session_id = find_session(client, session_id)
+    name = find_session(client, session_id)
     left = limit or sys.maxsize
     while left > 0:
-        page = client.sessions.events(session_id, cursor=cursor or None, limit=min(left, 1000))
+        page = client.sessions.events(name, cursor=cursor or None, limit=min(left, 1000))
         for item in page["items"]:
             print_json_line(item)
         left -= len(page["items"])
@@ -158,14 +158,14 @@ def events(session_id: str, cursor: str, limit: int | None, as_json: bool) -> in
     return 0
 
 
-def stream(session_id: str, cursor: str, as_json: bool) -> int:
+def stream(session_id: str | None, cursor: str, as_json: bool) -> int:
     client = connect()
     for event in client.events(session_id=find_session(client, session_id), cursor=cursor):
         print_json_line({"event": event.event, "id": event.id, "data": event.data})
     return 0
 
 
-def transcript(session_id: str, limit: int, as_json: bool) -> int:
+def transcript(session_id: str | None, limit: int, as_json: bool) -> int:
     client = connect()
     view = client.sessions.transcript(find_session(client, session_id), limit=limit)
     if as_json:
@@ -183,7 +183,7 @@ def transcript(session_id: str, limit: int, as_json: bool) -> int:
     return 0
 
 
-def queue(session_id: str, as_json: bool) -> int:
+def queue(session_id: str | None, as_json: bool) -> int:
     client = connect()
     rows = client.sessions.queue(find_session(client, session_id))
     if as_json:

@@ -34,6 +34,10 @@ _ANSWER = (
     JSON,
 )
 
+_COMPLETED = ("bash", "zsh", "fish", "man", "sessions", "runs", "approvals", "questions", "targets", "models")
+_APPROVAL = _arg("request_id", "The approval, or the beginning of its id.")
+_IF_DIGEST = Param("if_digest", "--if-digest", metavar="D", help="Refuse unless the call's digest begins with this.")
+
 DAILY = (
     Command(
         "run", "run:run",
@@ -80,8 +84,7 @@ DAILY = (
         "Allow a tool call that waits for approval.\n\n"
         "A call whose outcome is unknown after a crash takes --retry, --verify, --mark-done or --give-up instead.\n\n"
         "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always",
-        _arg("request_id", "The approval, or the beginning of its id."),
-        Param("if_digest", "--if-digest", metavar="D", help="Refuse unless the call's digest begins with this."),
+        _APPROVAL, _IF_DIGEST,
         Param("edit", "--edit", metavar="JSON", help="Run it with these arguments instead."),
         Param("session", "--session", kind=bool, help="Allow this very call for the rest of the session."),
         Param("always", "--always", kind=bool, help="Allow this very call in every session from now on."),
@@ -95,7 +98,7 @@ DAILY = (
     Command(
         "deny", "approvals:deny",
         "Deny a tool call; the model is told why.\n\nExample: kheish deny 01KB3 -m 'not on a Friday'",
-        _arg("request_id", "The approval, or the beginning of its id."), MESSAGE, JSON,
+        _APPROVAL, _IF_DIGEST, MESSAGE, JSON,
     ),
     Command(
         "answer", "questions:answer",
@@ -127,8 +130,7 @@ DAILY = (
             "Print a completion script (bash, zsh, fish), the manual page, or the ids that the scripts complete.\n\n"
             "Example: source <(kheish completion bash)",
             Param("what", default=REQUIRED,
-                  choices=("bash", "zsh", "fish", "man", "sessions", "runs", "requests", "targets"),
-                  help="bash | zsh | fish | man | sessions | runs | requests | targets"), hot=True),
+                  choices=_COMPLETED, help=" | ".join(_COMPLETED)), hot=True),
     Command("demo", "demo:demo",
             "Play an incident from alert to rollback on a real daemon that is killed twice, and check every claim.\n\n"
             "It needs no network and no key, and leaves nothing behind.",
@@ -138,6 +140,9 @@ DAILY = (
 
 _ID = _arg("run_id", "The run, or the beginning of its id.")
 _NAME = _arg("session_id", "The session, or the beginning of its id.")
+_NAME_OR_HERE = _arg(
+    "session_id", "The session, or the beginning of its id; default: that of this directory.", default=None
+)
 
 GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "sessions": (
@@ -152,22 +157,22 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("list", "sessions:list_", "List sessions, newest change first.\n\n"
                     "Example: kheish sessions list --status idle,ended",
                     Param("status", "--status", help="Only these, comma-separated: idle, running, ..."), LIMIT, JSON),
-            Command("get", "sessions:get", "Show a session.", _NAME, JSON),
+            Command("get", "sessions:get", "Show a session.", _NAME_OR_HERE, JSON),
             Command("input", "sessions:input_", "Submit an input and print its run's id.\n\n"
                     "Example: kheish sessions input review --wait 'and the tests?'", _NAME,
                     _arg("text", "The text; `-` reads standard input.", many=True),
                     Param("model", "--model", help="[route/]model."),
                     Param("wait", "--wait", kind=bool, help="Wait until it is over or needs a human."), JSON),
-            Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME,
+            Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME_OR_HERE,
                     Param("cursor", "--cursor", default="", help="Go on after this seq."),
                     Param("limit", "--limit", kind=int, default=None, at_least=1,
                           help="How many at most; default: all."), JSON_LINES),
-            Command("stream", "sessions:stream", "Follow a session as JSON lines.", _NAME,
+            Command("stream", "sessions:stream", "Follow a session as JSON lines.", _NAME_OR_HERE,
                     Param("cursor", "--cursor", default="", help="A seq, or `tail`."), JSON_LINES),
-            Command("transcript", "sessions:transcript", "Print the conversation.", _NAME,
+            Command("transcript", "sessions:transcript", "Print the conversation.", _NAME_OR_HERE,
                     Param("limit", "--limit", kind=int, default=100, at_least=1, metavar="N",
                           help="The last N messages."), JSON),
-            Command("queue", "sessions:queue", "List the queued inputs in order.", _NAME, JSON),
+            Command("queue", "sessions:queue", "List the queued inputs in order.", _NAME_OR_HERE, JSON),
             Command("edit", "sessions:edit", "Change the text of a queued input.", _NAME, _ID,
                     _arg("text", "The new text.", many=True), JSON),
             Command("withdraw", "sessions:withdraw", "Withdraw a queued input.", _NAME, _ID, JSON),
@@ -219,10 +224,9 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         (
             Command("list", "approvals:list_", "List pending approvals, oldest first.",
                     ONLY_SESSION, JSON),
-            Command("show", "approvals:show", "Show all of a pending approval.",
-                    _arg("request_id", "The approval."), JSON),
-            Command("allow", "approvals:allow", "Allow it once.", _arg("request_id", "The approval."), MESSAGE, JSON),
-            Command("deny", "approvals:deny", "Deny it.", _arg("request_id", "The approval."), MESSAGE, JSON),
+            Command("show", "approvals:show", "Show all of a pending approval.", _APPROVAL, JSON),
+            Command("allow", "approvals:allow", "Allow it once.", _APPROVAL, _IF_DIGEST, MESSAGE, JSON),
+            Command("deny", "approvals:deny", "Deny it.", _APPROVAL, _IF_DIGEST, MESSAGE, JSON),
             Command("allow-all", "approvals:allow_all", "Allow all that wait, run by run.\n\n"
                     "Example: kheish approvals allow-all -s review -m 'read them'",
                     ONLY_SESSION, MESSAGE, JSON),

@@ -5,8 +5,10 @@ An independent reading of state-format.md, with the standard library only. It wr
 something is wrong. `kheish sessions verify` checks the same, and compares checkpoints with the fold of the journal.
 """
 
+import gzip
 import json
 import sys
+import zlib
 from hashlib import blake2b, sha256
 from pathlib import Path
 
@@ -24,15 +26,21 @@ def unseal(line):
     return json.loads(line)
 
 
+def opened(path):
+    """The bytes of a segment, plain or packed."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
 def verify(directory):
     """The number of records. Raises ValueError with file and line of the first fault."""
-    paths = sorted(directory.glob("journal-*.jsonl"))
+    paths = {path.name[:20]: path for path in sorted(directory.glob("journal-*.jsonl*"), reverse=True)}
+    paths = sorted(paths.values())  # where a segment is there twice the plain one counts
     expect(paths, f"{directory} has no journal")
     seq, gen, segment, chain, sums, place, headers = 0, 0, 0, "0" * 16, {}, "", []
     try:
         for path in paths:
             place = f"{path}, line 1"
-            headers.append(unseal(path.open("rb").readline()))
+            headers.append(unseal(opened(path).readline()))
         for path, header, following in zip(paths, headers, [*headers[1:], {}], strict=True):
             place, replaces = f"{path}, line 1", header.get("replaces_tail", False)
             expect(header["session"] == directory.name, f"segment of another session: {header['session']}")
@@ -41,7 +49,7 @@ def verify(directory):
             expect(header["chain"] == chain, "chain: this segment does not follow the one before it")
             segment, chain = header["segment"], chain if replaces else header["sum"]
             stop_seq = following["first_seq"] if following.get("replaces_tail") else None
-            for number, line in enumerate(path.open("rb"), 1):
+            for number, line in enumerate(opened(path), 1):
                 if number == 1 or seq + 1 == stop_seq:
                     continue
                 place = f"{path}, line {number}"
@@ -58,7 +66,8 @@ def verify(directory):
         for path in directory.glob("checkpoint-*.json"):
             place, checkpoint = str(path), unseal(path.read_bytes())
             expect(checkpoint["chain"] == sums.get(checkpoint["seq"]), "the checkpoint stands on no record")
-    except (KeyError, ValueError, OSError) as fault:
+        expect(paths[-1].suffix != ".gz", "the segment after this one is missing")
+    except (KeyError, ValueError, OSError, EOFError, zlib.error) as fault:
         raise ValueError(f"{place}: {fault}") from fault
     return seq
 

@@ -30,6 +30,7 @@ from kheish.store.framing import SEAL_BYTES, SUM_FIELD, ZERO_CHAIN, seal
 from kheish.store.records import frame_header
 from kheish.tools.registry import load_tools
 from tests.daemon_process import DaemonProcess
+from tests.e2e.terminal import Terminal, needs_tmux
 from tests.store.disk import FailingDisk, disk
 from tests.store.sessions import SESSION, Session, frame
 
@@ -91,7 +92,9 @@ def run_shell(machine: DaemonProcess, script: str, cwd: Path, **env: str) -> sub
     )
 
 
-@pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "git", "jq"))), reason="the pages use these programs")
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("bash", "curl", "git", "jq", "make"))), reason="the pages use these programs"
+)
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks(name, "sh")])
 def test_the_commands_of_a_page_run(machine: DaemonProcess, page: str) -> None:
     """Every block in `sh`, in the order of the page, each command with the exit status that the page expects."""
@@ -100,6 +103,43 @@ def test_the_commands_of_a_page_run(machine: DaemonProcess, page: str) -> None:
     (cwd / "notes.txt").write_text("a note\n")
     done = run_shell(machine, "\n".join(blocks(page, "sh")), cwd)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@needs_tmux
+@pytest.mark.skipif(not shutil.which("fzf"), reason="THE PICKER IS NOT TESTED: fzf is not installed")
+def test_the_picker_approves_what_it_shows(machine: DaemonProcess, tmp_path: Path) -> None:
+    (picker,) = blocks("scripting.md", "bash")
+    (tmp_path / "picker.sh").write_text(picker)
+    run_id = machine.submit(machine.session("picked"), "!echo \x1b[2J\u202epicked > picked.txt")
+    machine.until("picked", "approval.requested")
+    terminal = Terminal(tmp_path, machine.env, machine.work)
+    try:
+        terminal.enter(f". {tmp_path}/picker.sh; kheish_pick")
+        terminal.type("picked")
+        terminal.until(r"command +echo \\x1b\[2J\\u202epicked > picked.txt")
+        assert r"echo \\u001b[2J?picked > picked.txt" in terminal.screen
+        terminal.press("Enter")
+        terminal.until("allowed: bash: echo")
+    finally:
+        terminal.close()
+    assert machine.finish(run_id)["status"] == "completed"
+    assert (machine.work / "picked.txt").exists()
+
+
+def test_the_service_of_the_timer_submits_once(machine: DaemonProcess, tmp_path: Path) -> None:
+    """Its command, as systemd reads it, twice."""
+    service, timer = blocks("scripting.md", "ini")
+    (tmp_path / "nightly.service").write_text(service)
+    (tmp_path / "nightly.timer").write_text(timer)
+    if shutil.which("systemd-analyze"):
+        verify = ["systemd-analyze", "verify", "--user", *(str(path) for path in tmp_path.iterdir())]
+        env = {**machine.env, "XDG_RUNTIME_DIR": str(tmp_path)}
+        checked = subprocess.run(verify, capture_output=True, text=True, env=env)
+        assert checked.returncode == 0 and "nightly" not in checked.stderr, checked.stderr
+    (command,) = re.findall("^ExecStart=(.*)$", service.replace("\\\n", " "), re.MULTILINE)
+    argv = shlex.split(command.replace("%%", "%"))
+    ids = [subprocess.run(argv, env=machine.env, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert ids[0].startswith("run_") and ids[0] == ids[1]
 
 
 # -- the examples do what they are for -------------------------------------------------------------------------------
@@ -153,7 +193,7 @@ def test_the_configuration_holds(tmp_path: Path) -> None:
         assert made.finish(made.submit("s", model="script"))["status"] == "completed"
 
         def decision(tool: str, **arguments: str) -> str:
-            return str(made.client.daemon.check_permission(tool, input=arguments, session_id="s")["decision"])
+            return str(made.client.permissions.check(tool, input=arguments, session_id="s")["decision"])
 
         assert decision("bash", command="git status -sb") == "allow"
         assert decision("bash", command="git status; git push") == "ask"
