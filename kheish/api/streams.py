@@ -103,29 +103,19 @@ class Streams:
     async def everything(self, cursor: str) -> AsyncIterator[bytes]:
         """All sessions, in the order in which they were published; without a cursor from now on.
 
-        The sessions are read one after the other while they go on, so a later record of one may be found before an
-        earlier one of another: the replay ends where the stream stood when the reader subscribed.
+        The replay ends where the stream stood when the reader subscribed.
         """
         subscription = self._supervisor.hub.subscribe()
         try:
             end = self._supervisor.position
             after = end if cursor in ("", TAIL) else parse_global(cursor)
-            while after < end:
-                page = await self._supervisor.read_global(after, PAGE_ITEMS_MAX)
-                gathered = bytearray()
-                for session_id, record in page:
-                    after = (record.gen, record.pos)
-                    if after > end:
-                        break
-                    gathered += encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
-                    if len(gathered) >= STREAM_CHUNK_BYTES:
-                        yield bytes(gathered)
-                        gathered.clear()
-                if gathered:
+            gathered = bytearray()
+            async for session_id, record in self._supervisor.replay(after, end):
+                gathered += encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
+                if len(gathered) >= STREAM_CHUNK_BYTES:
                     yield bytes(gathered)
-                if len(page) < PAGE_ITEMS_MAX:
-                    break
-            yield _sync(f"{end[0]}.{end[1]}")
+                    gathered.clear()
+            yield bytes(gathered) + _sync(f"{end[0]}.{end[1]}")
             async for chunk in self._live(subscription, lambda f: (f.gen, f.pos) > end, lambda f: f"{f.gen}.{f.pos}"):
                 yield chunk
         finally:

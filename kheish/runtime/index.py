@@ -6,6 +6,7 @@ not match its journal's newest segment is made anew; deleting the file loses not
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from kheish.store import atomic
 from kheish.store.session_dir import SessionInfo
 
 INDEX_VERSION = 1
+_ROWS_AT_ONCE = 100
 
 
 class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -124,4 +126,8 @@ class Index:
 
     def save(self, rows: list[SessionSummary]) -> None:
         """Replaces the file. A row that fell behind its journal meanwhile no longer matches its size."""
-        atomic.replace_file(self._path, msgspec.json.encode(_File(v=INDEX_VERSION, rows=rows)))
+        encoded = []
+        for at in range(0, len(rows), _ROWS_AT_ONCE):
+            encoded.append(msgspec.json.encode(rows[at : at + _ROWS_AT_ONCE])[1:-1])
+            time.sleep(0)  # while it encodes it holds the interpreter, and the event loop with it
+        atomic.replace_file(self._path, b'{"v":%d,"rows":[%b]}' % (INDEX_VERSION, b",".join(encoded)))

@@ -129,7 +129,8 @@ class Reconciler:
                     committer=actor.kernel.committer,
                 )
             case WakeAt():
-                await asyncio.sleep(max(0, effect.at_ms - self._clock.now_ms()) / 1000)
+                left_ms = min(effect.at_ms - self._clock.now_ms(), effect.wait_ms_max)
+                await asyncio.sleep(max(0, left_ms) / 1000)
                 return RetryDue(run_id=effect.run_id, model_call_id=effect.model_call_id, attempt=effect.attempt)
             case RunTool():
                 return await self._run_tool(actor, effect)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,6 +30,7 @@ from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
+from kheish.runtime.replay import replay
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
@@ -136,18 +136,19 @@ class Supervisor:
     async def start(self) -> None:
         """Builds the index and takes up all work that is owed. Returns when every client can be served."""
         stale = await self.committer.run(self._load_index)
-        for info in stale:
-            row = await self.committer.run(self._summarize_from_disk, info)
+        for row in await self.committer.run(lambda: [self._summarize_from_disk(info) for info in stale]):
             if row.created_at_ms or row.problem:
                 self.index.put(row)
-        for row in list(self.index.rows.values()):
-            if not row.problem and row.is_owed:
-                try:
-                    await self._open(row.session_id)
-                except KheishError as error:
-                    self._quarantine(row.session_id, error)
+        owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
+        await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
         if stale:
             self._save_index_later()
+
+    async def _take_up(self, session_id: str) -> None:
+        try:
+            await self._open(session_id)
+        except KheishError as error:
+            self._quarantine(session_id, error)
 
     def _load_index(self) -> list[SessionInfo]:
         make_private_dir(self.root)
@@ -407,24 +408,11 @@ class Supervisor:
             lambda: _before_fault(read_records(path, after_seq + 1, limit, until), bytes_max)
         )
 
-    async def read_global(self, after: tuple[int, int], limit: int) -> list[tuple[str, Record]]:
-        """Durable records of all sessions after a (generation, position), in the order they were published; without
+    def replay(self, after: tuple[int, int], until: tuple[int, int]) -> AsyncIterator[tuple[str, Record]]:
+        """Durable records of all sessions between two (generation, position), in the order they were published; without
         those of a session that cannot be read."""
-        sessions = [row for row in self.index.rows.values() if (row.gen, row.pos) > after]
-        newest: list[tuple[tuple[int, int], str, Record]] = []
-        for row in sessions:
-            session_id, after_seq = row.session_id, 0
-            while True:
-                try:
-                    page = await self.read_records(session_id, after_seq, 500)
-                except (KheishError, OSError):
-                    break
-                newest += [((r.gen, r.pos), session_id, r) for r in page if (r.gen, r.pos) > after]
-                if len(page) < 500:
-                    break
-                after_seq = page[-1].seq
-                newest = heapq.nsmallest(limit, newest, key=lambda item: item[0])
-        return [(session_id, record) for _, session_id, record in heapq.nsmallest(limit, newest, key=lambda i: i[0])]
+        rows = [row for row in self.index.rows.values() if (row.gen, row.pos) > after]
+        return replay(self.read_records, {row.session_id: row.seq for row in rows}, after, until)
 
     async def find_run(self, run_id: str) -> tuple[str, str]:
         """(session id, full run id) of a run id or an unambiguous prefix of one."""

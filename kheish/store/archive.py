@@ -1,7 +1,7 @@
 """A session as one file: a gzipped tar of its segments, good checkpoints and blobs, with a manifest first.
 
     manifest.json                   {"format":1,"session":S,"last_seq":N,"gen":G,"files":{name:{"bytes","sha256"}}}
-    session/journal-<seq>.jsonl     byte for byte
+    session/journal-<seq>.jsonl     byte for byte, as is a packed journal-<seq>.jsonl.gz
     session/checkpoint-<seq>.json
     blobs/<sha256>
 
@@ -31,8 +31,9 @@ from kheish.limits import MIB
 from kheish.store import atomic
 from kheish.store.blobs import Blobs, is_blob_name
 from kheish.store.checkpoint import checkpoint_name, checkpoint_seq, good_checkpoints
-from kheish.store.records import Position, Record, segment_first_seq
-from kheish.store.segments import Walk, list_segments
+from kheish.store.packed import first_seq_of, is_packed
+from kheish.store.records import Position, Record
+from kheish.store.segments import Walk, list_segments, open_segment
 from kheish.store.session_dir import publish, session_exists, session_path, unfinished_path
 from kheish.store.upgrades import check_format
 
@@ -108,7 +109,8 @@ def export_session(
 
 
 _Source = Path | bytes
-"""A file, or what was read of one that a running daemon may delete meanwhile."""
+"""A file, or what was read of one that a running daemon may delete meanwhile. A plain segment reads the same where
+it is packed meanwhile."""
 
 
 def _collect(
@@ -121,7 +123,8 @@ def _collect(
         if first <= end.segment_first_seq:
             name = f"session/{path.name}"
             sources[name] = path
-            sizes[name] = end.offset if first == end.segment_first_seq else path.stat().st_size
+            with _open_source(path) as file:
+                sizes[name] = end.offset if first == end.segment_first_seq else file.seek(0, os.SEEK_END)
     for checkpoint in good_checkpoints(directory):
         if checkpoint.seq <= end.seq:
             name = f"session/{checkpoint_name(checkpoint.seq)}"
@@ -139,6 +142,8 @@ def _collect(
 def _open_source(source: _Source) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if first_seq_of(source.name) is not None and not is_packed(source):
+        return open_segment(source)
     return os.fdopen(os.open(source, atomic.READ_FLAGS), "rb")
 
 
@@ -211,7 +216,7 @@ def _is_member_name(name: str) -> bool:
     folder, _, leaf = name.partition("/")
     if folder == "blobs":
         return is_blob_name(leaf)
-    return folder == "session" and (segment_first_seq(leaf) is not None or checkpoint_seq(leaf) is not None)
+    return folder == "session" and (first_seq_of(leaf) is not None or checkpoint_seq(leaf) is not None)
 
 
 def _extract(tar: tarfile.TarFile, manifest: Manifest, building: Path, blobs: Blobs) -> None:
@@ -230,7 +235,7 @@ def _extract(tar: tarfile.TarFile, manifest: Manifest, building: Path, blobs: Bl
         if member.name.startswith("blobs/"):
             if blobs.put_chunks(chunks) != leaf:
                 raise _bad(f"{member.name!r} has another sha256 than its name")
-        elif segment_first_seq(leaf) is not None:
+        elif first_seq_of(leaf) is not None:
             _write_file(building / leaf, chunks)
         else:
             for _ in chunks:

@@ -2,16 +2,20 @@
 
 Rules: the first fault ends a walk with file, line and offset. Bad last bytes of the newest segment with no valid line
 after them are a torn tail, which a crash leaves behind; anything else wrong is corruption, and nothing is cut for it
-(etcd's repair and RocksDB's point-in-time mode draw the same line). Memory is bounded by one line.
+(etcd's repair and RocksDB's point-in-time mode draw the same line). Memory is bounded by one line, and by one member
+of a packed segment. Whether a segment is packed is seen here alone: its lines, offsets and seqs are those of the plain
+one.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
+import io
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +25,7 @@ from kheish.errors import Corrupt
 from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS, KIB, MIB, RECORD_BYTES_MAX
 from kheish.store import atomic
 from kheish.store.framing import SEAL_BYTES, SUM_FIELD, ZERO_CHAIN, check_seal
+from kheish.store.packed import PackedFile, first_seq_of, is_packed, packed_path
 from kheish.store.records import (
     BadLine,
     Header,
@@ -28,11 +33,11 @@ from kheish.store.records import (
     Record,
     parse_header,
     parse_line,
-    segment_first_seq,
     segment_name,
 )
 
 _CHUNK_BYTES = MIB
+_BUFFER_BYTES = 256 * KIB
 _LINE_CHUNK_BYTES = 16 * KIB
 _LINE_START = b'{"v":'
 _GLUED_CANDIDATES_MAX = 64
@@ -48,19 +53,44 @@ class TornTail(msgspec.Struct, frozen=True):
 
 
 def list_segments(directory: Path) -> list[tuple[int, Path]]:
-    """(first seq, path) of each segment, oldest first."""
-    found = [(segment_first_seq(name), name) for name in os.listdir(directory)]
-    return sorted((first, directory / name) for first, name in found if first is not None)
+    """(first seq, path) of each segment, oldest first.
+
+    One that is there twice was being packed when a crash came. Both hold the same; the plain one counts, since it was
+    first and needs no unpacking.
+    """
+    found: dict[int, Path] = {}
+    for name in sorted(os.listdir(directory)):
+        if (first := first_seq_of(name)) is not None:
+            found.setdefault(first, directory / name)
+    return list(found.items())
 
 
 def open_segment(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, atomic.READ_FLAGS), "rb", buffering=256 * 1024)
+    """The plain bytes of a segment, which may be packed, or may become so while a reader comes to it."""
+    if not is_packed(path):
+        try:
+            return os.fdopen(os.open(path, atomic.READ_FLAGS), "rb", buffering=_BUFFER_BYTES)
+        except FileNotFoundError:
+            if not packed_path(path).exists():
+                raise
+            path = packed_path(path)
+    return open_packed(path)
+
+
+def open_packed(path: Path) -> BinaryIO:
+    return io.BufferedReader(_packed_file(path), _BUFFER_BYTES)
+
+
+def _packed_file(path: Path) -> PackedFile:
+    return PackedFile(path, atomic.READ_FLAGS, partial(corrupt, path))
 
 
 def corrupt(path: Path, offset: int, reason: str, *, valid_after: int = 0) -> Corrupt:
     """The error of a place in a segment, with its line's number and the count of sound lines from there on."""
+    if not path.exists() and packed_path(path).exists():
+        path = packed_path(path)
     line = 0
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Corrupt):
         line = line_number(path, offset)
     return Corrupt(
         f"cannot read {path.parent.name}/{path.name} from line {line} (byte {offset}): {reason}; "
@@ -83,9 +113,10 @@ def line_number(path: Path, offset: int) -> int:
 
 
 def count_valid_lines(path: Path, offset: int) -> int:
-    """How many sealed lines there are from `offset` on, also such as are glued to a torn one before them."""
+    """How many sealed lines there are from `offset` on, also such as are glued to a torn one before them; those that
+    cannot be unpacked are not counted."""
     count = 0
-    with open_segment(path) as file:
+    with open_segment(path) as file, contextlib.suppress(Corrupt):
         file.seek(offset)
         while line := file.readline(RECORD_BYTES_MAX + 1):
             count += _is_sealed_somewhere(line)
@@ -121,7 +152,7 @@ def read_header(path: Path, session: str | None = None) -> tuple[Header, int]:
     reason = ""
     if session is not None and header.session != session:
         reason = f"segment of another session ({header.session})"
-    elif header.first_seq != segment_first_seq(path.name):
+    elif header.first_seq != first_seq_of(path.name):
         reason = f"segment header names first seq {header.first_seq}"
     if reason:
         raise corrupt(path, 0, reason, valid_after=1)
@@ -218,6 +249,8 @@ class Walk:
         if len(segments) < 2:
             return segments
         path = segments[-1][1]
+        if is_packed(path):
+            return segments
         try:
             read_header(path, self.session)
         except Corrupt as fault:
@@ -264,13 +297,18 @@ class Walk:
         except Corrupt as fault:
             offset = scan.position.offset
             valid_after = count_valid_lines(path, offset)
-            if following is not None or self.torn is not None or valid_after:
+            if following is not None or is_packed(path) or self.torn is not None or valid_after:
                 fault.details["valid_after"] = valid_after
                 raise
             self.torn = TornTail(file=str(path), offset=offset, bytes=path.stat().st_size - offset)
             return
-        if following is not None and self.position.seq + 1 != segment_first_seq(following.name):
+        if _is_cut_short(path, self.position.seq, first_seq_of(following.name) if following else None):
             raise corrupt(path, self.position.offset, f"records after seq {self.position.seq} are missing")
+
+
+def _is_cut_short(path: Path, last_seq: int, next_first: int | None) -> bool:
+    """Whether records or segments are missing after the last record of a segment: a packed one is never the newest."""
+    return is_packed(path) if next_first is None else last_seq + 1 != next_first
 
 
 def _check_anchor(path: Path, start: Position) -> None:
@@ -278,10 +316,9 @@ def _check_anchor(path: Path, start: Position) -> None:
     with open_segment(path) as file:
         file.seek(max(0, start.offset - SEAL_BYTES))
         end = file.read(SEAL_BYTES)
+        size = file.seek(0, os.SEEK_END)
     if end != b'%b%b"}\n' % (SUM_FIELD, start.chain.encode()):
-        raise corrupt(
-            path, min(start.offset, path.stat().st_size), f"the record of the checkpoint at seq {start.seq} is not here"
-        )
+        raise corrupt(path, min(start.offset, size), f"the record of the checkpoint at seq {start.seq} is not here")
 
 
 def repair(directory: Path, torn: TornTail, now_ms: int) -> TornTail:
@@ -356,15 +393,16 @@ def _scan_from(
         raise corrupt(segments[0][1], 0, f"the segment with seq {from_seq} is missing")
     for at in range(bisect.bisect_right(firsts, from_seq) - 1, len(segments)):
         first, path = segments[at]
-        newest = at + 1 == len(segments)
-        known = index.find(first, from_seq) if index else None
+        next_first = firsts[at + 1] if at + 1 < len(segments) else None
+        is_open = next_first is None and not is_packed(path)
         try:
+            known = _nearest(path, first, from_seq, index)
             if known:
                 position = Position(known[0], first, known[1], "", 0)
             else:
                 header, offset = read_header(path)
                 position = Position(first - 1, first, offset, header.first_prev, 0)
-            scan = SegmentScan(path, position, None if newest else firsts[at + 1])
+            scan = SegmentScan(path, position, next_first)
             for record in scan:
                 if index:
                     index.note(scan.position)
@@ -377,11 +415,25 @@ def _scan_from(
             position = scan.position
         except Corrupt as fault:
             # What a writer has not finished, or a crash cut, is not there yet; anything else is reported.
-            if newest and until_seq is None and not count_valid_lines(path, int(fault.details["offset"])):
+            if is_open and until_seq is None and not count_valid_lines(path, int(fault.details["offset"])):
                 return
             raise
-        if not newest and position.seq + 1 != firsts[at + 1]:
+        if _is_cut_short(path, position.seq, next_first):
             raise corrupt(path, position.offset, f"records after seq {position.seq} are missing")
+
+
+def _nearest(path: Path, first_seq: int, seq: int, index: OffsetIndex | None) -> tuple[int, int] | None:
+    """The nearest (seq, offset after it) before `seq` that is known of a segment: a packed one knows its members."""
+    places = [index.find(first_seq, seq)] if index else []
+    if is_packed(path) and first_seq < seq:
+        # Where a member is damaged the reader meets it, after what is sound before it.
+        with _packed_file(path) as file, contextlib.suppress(Corrupt):
+            for member in file.members():
+                if member.first_seq > seq:
+                    break
+                if member.offset:
+                    places.append((member.first_seq - 1, member.offset))
+    return max(filter(None, places), default=None)
 
 
 def read_records(

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,10 +25,13 @@ from kheish.store.checkpoint import good_checkpoints
 from kheish.store.framing import ZERO_CHAIN
 from kheish.store.journal import Journal
 from kheish.store.locks import SessionLock
-from kheish.store.records import Header, Position, Record, frame_header, reframe_header, segment_first_seq, segment_name
+from kheish.store.packed import first_seq_of
+from kheish.store.records import Header, Position, Record, frame_header, reframe_header, segment_name
 from kheish.store.segments import OffsetIndex, TornTail, Walk, corrupt, read_ending_at, repair
 
 _UNFINISHED_PREFIX = ".new-"
+_LOCK_PATIENCE_S = 1.0
+_LOCK_LOOK_S = 0.005
 
 
 class Opened(NamedTuple):
@@ -104,7 +108,7 @@ class SessionDir:
         Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
         """
         path = _existing(root, session_id)
-        lock = SessionLock(path).acquire()
+        lock = _lock(path)
         try:
             return _open(path, reducer, now_ms, lock)
         except BaseException:
@@ -136,7 +140,7 @@ def list_sessions(root: Path) -> Iterator[SessionInfo]:
         if not is_session_name(name):
             continue
         directory = sessions_dir(root) / name
-        segments = [file for file in os.listdir(directory) if segment_first_seq(file) is not None]
+        segments = [file for file in os.listdir(directory) if first_seq_of(file) is not None]
         newest = max(segments, default="")
         if newest:
             status = os.stat(directory / newest, follow_symlinks=False)
@@ -186,6 +190,18 @@ def _existing(root: Path, session_id: str) -> Path:
 
 def session_exists(session_id: str) -> Conflict:
     return Conflict(f"cannot create session {session_id}: it exists already; choose another id", code="session_exists")
+
+
+def _lock(path: Path) -> SessionLock:
+    """The session's lock, which a vacuum holds for a moment. Raises Conflict `session_locked`."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            return SessionLock(path).acquire()
+        except Conflict:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOCK_LOOK_S)
 
 
 def _open(path: Path, reducer: int, now_ms: int, lock: SessionLock) -> Opened:

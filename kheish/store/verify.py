@@ -1,6 +1,7 @@
 """The check of a session's files that users can run: reads everything, writes nothing, reports every fault it finds.
 
-It stands apart from the walk that opening uses: it goes on after a fault, from the next line that is sound in itself.
+It stands apart from the walk that opening uses: it goes on after a fault, from the next line that is sound in itself,
+or from the next segment where one that is packed cannot be unpacked.
 Beside a running daemon it reads up to the last newline, as every reader does.
 """
 
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from kheish.errors import KheishError, NotFound
-from kheish.limits import RECORD_BYTES_MAX
+from kheish.errors import Corrupt, KheishError, NotFound
+from kheish.limits import MIB, RECORD_BYTES_MAX
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import Checkpoint, checkpoint_name, list_checkpoints, read_checkpoint
 from kheish.store.framing import ZERO_CHAIN
-from kheish.store.records import BadLine, Header, Record, parse_header, parse_line, segment_first_seq
+from kheish.store.packed import first_seq_of, is_packed
+from kheish.store.records import BadLine, Header, Record, parse_header, parse_line
 from kheish.store.segments import list_segments, open_segment, read_records
 
 FAULTS_MAX = 100
@@ -81,7 +83,12 @@ class _Check:
         wanted = {checkpoint.seq for checkpoint in checkpoints}
         for index, (_, path) in enumerate(self.segments):
             following = self.segments[index + 1][1] if index + 1 < len(self.segments) else None
-            self._check_segment(path, following, wanted)
+            try:
+                self._check_segment(path, following, wanted)
+            except Corrupt as damage:
+                self._report(path, damage.details["line"], damage.details["offset"], damage.details["reason"])
+                next_first = first_seq_of(following.name) if following else None
+                self._seq, self._chain = (next_first or 1) - 1, None
         for checkpoint in checkpoints:
             self._check_checkpoint(checkpoint)
             if fold is not None and checkpoint.reducer == reducer and not self.faults:
@@ -116,13 +123,18 @@ class _Check:
                 self._check_record(path, number, offset, line, wanted)
                 offset += len(line)
                 number += line.endswith(b"\n")
-        if following is not None:
-            first = segment_first_seq(following.name) or 0
+            while is_packed(path) and file.read(MIB):
+                pass  # every byte of it is to be proven, also of what was replaced
+        if following is None:
+            if is_packed(path):
+                self._report(path, number, offset, "it is packed, and the segment after it is missing")
+        else:
+            first = first_seq_of(following.name) or 0
             if self._seq + 1 != first:
                 self._report(path, number, offset, f"it ends at seq {self._seq} and the next segment starts at {first}")
 
     def _check_header(self, path: Path, line: bytes) -> None:
-        first_seq = segment_first_seq(path.name) or 0
+        first_seq = first_seq_of(path.name) or 0
         try:
             header = parse_header(line, path)
         except (BadLine, KheishError) as bad:
@@ -156,7 +168,7 @@ class _Check:
             self._report(path, number, offset, f"fork: generation {record.gen} after {self._gen}")
         self._seq, self._gen, self._chain = record.seq, max(self._gen, record.gen), record.sum
         if record.seq in wanted:
-            first_seq = segment_first_seq(path.name) or 0
+            first_seq = first_seq_of(path.name) or 0
             self._places[record.seq] = (first_seq, offset + len(line), record.sum)
         if self._blob_refs is not None and self._blobs is not None:
             for sha in self._blob_refs(record):

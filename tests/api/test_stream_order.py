@@ -121,9 +121,10 @@ async def test_a_replay_of_all_sessions_misses_nothing_that_is_written_meanwhile
         read_records = supervisor.read_records
         modes = {"a": "plan", "b": "plan"}
 
-        async def read_and_write(session_id: str, after_seq: int, limit: int) -> list[Record]:
-            found = await read_records(session_id, after_seq, limit)
-            for other in list(modes):
+        async def read_and_write(session_id: str, *place: int) -> list[Record]:
+            found = await read_records(session_id, *place)
+            while modes:
+                other = next(iter(modes))
                 await kernel.send(c.SetMode(mode=modes.pop(other)), other)  # type: ignore[arg-type]
             return found
 

@@ -13,6 +13,7 @@ from kheish.core.events import Process
 from kheish.core.state import Run, State, status_of
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.runtime.supervisor import Caller, Supervisor
+from kheish.store.records import Record
 from tests.core.conversation import TOOLS
 
 OPERATOR = Caller(principal="user:1", origin="test", is_operator=True)
@@ -107,6 +108,10 @@ class Kernel:
 
     async def state(self, session_id: str = "s") -> State:
         return (await self.supervisor.state(session_id))[0]
+
+    async def replayed(self, *after: int) -> list[tuple[str, Record]]:
+        """What was published after a (generation, position)."""
+        return [item async for item in self.supervisor.replay((after[0], after[1]), (1_000_000, 0))]
 
     async def until(self, wanted: Callable[[State], bool], session_id: str = "s") -> State:
         """The state once it is as wanted, told by the hub."""

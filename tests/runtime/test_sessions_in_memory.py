@@ -58,12 +58,12 @@ async def test_the_order_of_all_records_is_known_without_the_index(
         for name in ("a", "b"):
             await kernel.create(name)
             await kernel.until_status(await kernel.submit(session_id=name), "completed", name)
-        stored = await kernel.supervisor.read_global((0, 0), 1000)
+        stored = await kernel.replayed(0, 0)
     assert list(tmp_path.glob("sessions/*/checkpoint-*"))
     (tmp_path / "daemon" / "index.json").unlink()
     async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
         for position in range(len(stored)):
-            after = await kernel.supervisor.read_global((1, position), 1000)
+            after = await kernel.replayed(1, position)
             assert [(s, r.seq) for s, r in after] == [(s, r.seq) for s, r in stored[position:]]
 
 

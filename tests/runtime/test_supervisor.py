@@ -162,10 +162,10 @@ async def test_the_global_order_is_the_order_of_publication(tmp_path: Path) -> N
         for name, run_id in zip(names, runs, strict=True):
             await kernel.until_status(run_id, "completed", name)
         live = [(f.gen, f.pos) for f in subscription.take() if f.event == "record"]
-        stored = await kernel.supervisor.read_global((0, 0), 1000)
+        stored = await kernel.replayed(0, 0)
         assert live == sorted(live) == [(r.gen, r.pos) for _, r in stored]
         half = live[len(live) // 2]
-        after = await kernel.supervisor.read_global(half, 1000)
+        after = await kernel.replayed(*half)
         assert [(r.gen, r.pos) for _, r in after] == live[len(live) // 2 + 1 :]
 
 

@@ -17,7 +17,7 @@ from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
 from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
-from kheish.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
+from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.index import SessionSummary
 from kheish.wire.body import Body, View
 from kheish.wire.runs import EditInput, RunView, StopRun, SubmitInput, run_view
@@ -162,12 +162,12 @@ async def get_session(app: App, call: Call[None, NoQuery]) -> SessionView:
 async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     after = parse_seq(call.query.cursor)
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
-    records = await app.supervisor.read_records(call.path["id"], after, limit + 1)
-    items = [public_record(call.path["id"], record) for record in records[:limit]]
+    records = await app.supervisor.read_records(call.path["id"], after, limit, bytes_max=PAGE_BYTES_MAX)
+    items = [public_record(call.path["id"], record) for record in records]
     row = app.supervisor.index.rows.get(call.path["id"])
-    # Where reading stopped before the end the next page says what the fault is.
-    is_more = len(records) > limit or bool(records and row and (row.problem or records[-1].seq < row.seq))
-    cursor = f'"{records[:limit][-1].seq}"' if is_more else "null"
+    # Where reading stopped before the end the next page goes on, or says what the fault is.
+    is_more = row is not None and bool(records) and (records[-1].seq < row.seq or bool(row.problem))
+    cursor = f'"{records[-1].seq}"' if is_more else "null"
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
 

@@ -1,0 +1,36 @@
+"""Whether the disk of the state root has room for new work.
+
+What runs needs room until it is over: for records, outcomes and human decisions. So new work is refused while a part of
+the disk is still free, DISK_LOW_BYTES, or DISK_LOW_SHARE_MAX of one that is small.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from kheish.limits import DISK_LOW_BYTES, DISK_LOW_SHARE_MAX, MIB
+
+
+class DiskSpace(NamedTuple):
+    """What a user without privileges may still write, and what is kept of it for work that is under way."""
+
+    free_bytes: int
+    kept_bytes: int
+
+    @property
+    def is_low(self) -> bool:
+        return self.free_bytes < self.kept_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.free_bytes / MIB:,.1f} MiB free, {self.kept_bytes / MIB:,.1f} MiB kept for work that is under way"
+        )
+
+
+def disk_space(path: Path) -> DiskSpace:
+    """Of the file system that a directory is on. Raises OSError."""
+    found = os.statvfs(path)
+    total_bytes = found.f_blocks * found.f_frsize
+    return DiskSpace(found.f_bavail * found.f_frsize, int(min(DISK_LOW_BYTES, DISK_LOW_SHARE_MAX * total_bytes)))
