@@ -24,12 +24,14 @@ class CallModel(Effect, frozen=True, kw_only=True):
 
 
 class WakeAt(Effect, frozen=True, kw_only=True):
-    """Report `RetryDue` at this unix time, or at once when it has passed."""
+    """Report `RetryDue` at this unix time, or at once when it has passed; but wait `wait_ms_max` at most, where the
+    clock was set back."""
 
     run_id: str
     model_call_id: str
     attempt: int
     at_ms: int
+    wait_ms_max: int
 
     @property
     def effect_id(self) -> str:

@@ -24,7 +24,7 @@ from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeA
 from kheish.core.outcomes import Outcome
 from kheish.core.state import State
 from kheish.errors import Conflict, NotFound
-from kheish.limits import TOOL_CALLS_PARALLEL_MAX
+from kheish.limits import RETRY_AFTER_MAX_MS, TOOL_CALLS_PARALLEL_MAX
 
 COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.CreateSession: sessions.create,
@@ -153,6 +153,8 @@ def pending(state: State) -> list[AnyEffect]:
                     model_call_id=call.model_call_id,
                     attempt=call.attempt,
                     at_ms=call.retry_at_ms,
+                    # What was left when the run last changed: by an input, if at all, and the clock may lie behind then.
+                    wait_ms_max=min(call.retry_at_ms - run.updated_at_ms, RETRY_AFTER_MAX_MS),
                 )
             ]
         return [CallModel(run_id=run.run_id, model_call_id=call.model_call_id, attempt=call.attempt)]

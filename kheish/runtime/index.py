@@ -64,7 +64,7 @@ class _File(msgspec.Struct):
 
 def summarize(state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segment: str, size: int) -> SessionSummary:
     run = state.active_run
-    latest = run or (list(state.runs.values())[-1] if state.runs else None)
+    latest = run or next(reversed(state.runs.values()), None)
     return SessionSummary(
         session_id=state.session_id,
         cwd=state.cwd,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Conflict, Corrupt, Draining, KheishError, NotFound, Poisoned, StoreError
 from kheish.ids import new_id, time_of
-from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS
+from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import fold_records
@@ -109,7 +110,7 @@ class Supervisor:
             on_trouble=self._trouble,
         )
         self._actors: dict[str, Actor] = {}
-        self._opening: dict[str, asyncio.Task[Actor]] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self._unload_timer: asyncio.TimerHandle | None = None
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._pos = 0
@@ -274,26 +275,26 @@ class Supervisor:
     # -- opening and putting away --------------------------------------------------------------------------------
 
     async def _open(self, session_id: str, *, create: bool = False) -> Actor:
-        while (closing := self._closing.get(session_id)) is not None:
-            await asyncio.wait([closing])
-        actor = self._actors.get(session_id)
-        if actor is not None:
-            self._use(actor)
-            return actor
-        task = self._opening.get(session_id)
-        if task is None:
-            task = asyncio.ensure_future(self._load(session_id, create))
-            self._opening[session_id] = task
-            task.add_done_callback(lambda _: self._opening.pop(session_id, None))
-        return await asyncio.shield(task)
+        while True:
+            while (closing := self._closing.get(session_id)) is not None:
+                await asyncio.wait([closing])
+            actor = self._actors.get(session_id)
+            if actor is not None:
+                self._use(actor)
+                return actor
+            task = self._opening.get(session_id)
+            if task is None:
+                task = asyncio.ensure_future(self._load(session_id, create))
+                self._opening[session_id] = task
+                task.add_done_callback(lambda _: self._opening.pop(session_id, None))
+            await asyncio.shield(task)
 
-    async def _load(self, session_id: str, create: bool) -> Actor:
+    async def _load(self, session_id: str, create: bool) -> None:
         try:
             if create and session_id not in self.index.rows:
                 with contextlib.suppress(Conflict):
                     await self.committer.run(lambda: SessionDir.create(self.root, session_id))
-            now_ms = self.clock.now_ms()
-            opened, state = await self.committer.run(lambda: self._fold_from_disk(session_id, now_ms))
+            opened, state = await self.committer.run(self._fold_from_disk, session_id)
         except Corrupt as error:
             self._quarantine(session_id, error)
             raise
@@ -305,9 +306,9 @@ class Supervisor:
             await self.committer.run(opened.journal.close)
             raise
         self._actors[session_id] = actor
+        self._use(actor)
         if state.session_id:
             self._changed(actor)
-        return actor
 
     async def _recover(self, session_id: str, opened: Opened, state: State) -> Actor:
         """The actor of an opened session, after it has noted what died with the last daemon."""
@@ -320,15 +321,17 @@ class Supervisor:
         elif (row := self.index.rows.get(session_id)) is not None:
             actor.pos = row.pos
         if state.session_id:
-            torn = opened.torn
-            recover = Recover(tail_bytes_dropped=torn.bytes if torn else 0, tail_file=torn.saved_as if torn else "")
+            recover = Recover(
+                tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
+                tail_file=" ".join(path.name for path in opened.set_aside),
+            )
             await actor.submit(
                 recover, lambda: self._context(Caller(principal="daemon", origin="recovery", is_operator=False))
             )
         return actor
 
-    def _fold_from_disk(self, session_id: str, now_ms: int) -> tuple[Opened, State]:
-        opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION, now_ms=now_ms)
+    def _fold_from_disk(self, session_id: str) -> tuple[Opened, State]:
+        opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION)
         try:
             state = decode_state(opened.checkpoint) if opened.checkpoint else State()
             return opened, fold_records(opened.tail, state)
@@ -343,27 +346,40 @@ class Supervisor:
         self.index.put(row)
 
     def _use(self, actor: Actor) -> None:
-        """A loaded session is put away when nobody has used it for a while."""
-        actor.used_at_s = asyncio.get_running_loop().time()
+        """A loaded session is put away when nobody has used it for a while, or when there are too many others."""
+        if self._actors.get(actor.session_id) is not actor:
+            return
+        self._touch(actor)
+        if (excess := len(self._actors) - SESSIONS_LOADED_MAX) > 0:
+            others = (other for other in self._actors.values() if other is not actor and self._is_idle(other))
+            for idle in list(islice(others, excess)):
+                self._unload(idle)
         if self._unload_timer is None:
             self._unload_idle()
+
+    def _touch(self, actor: Actor) -> None:
+        """`_actors` is in the order of the last use."""
+        del self._actors[actor.session_id]
+        self._actors[actor.session_id] = actor
+        actor.used_at_s = asyncio.get_running_loop().time()
 
     def _unload_idle(self) -> None:
         """Puts away what nobody has used for long and nothing keeps busy, and comes again when the next one is due."""
         self._unload_timer = None
         if self.is_draining:
             return
-        loop, after_s = asyncio.get_running_loop(), SESSION_UNLOAD_AFTER_MS / 1000
+        loop = asyncio.get_running_loop()
         for actor in list(self._actors.values()):
-            if actor.used_at_s + after_s > loop.time():
-                continue
+            due_s = actor.used_at_s + SESSION_UNLOAD_AFTER_MS / 1000
+            if due_s > loop.time():
+                self._unload_timer = loop.call_at(due_s, self._unload_idle)
+                return
             if self._is_idle(actor):
                 self._unload(actor)
             else:
-                actor.used_at_s = loop.time()
+                self._touch(actor)
         if self._actors:
-            next_s = min(actor.used_at_s for actor in self._actors.values()) + after_s
-            self._unload_timer = loop.call_at(next_s, self._unload_idle)
+            self._unload_timer = loop.call_later(SESSION_UNLOAD_AFTER_MS / 1000, self._unload_idle)
 
     def _is_idle(self, actor: Actor) -> bool:
         """A session that became read-only is not put away: opening it anew would trust what the failed disk shows."""

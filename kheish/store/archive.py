@@ -31,6 +31,7 @@ from kheish.limits import MIB
 from kheish.store import atomic
 from kheish.store.blobs import Blobs, is_blob_name
 from kheish.store.checkpoint import checkpoint_name, checkpoint_seq, good_checkpoints
+from kheish.store.locks import SessionLock
 from kheish.store.packed import first_seq_of, is_packed
 from kheish.store.records import Position, Record
 from kheish.store.segments import Walk, list_segments, open_segment
@@ -171,6 +172,7 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
     `session_exists`.
     """
     building: Path | None = None
+    lock: SessionLock | None = None
     try:
         with tarfile.open(fileobj=src, mode="r|gz") as tar:
             manifest = _read_manifest(tar)
@@ -180,6 +182,7 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
             atomic.make_private_dir(path.parent)
             building = unfinished_path(root, manifest.session)
             os.mkdir(building, 0o700)
+            lock = SessionLock(building).acquire()  # a daemon that starts meanwhile leaves it alone
             _extract(tar, manifest, building, Blobs(root))
         walk = Walk(building, manifest.session)
         end = walk.end()
@@ -189,6 +192,8 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Invalid(f"cannot import: this is not a whole session archive ({error})", code="bad_archive") from error
     finally:
+        if lock is not None:
+            lock.release()
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
     return manifest

@@ -48,12 +48,7 @@ def _lock(path: Path) -> int:
         fd = os.open(path, _FLAGS, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.fstat(fd)
-            try:
-                named = os.stat(path, follow_symlinks=False)
-            except FileNotFoundError:
-                named = None
-            if named is not None and (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino):
+            if _has_name(fd, path):
                 return fd
         except BlockingIOError:
             os.close(fd)
@@ -68,6 +63,15 @@ def _lock(path: Path) -> int:
                 ) from error
             raise
         os.close(fd)
+
+
+def _has_name(fd: int, path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        mine, named = os.fstat(fd), os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino)
 
 
 def _decode_owner(data: bytes) -> Owner | None:
@@ -140,8 +144,12 @@ class DaemonLock:
 
     def raise_generation(self, minimum: int) -> int:
         """Make the generation at least `minimum`, durably: for a session that comes from another state root."""
-        if self._fd is None:
-            raise StoreError("cannot raise the generation: the state root is not locked", code="not_locked")
+        if self._fd is None or not _has_name(self._fd, self._root / "daemon.lock"):
+            raise StoreError(
+                f"cannot raise the generation: this process does not hold {self._root} any more, since its lock file "
+                "was deleted or replaced; stop this daemon",
+                code="not_locked",
+            )
         if minimum > self.generation:
             self._advance(minimum, minimum)
         return self.generation

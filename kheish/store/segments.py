@@ -12,6 +12,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import io
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -44,12 +45,11 @@ _GLUED_CANDIDATES_MAX = 64
 
 
 class TornTail(msgspec.Struct, frozen=True):
-    """Bytes that a crash left at the end of the newest segment; `saved_as` names the copy once it is cut."""
+    """Bytes that a crash left at the end of the newest segment."""
 
     file: str
     offset: int
     bytes: int
-    saved_as: str = ""
 
 
 def list_segments(directory: Path) -> list[tuple[int, Path]]:
@@ -321,15 +321,15 @@ def _check_anchor(path: Path, start: Position) -> None:
         raise corrupt(path, min(start.offset, size), f"the record of the checkpoint at seq {start.seq} is not here")
 
 
-def repair(directory: Path, torn: TornTail, now_ms: int) -> TornTail:
-    """Copy a torn tail aside, then cut it off; each step is durable before the next, so a crash only repeats them."""
+def repair(directory: Path, torn: TornTail, seq: int) -> None:
+    """Copy a torn tail aside, then cut it off; each step is durable before the next, so a crash only repeats them.
+    `seq` is that of the last record before it."""
     path = Path(torn.file)
+    saved = _free_name(directory, seq)
     if torn.offset == 0:
-        saved = directory / f"torn-{now_ms}-0.bin"
         os.replace(path, saved)
         atomic.sync_dir(directory)
-        return msgspec.structs.replace(torn, saved_as=saved.name)
-    saved = directory / f"torn-{now_ms}-{torn.offset}.bin"
+        return
     temp = atomic.temp_beside(saved)
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -347,7 +347,16 @@ def repair(directory: Path, torn: TornTail, now_ms: int) -> TornTail:
         atomic.sync_file(fd)
     finally:
         os.close(fd)
-    return msgspec.structs.replace(torn, saved_as=saved.name)
+
+
+def _free_name(directory: Path, seq: int) -> Path:
+    return next(path for n in itertools.count(1) if not (path := directory / f"torn-{seq:012d}-{n}.bin").exists())
+
+
+def set_aside(directory: Path, seq: int) -> list[Path]:
+    """What was cut off after record `seq`. Nothing of it is in the journal yet while that is the last record: whoever
+    cut it off may have died before it could say so."""
+    return sorted(directory.glob(f"torn-{seq:012d}-*.bin"))
 
 
 class OffsetIndex:

@@ -7,6 +7,7 @@ leaves records that this one can read and the disk may not have.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -27,7 +28,7 @@ from kheish.store.journal import Journal
 from kheish.store.locks import SessionLock
 from kheish.store.packed import first_seq_of
 from kheish.store.records import Header, Position, Record, frame_header, reframe_header, segment_name
-from kheish.store.segments import OffsetIndex, TornTail, Walk, corrupt, read_ending_at, repair
+from kheish.store.segments import OffsetIndex, TornTail, Walk, corrupt, read_ending_at, repair, set_aside
 
 _UNFINISHED_PREFIX = ".new-"
 _LOCK_PATIENCE_S = 1.0
@@ -35,12 +36,12 @@ _LOCK_LOOK_S = 0.005
 
 
 class Opened(NamedTuple):
-    """A session ready for its actor: fold `tail` over `checkpoint`, journal `torn`, append to `journal`."""
+    """A session ready for its actor: fold `tail` over `checkpoint`, note what was `set_aside`, append to `journal`."""
 
     checkpoint: bytes | None
     checkpoint_seq: int
     tail: list[Record]
-    torn: TornTail | None
+    set_aside: list[Path]
     journal: Journal
 
 
@@ -102,7 +103,7 @@ class SessionDir:
         return path
 
     @staticmethod
-    def open(root: Path, session_id: str, *, reducer: int, now_ms: int) -> Opened:
+    def open(root: Path, session_id: str, *, reducer: int) -> Opened:
         """Take the session's lock, repair a torn tail and return what to fold.
 
         Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
@@ -110,7 +111,7 @@ class SessionDir:
         path = _existing(root, session_id)
         lock = _lock(path)
         try:
-            return _open(path, reducer, now_ms, lock)
+            return _open(path, reducer, lock)
         except BaseException:
             lock.release()
             raise
@@ -157,7 +158,9 @@ def clear_unfinished(root: Path) -> None:
         return
     for entry in entries:
         if entry.name.startswith(_UNFINISHED_PREFIX) and entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
+            with contextlib.suppress(Conflict):  # somebody is making it
+                SessionLock(Path(entry.path)).acquire().release()
+                shutil.rmtree(entry.path)
 
 
 def unfinished_path(root: Path, session_id: str) -> Path:
@@ -204,17 +207,20 @@ def _lock(path: Path) -> SessionLock:
         time.sleep(_LOCK_LOOK_S)
 
 
-def _open(path: Path, reducer: int, now_ms: int, lock: SessionLock) -> Opened:
+def _open(path: Path, reducer: int, lock: SessionLock) -> Opened:
     atomic.clear_temps(path)
     reading = _Reading(path, reducer)
     for _ in reading:
         pass
     header, position = reading.walk.header, reading.walk.position
     assert header is not None and position is not None
-    torn = repair(path, reading.walk.torn, now_ms) if reading.walk.torn else None
+    if reading.walk.torn is not None:
+        repair(path, reading.walk.torn, position.seq)
     _settle(path / segment_name(header.first_seq), header, position, reading.tail)
     journal = Journal(path, header, position, reading.index, lock)
-    return Opened(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, torn, journal)
+    return Opened(
+        reading.checkpoint_state, reading.checkpoint_seq, reading.tail, set_aside(path, position.seq), journal
+    )
 
 
 class _Reading:

@@ -25,6 +25,7 @@ from kheish.limits import (
 from tests.core.conversation import TOOLS, Conversation
 from tests.core.test_machine import kinds
 
+DAY_MS = 86_400_000
 RETRYABLE = {"rate_limited", "overloaded", "server_error", "timeout", "connection"}
 
 
@@ -73,6 +74,36 @@ def test_a_retry_waits_at_most_a_doubling_time_and_never_less_than_it_was_asked_
     assert retry_delay_ms(failures, None, 0.9999999) <= ceiling
     assert retry_delay_ms(failures, 60_000, 0.0) == 60_000
     assert retry_delay_ms(failures, 2 * RETRY_AFTER_MAX_MS, 0.5) == RETRY_AFTER_MAX_MS
+
+
+@pytest.mark.parametrize(
+    ("set_by_ms", "is_steered", "at_most_ms"),
+    [
+        (0, False, 7_000),
+        (DAY_MS, False, 7_000),
+        (-DAY_MS, False, 7_000),
+        (0, True, 7_000),
+        (DAY_MS, True, 0),
+        (-DAY_MS, True, RETRY_AFTER_MAX_MS),
+    ],
+)
+def test_a_retry_waits_no_longer_than_it_had_to_also_where_the_clock_was_set_back(
+    set_by_ms: int, is_steered: bool, at_most_ms: int
+) -> None:
+    talk = Conversation()
+    talk.clock = 2 * DAY_MS
+    talk.submit("go")
+    talk.fail("rate_limited", retry_after_ms=7_000)
+    (before,) = talk.effects()
+    assert isinstance(before, WakeAt) and before.at_ms == talk.clock + 7_000
+    talk.clock += set_by_ms
+    talk.die()
+    if is_steered:
+        talk.submit("by the way", delivery="steer")
+    (wake,) = talk.effects()
+    assert isinstance(wake, WakeAt) and (wake.at_ms, wake.effect_id) == (before.at_ms, before.effect_id)
+    assert wake.wait_ms_max <= at_most_ms
+    assert set_by_ms or wake.wait_ms_max >= wake.at_ms - talk.clock, "and no shorter than is left"
 
 
 def test_a_cancelled_run_is_not_retried() -> None:

@@ -1,9 +1,9 @@
-"""The full form: the daemon is killed at every change to its disk in the scene, a sample of lives is struck twice, and
-every state of the disk that a crash may leave is opened by the store.
+"""The full form: the daemon is killed at every change to its disk in the scene, samples of lives are struck twice and
+three times, and every state of the disk that a crash may leave is opened by the store.
 
-    python -m tests.faults [--seed N] [--jobs N] [--points A:B] [--twice N] [--states N] [--write]
+    python -m tests.faults [--seed N] [--jobs N] [--points A:B] [--twice N] [--thrice N] [--states N] [--write]
     python -m tests.faults --list                                               the points, numbered
-    python -m tests.faults --point POINT [--then N:MOMENT]                      one life
+    python -m tests.faults --point POINT [--then N:MOMENT ...]                  one life
     python -m tests.faults --mutant NAME                                        with a daemon that is broken on purpose
     python -m tests.faults --mutants                                            is each broken daemon and store found?
 
@@ -42,13 +42,15 @@ async def run(options: argparse.Namespace, folder: Path) -> int:
     if options.mutants:
         return await find_mutants(reference, folder, options.jobs)
     if options.point:
-        plans = [Plan(options.point, options.then)]
+        plans = [Plan(options.point, tuple(options.then))]
     else:
         start, _, end = options.points.partition(":")
         chosen = points[int(start or 0) : int(end or len(points))]
         plans = [Plan(point) for point in chosen]
         if options.twice:
             plans += sweep.second_kills(chosen, options.twice, options.seed)
+        if options.thrice:
+            plans += sweep.second_kills(chosen, options.thrice, options.seed, kills=3)
     print(f"{len(points)} points, {len(plans)} lives, {options.jobs} at a time, in {folder}", file=sys.stderr)
     began_s = time.monotonic()
     results = await sweep.run_lives(
@@ -104,10 +106,11 @@ async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> i
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=1, help="chooses the lives that are struck twice")
+    parser.add_argument("--seed", type=int, default=1, help="chooses the lives that are struck again")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--points", default=":", metavar="A:B")
     parser.add_argument("--twice", type=int, default=100, metavar="N", help="how many lives are struck twice")
+    parser.add_argument("--thrice", type=int, default=20, metavar="N", help="how many lives are struck three times")
     parser.add_argument(
         "--states",
         type=int,
@@ -117,7 +120,9 @@ def main() -> int:
     )
     parser.add_argument("--write", action="store_true", help="write what was found into the document")
     parser.add_argument("--point", type=Point.parse, metavar="KIND:NAME:NTH:MOMENT")
-    parser.add_argument("--then", default="", metavar="N:MOMENT", help="and at the N-th call of the next start")
+    parser.add_argument(
+        "--then", action="append", default=[], metavar="N:MOMENT", help="and at the N-th call of the next start"
+    )
     parser.add_argument("--mutant", default="", choices=["", *MUTANTS])
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("--list", action="store_true")

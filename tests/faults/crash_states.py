@@ -22,7 +22,8 @@ from kheish.store.archive import export_session, import_session
 from kheish.store.blobs import Blobs
 from kheish.store.documents import read_document, write_document
 from kheish.store.locks import DaemonLock
-from kheish.store.records import Record
+from kheish.store.records import Record, segment_name
+from kheish.store.vacuum import vacuum_session
 from tests.faults.disk_model import Recorder, Recording, State, crash_states
 from tests.store.sessions import NOW_MS, REDUCER, Session, fold, frame, numbers
 
@@ -48,7 +49,7 @@ def recovered(root: Path, session_id: str) -> list[int]:
         session.close()
     again = Session.open(root, session_id)
     try:
-        if again.opened.torn is not None:
+        if again.opened.set_aside:
             raise Violation("recovery has to cut a second time")
         if _all_numbers(again)[:-1] != first:
             raise Violation("a second recovery finds something else")
@@ -239,6 +240,45 @@ def _check_import(state: State, root: Path) -> str:
     return outcome
 
 
+def _prepare_segments(root: Path) -> None:
+    session = Session.create(root)
+    session.append(7)
+    session.checkpoint(5)
+    session.append(4)
+    session.close()
+
+
+def _play_vacuum(recorder: Recorder) -> None:
+    """All that was there reads as before."""
+    recorder.mark("s1", 11)
+    recorder.mark("s1 sent", 11)
+    vacuum_session(recorder.folder / "sessions" / "s1")
+
+
+def _play_vacuum_of_the_dead(recorder: Recorder) -> None:
+    """The newest segment was begun by somebody who died before it was synced: a crash may take it back."""
+    recorder.mark("s1", 9)
+    recorder.mark("s1 sent", 9)
+    directory = recorder.folder / "sessions" / "s1"
+    newest = directory / segment_name(10)
+    fd = os.open(directory / ".begun", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(fd, newest.read_bytes().partition(b"\n")[0] + b"\n")
+    os.close(fd)
+    os.replace(directory / ".begun", newest)
+    vacuum_session(directory)
+
+
+def _check_vacuum(state: State, root: Path) -> str:
+    outcome = check_session(state, root, "s1")
+    vacuum_session(root / "sessions" / "s1")
+    found = recovered(root, "s1")
+    if found != list(range(1, len(found) + 1)) or len(found) < state.marks.get("s1", 0):
+        raise Violation("after another vacuum it reads otherwise")
+    if left := [path.name for path in (root / "sessions" / "s1").iterdir() if path.name.startswith(".tmp-")]:
+        raise Violation(f"{left} is left after another vacuum")
+    return outcome
+
+
 def _check_one(state: State, root: Path) -> str:
     return check_session(state, root, "s1")
 
@@ -256,6 +296,10 @@ SCENES = {
     "blobs": Scene("blobs and the records that name them", _nothing, _play_blobs, _check_one),
     "documents": Scene("documents replaced as a whole", _nothing, _play_documents, _check_document),
     "generation": Scene("daemons one after the other", _nothing, _play_generation, _check_generation),
+    "vacuum": Scene("closed segments packed", _prepare_segments, _play_vacuum, _check_vacuum),
+    "vacuum of the dead": Scene(
+        "one that was never durable", _prepare_segments, _play_vacuum_of_the_dead, _check_vacuum
+    ),
     "import": Scene("a session from an archive", _prepare_archive, _play_import, _check_import),
 }
 
@@ -264,7 +308,7 @@ SCENES = {
 
 
 def _no_tail_repair(patch: Callable[[object, str, object], None]) -> None:
-    patch(session_dir, "repair", lambda directory, torn, now_ms: torn)
+    patch(session_dir, "repair", lambda directory, torn, seq: None)
 
 
 def _append_after_torn(patch: Callable[[object, str, object], None]) -> None:

@@ -44,6 +44,10 @@ class Life:
     """`plans` are the faults of the first starts, as arguments of the launcher; later starts have none. `watcher` is a
     command that runs the daemon and passes on how it ended."""
 
+    sessions: Sequence[str] = scene.SESSIONS
+    uncertain_sessions: Sequence[str] = ("work", "last")
+    """Where a death may leave a command in doubt that a human had approved."""
+
     def __init__(
         self,
         folder: Path,
@@ -59,7 +63,7 @@ class Life:
         self.violations: list[str] = []
         self.seen: dict[str, list[StreamEvent]] = {}
         """Records as the followers saw them, by session; "" is the follower of everything."""
-        self.facts: dict[str, list[Json]] = {name: [] for name in scene.SESSIONS}
+        self.facts: dict[str, list[Json]] = {name: [] for name in self.sessions}
         self.generations: list[int] = []
         self.deaths = 0
         self.final: Json = {}
@@ -78,14 +82,22 @@ class Life:
     def log(self) -> Path:
         return self.folder / "calls.log"
 
+    def prepare(self) -> None:
+        """What is there before the first start."""
+        scene.prepare(self.daemon)
+
+    async def play(self) -> None:
+        """The human."""
+        await scene.play(self)
+
     async def live(self) -> None:
         """From the first start to the last polite end; what went wrong on the way is in `violations`."""
-        scene.prepare(self.daemon)
+        self.prepare()
         try:
             async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as self._parties:
                 keeper = self._parties.create_task(self._keep())
                 self._parties.create_task(self._play())
-                for session_id in ("work", "last"):
+                for session_id in self.uncertain_sessions:
                     self._attendants.append(self._parties.create_task(self._verify_uncertain(session_id)))
                 await keeper
                 for attendant in self._attendants:
@@ -102,7 +114,7 @@ class Life:
     async def _play(self) -> None:
         await self._is_up.wait()
         self._follow("")
-        await scene.play(self)
+        await self.play()
         self._is_over = True
         if self._is_up.is_set():
             await self._finish()
@@ -112,7 +124,7 @@ class Life:
         with contextlib.suppress(DaemonUnreachable, ProcessLookupError):
             pid = (await self.client.daemon.status())["pid"]
             final = await self._observe()
-            for session_id in scene.SESSIONS:
+            for session_id in self.sessions:
                 await self._read_to(session_id, final[session_id]["seq"])
             self.final = final
             os.kill(pid, signal.SIGTERM)
@@ -318,7 +330,7 @@ class Life:
     async def _observe(self) -> Json:
         """The state of all sessions as a client sees it."""
         state: Json = {}
-        for session_id in scene.SESSIONS:
+        for session_id in self.sessions:
             session = await self.client.sessions.get(session_id)
             state[session_id] = {
                 "seq": session["seq"],

@@ -65,7 +65,7 @@ def _acknowledge_early() -> None:
 
 
 def _append_after_torn_tail() -> None:
-    _replace(session_dir, "repair", lambda directory, torn, now_ms: torn)
+    _replace(session_dir, "repair", lambda directory, torn, seq: None)
     _replace(journal, "_WRITE_FLAGS", journal._WRITE_FLAGS | os.O_APPEND)
 
 

@@ -19,7 +19,7 @@ from kheish.daemon.maintenance import blobs_of, verify
 from kheish.errors import KheishError
 from kheish.runtime.fold import fold_records
 from kheish.store.documents import read_document
-from kheish.store.records import Record, segment_name
+from kheish.store.records import Record
 from kheish.store.segments import Walk
 from kheish.tools.processes import MARK, read_variable
 from tests.daemon_process import Json
@@ -226,14 +226,12 @@ def _check_files(life: Life, journals: dict[str, list[Record]]) -> Iterator[str]
             yield f"the journal of {session_id} folds to {runs}"
         if state.processes or state.active or state.queue:
             yield f"{session_id} still owes something: {state.active} {state.queue} {state.processes}"
-        cut = {fact.get("tail_file", "") for fact in facts_of(records) if fact["type"] == "session.recovered"} - {""}
+        noted = [fact.get("tail_file", "") for fact in facts_of(records) if fact["type"] == "session.recovered"]
         directory = life.daemon.state / "sessions" / session_id
-        aside = {path.name for path in directory.glob("torn-*")}
-        header_bytes = len((directory / segment_name(1)).read_bytes().partition(b"\n")[0]) + 1
         # Of a session that was not yet there nothing is noted.
-        known = {name for name in aside if not name.endswith(f"-{header_bytes}.bin")}
-        if cut - aside or (life.deaths == 1 and known - cut):
-            yield f"tails cut in {session_id}: {sorted(cut)} in the journal, {sorted(aside)} aside"
+        aside = {path.name for path in directory.glob("torn-*") if not path.name.startswith(f"torn-{0:012d}")}
+        if aside != {*" ".join(noted).split()}:
+            yield f"tails cut in {session_id}: {noted} in the journal, {sorted(aside)} aside"
     if life.generations != sorted(set(life.generations)):
         yield f"the generations {life.generations} do not grow"
     for path in life.daemon.state.rglob(".*"):

@@ -25,24 +25,23 @@ OUTCOMES = ("nothing to recover", "model call again", "tool call again", "uncert
 MAIN_KINDS = ("write", "fdatasync", "fsync_dir", "rename", "mkdir")
 """What makes records, and the names of what holds them, durable."""
 SECOND_CALLS_MAX = 40
-"""A second kill strikes one of so many first calls after the restart, most of them in recovery."""
+"""Each further kill strikes one of so many first calls after the restart, most of them in recovery."""
 
 
 class Plan(NamedTuple):
-    """Where one life is struck: at a point, and perhaps a second time at a numbered call of the next start."""
+    """Where one life is struck: at a point, and perhaps again at a numbered call of each of the next starts."""
 
     point: Point
-    then: str = ""
+    then: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[list[str]]:
-        first = ["--kill", str(self.point)]
-        return [first, ["--kill-call", self.then]] if self.then else [first]
+        return [["--kill", str(self.point)], *(["--kill-call", call] for call in self.then)]
 
     def command(self, mutant: str = "") -> str:
         """What repeats this life alone."""
         words = ["python", "-m", "tests.faults", "--point", str(self.point)]
-        words += ["--then", self.then] if self.then else []
+        words += [word for call in self.then for word in ("--then", call)]
         words += ["--mutant", mutant] if mutant else []
         return shlex.join(words)
 
@@ -164,14 +163,14 @@ def sample(points: Sequence[Point], count: int, seed: int) -> list[Point]:
     return sorted(chosen, key=points.index)
 
 
-def second_kills(points: Sequence[Point], count: int, seed: int) -> list[Plan]:
-    """Lives with two kills, spread over the scene."""
+def second_kills(points: Sequence[Point], count: int, seed: int, kills: int = 2) -> list[Plan]:
+    """Lives with two kills or more, spread over the scene."""
     chooser = random.Random(seed)
     plans = []
     for number in range(count):
         point = points[int((number + chooser.random()) * len(points) / count)]
-        then = f"{chooser.randint(1, SECOND_CALLS_MAX)}:{chooser.choice((*MOMENTS, *TORN))}"
-        plans.append(Plan(point, then))
+        then = (f"{chooser.randint(1, SECOND_CALLS_MAX)}:{chooser.choice((*MOMENTS, *TORN))}" for _ in range(kills - 1))
+        plans.append(Plan(point, tuple(then)))
     return plans
 
 

@@ -128,7 +128,7 @@ class Writer:
 
     def __init__(self, root: Path) -> None:
         SessionDir.create(root, SESSION)
-        self.journal = SessionDir.open(root, SESSION, reducer=REDUCER_VERSION, now_ms=0).journal
+        self.journal = SessionDir.open(root, SESSION, reducer=REDUCER_VERSION).journal
         self.state = State()
         self.settings = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="5f0c2a9d11e47b36")
         self.generation = 1

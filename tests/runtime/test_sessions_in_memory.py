@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kheish.core import commands as c
+from kheish.core.contracts import ModelRequest, Reply
+from kheish.daemon.maintenance import verify
 from kheish.runtime import actor, supervisor
 from kheish.store.atomic import TEMP_PREFIX
 from kheish.store.journal import Framed, Journal
@@ -124,3 +127,28 @@ async def test_a_run_whose_session_cannot_be_read_back_fails_and_says_so(
         run = await kernel.until_status(await kernel.submit("two"), "failed")
         assert run.error_code == "session_unreadable" and "checksum" in run.error_message
         assert kernel.provider.requests == []
+
+
+async def test_no_more_than_so_many_are_held_at_once_and_those_at_work_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SESSIONS_LOADED_MAX", 3)
+    release = asyncio.Event()
+
+    async def wait(_: ModelRequest) -> Reply:
+        await release.wait()
+        return reply("done")
+
+    async with Kernel(tmp_path, [wait]) as kernel:
+        await kernel.create("busy")
+        run_id = await kernel.submit(session_id="busy")
+        names = [f"s{number}" for number in range(20)]
+        await asyncio.gather(*(kernel.create(name) for name in names))
+        await asyncio.gather(*(kernel.send(c.SetMode(mode="plan"), name) for name in names))
+        assert {(await kernel.state(name)).mode for name in names} == {"plan"}
+        assert kernel.supervisor.loaded_total == 3
+        monkeypatch.setattr(supervisor, "SESSIONS_LOADED_MAX", 0)
+        assert (await kernel.state("s1")).mode == "plan", "the one that is asked for is held all the same"
+        release.set()
+        await kernel.until_status(run_id, "completed", "busy")
+    assert [v.faults for v in verify(tmp_path)] == [[]] * 21

@@ -53,7 +53,7 @@ class Session:
 
     @classmethod
     def open(cls, root: Path, session_id: str = SESSION, reducer: int = REDUCER) -> Session:
-        return cls(root, session_id, SessionDir.open(root, session_id, reducer=reducer, now_ms=NOW_MS))
+        return cls(root, session_id, SessionDir.open(root, session_id, reducer=reducer))
 
     def append(self, count: int = 1, *, gen: int = 1, **extra: Any) -> None:
         """Append records one commit each, numbered by their seq."""

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from kheish.errors import Conflict, Corrupt, Invalid, KheishError, NewerFormat, NotFound
+from kheish.store import archive
 from kheish.store.archive import export_session, import_session
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import checkpoint_name
 from kheish.store.records import segment_name
+from kheish.store.session_dir import clear_unfinished
 from kheish.store.verify import verify_session
-from tests.store.sessions import SESSION, Session, numbers
+from tests.store.sessions import SESSION, Session, built, numbers
 
 Members = dict[str, bytes]
 
@@ -247,3 +249,21 @@ def test_cut_and_flipped_archives(full: Session, other: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 2000, gzip.compress(b""), gzip.compress(b"x" * 5000)])
 def test_what_is_no_archive(other: Path, data: bytes) -> None:
     refused(other, data, Invalid)
+
+
+def test_a_daemon_that_starts_meanwhile_leaves_an_import_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(root, 3)
+    out = io.BytesIO()
+    export_session(root, SESSION, out, blob_refs=lambda record: [], live=False)
+    out.seek(0)
+    extract = archive._extract
+
+    def extract_and_start(*arguments: Any) -> None:
+        extract(*arguments)
+        clear_unfinished(tmp_path)
+
+    monkeypatch.setattr(archive, "_extract", extract_and_start)
+    import_session(tmp_path, out)
+    assert numbers(Session.open(tmp_path).opened.tail) == [1, 2, 3]

@@ -59,7 +59,7 @@ def test_what_the_failed_write_left_is_not_read(session: Session, disk: FailingD
         assert numbers(session.walk()) == [1, 2, 3, 4, 5, 6]
         assert numbers(read_records(session.path)) == [1, 2, 3, 4, 5, 6]
     session = session.reopen()
-    assert session.opened.torn is None
+    assert session.opened.set_aside == []
     session.append(1)
     session = session.reopen()
     assert numbers(session.opened.tail) == [1, 2, 3, 4, 5, 6, 7]
@@ -141,8 +141,8 @@ def test_a_full_disk(session: Session, disk: FailingDisk) -> None:
     assert session.segments[0].stat().st_size == size + 17
     assert [name.name for name in session.path.iterdir() if name.name.startswith(".tmp-")] == []
     session = session.reopen()
-    assert session.opened.torn is not None
-    assert session.opened.torn.bytes == 17
+    (aside,) = session.opened.set_aside
+    assert aside.stat().st_size == 17
     session.append(1)
     assert numbers(session.walk()) == [1, 2, 3, 4]
     session.close()
@@ -184,12 +184,10 @@ def test_a_repair_that_fails_can_be_repeated(session: Session, disk: FailingDisk
     assert path.read_bytes() == whole + b"torn"
     disk.fail_writes_after = None
     again = Session.open(session.root)
-    assert again.opened.torn is not None
-    assert (session.path / again.opened.torn.saved_as).read_bytes() == b"torn"
+    (aside,) = again.opened.set_aside
+    assert aside.read_bytes() == b"torn"
     assert path.read_bytes() == whole
-    assert sorted(name.name for name in session.path.iterdir()) == sorted(
-        [path.name, "session.lock", again.opened.torn.saved_as]
-    )
+    assert sorted(name.name for name in session.path.iterdir()) == sorted([path.name, "session.lock", aside.name])
     again.close()
 
 
@@ -230,6 +228,6 @@ def test_the_kernel_limits_the_file(root: Path) -> None:
     assert done.stdout == "4\n"
     session = Session.open(root)
     assert numbers(session.opened.tail) == [1, 2, 3, 4]
-    assert session.opened.torn is not None
+    assert len(session.opened.set_aside) == 1
     session.append(1)
     session.close()

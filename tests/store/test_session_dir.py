@@ -33,7 +33,7 @@ def test_a_new_session_is_empty(root: Path) -> None:
     assert session.opened.checkpoint is None
     assert session.opened.checkpoint_seq == 0
     assert session.opened.tail == []
-    assert session.opened.torn is None
+    assert session.opened.set_aside == []
     assert session.journal.next_seq == 1
     assert session.journal.session_id == SESSION
     session.close()
@@ -201,8 +201,25 @@ def test_a_torn_tail_after_a_checkpoint_is_cut(session: Session) -> None:
     (path,) = session.segments
     path.write_bytes(path.read_bytes()[:-3])
     session = session.reopen()
-    assert session.opened.torn is not None
+    assert len(session.opened.set_aside) == 1
     assert numbers(session.opened.tail) == [4]
+    session.close()
+
+
+def test_what_was_cut_is_told_until_a_record_can_have_noted_it(session: Session) -> None:
+    """Whoever cut it may have died before its note was durable, and so may the next one."""
+    session.append(2)
+    for torn in (b"one", b"two"):
+        session.close()
+        (path,) = session.segments
+        path.write_bytes(path.read_bytes() + torn)
+        session = session.reopen()
+    for _ in range(2):
+        assert [path.read_bytes() for path in session.opened.set_aside] == [b"one", b"two"]
+        session = session.reopen()
+    session.append(1)
+    session = session.reopen()
+    assert session.opened.set_aside == []
     session.close()
 
 
