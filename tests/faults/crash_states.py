@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kheish.errors import KheishError
-from kheish.store import atomic, blobs, journal, session_dir, verify
+from kheish.store import atomic, blobs, journal, session_dir, vacuum, verify
 from kheish.store.archive import export_session, import_session
 from kheish.store.blobs import Blobs
 from kheish.store.documents import read_document, write_document
@@ -344,6 +344,10 @@ def _blob_unsynced(patch: Callable[[object, str, object], None]) -> None:
     patch(blobs, "sync_file", lambda fd: None)
 
 
+def _no_settle(patch: Callable[[object, str, object], None]) -> None:
+    patch(vacuum, "_settle_header", lambda newest, header: None)
+
+
 class Mutant(NamedTuple):
     scene: str
     apply: Callable[[Callable[[object, str, object], None]], None]
@@ -357,6 +361,8 @@ MUTANTS = {
     "rename_without_sync": Mutant("documents", _rename_unsynced),
     "sync_again_after_a_failure": Mutant("failed sync", _sync_again),
     "blob_without_sync": Mutant("blobs", _blob_unsynced),
+    "unpacked_before_packed_has_its_name": Mutant("vacuum", _no_dir_sync),
+    "packed_while_the_next_is_not_durable": Mutant("vacuum of the dead", _no_settle),
 }
 
 
