@@ -11,10 +11,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks import baselines, kernel, providers
+from tests.benchmarks import baselines, cli, disk, kernel, providers, restart, serving, store
 from tests.benchmarks.figures import Figure, show
 
-SCENES = {**kernel.SCENES, **providers.SCENES}
+FAMILIES = (kernel, cli, providers, store, disk, restart, serving)
+SCENES = {name: scene for family in FAMILIES for name, scene in family.SCENES.items()}
+
+
+def chosen(name: str) -> list[str]:
+    """A scene by its name, or all of a group: `store` is every `store.*`."""
+    return [scene for scene in SCENES if scene == name or scene.startswith(f"{name}.")]
 
 
 def measure(names: list[str], count: int, directory: str | None) -> Iterator[Figure]:
@@ -22,7 +28,8 @@ def measure(names: list[str], count: int, directory: str | None) -> Iterator[Fig
         folder = Path(made)
         yield baselines.fdatasync(folder, count)
         for name in names or SCENES:
-            yield from SCENES[name](folder, count)
+            for scene in chosen(name):
+                yield from SCENES[scene](folder, count)
 
 
 def main() -> int:
@@ -32,7 +39,7 @@ def main() -> int:
     parser.add_argument("--dir", help="where the state roots go: the file system that is measured")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in SCENES]
+    unknown = [name for name in options.names if not chosen(name)]
     if unknown:
         parser.error(f"there is no scene {unknown[0]}: choose of {', '.join(SCENES)}")
     figures = []

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 from kheish.client import launch
 from kheish.client.http1 import Request, Response
 from tests.benchmarks import baselines
-from tests.benchmarks.figures import Figure, sample_ms
+from tests.benchmarks.figures import Figure
 from tests.daemon_process import DaemonProcess, bash, text
 
 SESSIONS = 1000
@@ -257,36 +256,6 @@ def read_watch(pid: int, path: Path) -> dict[str, Any]:
     return seen
 
 
-def cli(folder: Path, count: int) -> list[Figure]:
-    """Whole processes against a warm daemon with 100 sessions, next to a bare Python start."""
-    with daemon(folder, "cli") as made:
-        made.script(text("done"), after_last="repeat")
-        made.start()
-        for number in range(100):
-            made.submit(made.session(f"s{number:03d}"))
-        _settle(made)
-        run_id = made.client.runs.list(session_id="s000")[0]["run_id"]
-        kheish = [sys.executable, "-m", "kheish"]
-        base = baselines.python_start(max(10, count // 10))
-        figures = [base]
-        for line in ("ps", "inbox --count", "status", f"wait {run_id}", "logs s000", "sessions list", "--help"):
-            argv = kheish + line.split()
-
-            def run(argv: list[str] = argv) -> None:
-                subprocess.run(argv, env=made.env, cwd=made.work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-            name = line.replace(run_id, "RUN")
-            figure = Figure(f"kheish {name}", "ms", sample_ms(run, max(10, count // 10)))
-            hot = line not in ("sessions list", "--help")
-            goal = "<= 60" if hot else "<= 220"
-            figures.append(
-                figure._replace(
-                    goal=goal, met=figure.median <= (60 if hot else 220), note=f"{figure.median / base.median:.1f}x"
-                )
-            )
-        return figures
-
-
 def start(folder: Path, count: int) -> list[Figure]:
     """A daemon on an empty state root: process start to ready."""
     taken = []
@@ -299,4 +268,4 @@ def start(folder: Path, count: int) -> list[Figure]:
     return [Figure("daemon on an empty state root: process start to ready", "ms", taken)]
 
 
-SCENES = {"submit": submit, "approve": approve, "start": start, "idle": idle, "loop": loop, "cli": cli}
+SCENES = {"submit": submit, "approve": approve, "start": start, "idle": idle, "loop": loop}

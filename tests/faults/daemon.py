@@ -1,6 +1,7 @@
 """The real daemon, in a process whose changes to the disk are counted and in which a fault may strike.
 
     python -m tests.faults.daemon --log FILE [--kill POINT | --kill-call N:MOMENT] [--fail FAILURE ...] [--mutant NAME]
+                                  [--clock FILE]
 
 It is what `kheish daemon run` runs, with bounds so small that segments end, checkpoints are written and sessions are
 put away within a short scene. What is watched is the folder that holds the state root and the workspace.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil  # noqa: F401 - looks at `os.open` when it is loaded, and must see the original
 import sys
+import time
 from pathlib import Path
 
 from kheish import limits
@@ -24,7 +26,14 @@ SMALL = {
     "INDEX_SAVE_DELAY_MS": 400,
     "SESSION_UNLOAD_AFTER_MS": 100,
     "RETRY_BASE_MS": 20,
+    "DISK_LOOK_EVERY_MS": 0,
 }
+
+
+def set_clock(ahead: Path) -> None:
+    """The wall clock is ahead of the machine's by the milliseconds in this file, which is read each time."""
+    machine_ns = time.time_ns
+    time.time_ns = lambda: machine_ns() + int(ahead.read_text()) * 1_000_000
 
 
 def main() -> int:
@@ -34,6 +43,7 @@ def main() -> int:
     parser.add_argument("--kill-call", metavar="N:MOMENT")
     parser.add_argument("--fail", type=Failure.parse, action="append", default=[], metavar="'KINDS PATTERN ERRNO'")
     parser.add_argument("--switch", type=Path, help="failures act while this file exists")
+    parser.add_argument("--clock", type=Path, help="how far the wall clock is ahead, in milliseconds")
     parser.add_argument("--mutant", default="")
     options = parser.parse_args()
     for name, value in SMALL.items():
@@ -54,6 +64,8 @@ def main() -> int:
         failures=tuple(options.fail),
         switch=options.switch,
     ).install()
+    if options.clock:
+        set_clock(options.clock)
     if options.mutant:
         MUTANTS[options.mutant].apply()
     return run_daemon()

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tests.faults import scene
 from tests.faults.debts import check_debts
 from tests.faults.life import Life
 from tests.faults.syscalls import read_log
+
+EffectsCheck = Callable[[Life, dict[str, list[Record]]], Iterable[str]]
 
 ORPHAN_TIMEOUT_S = 5.0
 _UNSURE = "outcome of this call is unknown"
@@ -66,19 +68,20 @@ def _message(message: Json) -> Json:
     return {"role": message["role"], "text": text, "tool": message["tool"], "attachments": message["attachments"]}
 
 
-def judge(life: Life, expected: Json | None = None) -> list[str]:
-    """Every promise that did not hold, in words; `expected` is the summary of an undisturbed life."""
+def judge(life: Life, expected: Json | None = None, effects: EffectsCheck | None = None) -> list[str]:
+    """Every promise that did not hold, in words; `expected` is the summary of an undisturbed life, `effects` looks
+    after the commands of a life that does not play the scene."""
     found = list(life.violations)
     if not life.final:
         for pid in processes_of(life.daemon.state):
             os.kill(pid, signal.SIGKILL)
         return found or ["the scene did not end"]
     try:
-        journals = {name: _read(life, name) for name in scene.SESSIONS}
+        journals = {name: _read(life, name) for name in life.sessions}
     except KheishError as error:
         return [*found, error.message]
     found += _check_acknowledged(life, journals)
-    found += _check_effects(life, journals)
+    found += (effects or _check_effects)(life, journals)
     found += _check_waits(journals)
     found += _check_followers(life, journals)
     found += _check_files(life, journals)

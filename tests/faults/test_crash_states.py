@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults.crash_states import MUTANTS, SCENES, broken, explore, memory
 
+pytestmark = pytest.mark.slow  # thousands of states
+
 STATES, MUTANT_STATES = 250, 1000
 
 
