@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+T = TypeVar("T")
 
 PEER, IS_CROWDED = "kheish.peer", "kheish.is_crowded"
 _IN_THREAD_BYTES = 256 * KIB
@@ -64,14 +66,17 @@ class App:
             return
         try:
             endpoint, call = await self._prepare(scope, receive)
-            answer = await endpoint.handler(self, call)
+            if endpoint.waits:
+                answer = await _while_connected(endpoint.handler(self, call), receive)
+            else:
+                answer = await endpoint.handler(self, call)
             if not endpoint.stream:
                 await _send_answer(endpoint, answer, send)
             elif scope["method"] == "HEAD":
                 await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
                 await send({"type": "http.response.body"})
             else:
-                await _send_stream(answer, receive, send)  # type: ignore[arg-type]
+                await _while_connected(_send_stream(answer, send), receive)  # type: ignore[arg-type]
         except KheishError as error:
             await _send_problem(error, send)
         except Exception:
@@ -151,24 +156,24 @@ async def _send(status: int, headers: list[tuple[bytes, bytes]], data: bytes, se
     await send({"type": "http.response.body", "body": data})
 
 
-async def _send_stream(chunks: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-    """Errors before the first chunk become a problem; later ones end the stream with an `error` event. A stream that is
-    over and has nothing to say is 204, which tells a browser's EventSource not to come again."""
-    writer = asyncio.ensure_future(_write(chunks, send))
-    reader = asyncio.ensure_future(_await_disconnect(receive))
+async def _while_connected(work: Awaitable[T], receive: Receive) -> T | None:
+    """What the work answers; it is cancelled when the client goes away, and then nobody wants an answer."""
+    worker = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_await_disconnect(receive))
     try:
-        await asyncio.wait([writer, reader], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([worker, leaving], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (writer, reader):
+        for task in (worker, leaving):
             if not task.done():
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-    if not writer.cancelled() and (error := writer.exception()) is not None:
-        raise error
+    return None if worker.cancelled() else worker.result()
 
 
-async def _write(chunks: AsyncIterator[bytes], send: Send) -> None:
+async def _send_stream(chunks: AsyncIterator[bytes], send: Send) -> None:
+    """Errors before the first chunk become a problem; later ones end the stream with an `error` event. A stream that is
+    over and has nothing to say is 204, which tells a browser's EventSource not to come again."""
     started = False
     async with contextlib.aclosing(chunks) as source:  # type: ignore[type-var]
         try:

@@ -71,7 +71,7 @@ Handler = Callable[..., Awaitable[object]]
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table. `returns` is the type of the answer; `stream` says that it is server-sent events.
     `keyed`: takes an Idempotency-Key. `codes` are the problems that its form does not tell (`openapi.codes_of`);
-    `if_empty` says when the answer is 204."""
+    `if_empty` says when the answer is 204; `waits` that it may be long in coming, and ends when the client leaves."""
 
     method: str
     path: str
@@ -85,6 +85,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     keyed: bool = False
     codes: tuple[str, ...] = ()
     if_empty: str = ""
+    waits: bool = False
 
     @property
     def parts(self) -> dict[str, Part]:

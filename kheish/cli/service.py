@@ -60,7 +60,10 @@ def install(print_only: bool, as_json: bool) -> int:
             "kheish.service": systemd_service(" ".join(map(_quoted, command)), kept),
             "kheish.socket": systemd_socket(_escaped(os.fspath(paths.socket_path()))),
         }
-        then = "systemctl --user daemon-reload && systemctl --user enable --now kheish.socket kheish.service"
+        then = (
+            "kheish daemon stop && systemctl --user daemon-reload && "
+            "systemctl --user enable --now kheish.socket kheish.service"
+        )
     texts = {os.path.join(folder, name): text for name, text in files.items()}
     if not print_only:
         os.makedirs(folder, exist_ok=True)

@@ -12,7 +12,6 @@ import time
 from kheish.client import launch
 from kheish.client.errors import DaemonUnreachable
 from kheish.client.http1 import Request
-from kheish.client.transport import STREAM_TIMEOUT_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,11 +91,6 @@ class Place:
         self.said_bye = event.event == "bye" and "daemon" in event.data.get("reason", "")
         self._is_over = event.event == "bye" and not self.said_bye
 
-    def timeout_s(self, deadline_s: float | None) -> float:
-        """How long the daemon may be silent; not above 0 once the deadline is over."""
-        left_s = STREAM_TIMEOUT_S if deadline_s is None else deadline_s - time.monotonic()
-        return min(left_s, STREAM_TIMEOUT_S)
-
     def pause_s(self, now_s: float) -> float:
         """How long to wait before the next try. Raises DaemonUnreachable when patience ends."""
         self.broken_at_s = self.broken_at_s or now_s
@@ -108,6 +102,10 @@ class Place:
         return wait_s
 
 
+def _is_past(deadline_s: float | None) -> bool:
+    return deadline_s is not None and time.monotonic() >= deadline_s
+
+
 def follow(
     transport: Transport, place: Place, *, restart: bool = True, deadline_s: float | None = None
 ) -> Generator[StreamEvent, None, None]:
@@ -116,22 +114,22 @@ def follow(
     while not place.is_over():
         parser = SseParser()
         try:
-            if (timeout_s := place.timeout_s(deadline_s)) <= 0:
+            if _is_past(deadline_s):
                 return
-            stream = transport.stream(place.request(), timeout_s)
+            stream = transport.stream(place.request(), deadline_s)
             try:
                 for data in stream:
                     for event in parser.feed(data):
                         place.note(event)
                         yield event
-                    if place.timeout_s(deadline_s) <= 0:
+                    if _is_past(deadline_s):
                         return
             finally:
                 stream.close()
             if place.is_over():
                 return
         except DaemonUnreachable:
-            if place.timeout_s(deadline_s) <= 0:
+            if _is_past(deadline_s):
                 return
             if restart and not place.said_bye:
                 launch.ensure_daemon(transport)
@@ -147,19 +145,19 @@ async def follow_async(
     while not place.is_over():
         parser = SseParser()
         try:
-            if (timeout_s := place.timeout_s(deadline_s)) <= 0:
+            if _is_past(deadline_s):
                 return
-            async with contextlib.aclosing(transport.stream_async(place.request(), timeout_s)) as stream:
+            async with contextlib.aclosing(transport.stream_async(place.request(), deadline_s)) as stream:
                 async for data in stream:
                     for event in parser.feed(data):
                         place.note(event)
                         yield event
-                    if place.timeout_s(deadline_s) <= 0:
+                    if _is_past(deadline_s):
                         return
             if place.is_over():
                 return
         except DaemonUnreachable:
-            if place.timeout_s(deadline_s) <= 0:
+            if _is_past(deadline_s):
                 return
             if restart and not place.said_bye:
                 await asyncio.to_thread(launch.ensure_daemon, transport)

@@ -30,6 +30,13 @@ def unreachable(path: str, error: Exception) -> DaemonUnreachable:
     )
 
 
+def _until(timeout_s: float | None, deadline_s: float | None) -> float | None:
+    """How long to wait for the next bytes; a little where the deadline is over."""
+    if timeout_s is None or deadline_s is None:
+        return timeout_s
+    return min(timeout_s, max(0.001, deadline_s - time.monotonic()))
+
+
 class Transport:
     """`origin` tells the daemon what kind of client this is; it is journaled with each command."""
 
@@ -75,10 +82,11 @@ class Transport:
         response = Response()
         return self._decode(response, b"".join(self._exchange(request, response, request.timeout_s)))
 
-    def stream(self, request: Request, timeout_s: float = STREAM_TIMEOUT_S) -> Generator[bytes, None, None]:
-        """The body as it comes; ends when the daemon ends it. Raises ApiError or DaemonUnreachable."""
+    def stream(self, request: Request, deadline_s: float | None = None) -> Generator[bytes, None, None]:
+        """The body as it comes; ends when the daemon ends it. Raises ApiError or DaemonUnreachable, that also where
+        nothing comes until a deadline of the monotonic clock."""
         response, problem = Response(), b""
-        parts = self._exchange(request, response, timeout_s)
+        parts = self._exchange(request, response, STREAM_TIMEOUT_S, deadline_s)
         try:
             for part in parts:
                 if response.status < 400:
@@ -90,16 +98,19 @@ class Transport:
         if response.status >= 400:
             raise api_error(response.status, problem)
 
-    def _exchange(self, request: Request, response: Response, timeout_s: float | None) -> Generator[bytes, None, None]:
+    def _exchange(
+        self, request: Request, response: Response, timeout_s: float | None, deadline_s: float | None = None
+    ) -> Generator[bytes, None, None]:
         data = request.encode(self.origin)
         connection = self.connect()
         try:
-            connection.settimeout(timeout_s)
+            connection.settimeout(_until(timeout_s, deadline_s))
             try:
                 connection.sendall(data)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # a daemon that hangs up before it has read everything has answered why
             while not response.is_complete:
+                connection.settimeout(_until(timeout_s, deadline_s))
                 data = connection.recv(READ_BYTES)
                 if not data:
                     response.end()
@@ -117,11 +128,11 @@ class Transport:
         parts = [part async for part in self._exchange_async(request, response, request.timeout_s)]
         return self._decode(response, b"".join(parts))
 
-    async def stream_async(self, request: Request, timeout_s: float = STREAM_TIMEOUT_S) -> AsyncGenerator[bytes, None]:
+    async def stream_async(self, request: Request, deadline_s: float | None = None) -> AsyncGenerator[bytes, None]:
         import contextlib
 
         response, problem = Response(), b""
-        async with contextlib.aclosing(self._exchange_async(request, response, timeout_s)) as parts:
+        async with contextlib.aclosing(self._exchange_async(request, response, STREAM_TIMEOUT_S, deadline_s)) as parts:
             async for part in parts:
                 if response.status < 400:
                     yield part
@@ -131,7 +142,7 @@ class Transport:
             raise api_error(response.status, problem)
 
     async def _exchange_async(
-        self, request: Request, response: Response, timeout_s: float | None
+        self, request: Request, response: Response, timeout_s: float | None, deadline_s: float | None = None
     ) -> AsyncGenerator[bytes, None]:
         import asyncio
         import contextlib
@@ -144,11 +155,11 @@ class Transport:
             while not self._try_connect(connection, deadline):  # noqa: ASYNC110 - nobody tells when there is room
                 await asyncio.sleep(BUSY_S)
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(_until(timeout_s, deadline_s)):
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                         await loop.sock_sendall(connection, data)
                 while not response.is_complete:
-                    async with asyncio.timeout(timeout_s):
+                    async with asyncio.timeout(_until(timeout_s, deadline_s)):
                         data = await loop.sock_recv(connection, READ_BYTES)
                     if not data:
                         response.end()

@@ -764,7 +764,8 @@ class ToolView(TypedDict):
 
 
 class TranscriptView(TypedDict):
-    """`items` are the messages from position `first` on; `total` counts them all."""
+    """`items` are the messages from position `first` on, fewer than asked for where they are large; `total` counts them
+    all."""
 
     session_id: str
     total: int

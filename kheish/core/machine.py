@@ -153,7 +153,7 @@ def pending(state: State) -> list[AnyEffect]:
                     model_call_id=call.model_call_id,
                     attempt=call.attempt,
                     at_ms=call.retry_at_ms,
-                    # What was left when the run last changed: by an input, if at all, and the clock may lie behind then.
+                    # What was left when the run last changed, if need be by an input after the clock was set back.
                     wait_ms_max=min(call.retry_at_ms - run.updated_at_ms, RETRY_AFTER_MAX_MS),
                 )
             ]

@@ -27,7 +27,7 @@ from kheish.core.events import (
     Usage,
 )
 
-REDUCER_VERSION = 1
+REDUCER_VERSION = 2
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,16 @@ from kheish.core.machine import decide, pending
 from kheish.core.outcomes import Outcome
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import Conflict, Corrupt, Draining, KheishError, NotFound, Poisoned, StoreError
+from kheish.errors import (
+    Conflict,
+    Corrupt,
+    Draining,
+    KheishError,
+    NewerFormat,
+    NotFound,
+    Poisoned,
+    StoreError,
+)
 from kheish.ids import new_id, time_of
 from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
@@ -37,10 +47,20 @@ from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 from kheish.store.records import Record, segment_name
 from kheish.store.segments import read_records
-from kheish.store.session_dir import Opened, SessionDir, SessionInfo, clear_unfinished, list_sessions, session_path
+from kheish.store.session_dir import (
+    Opened,
+    SessionDir,
+    SessionInfo,
+    clear_unfinished,
+    list_sessions,
+    make_sessions_dir,
+    session_path,
+)
 
 log = logging.getLogger(__name__)
 
+_TAKE_UP_AGAIN_S, _TAKE_UP_AGAIN_MAX_S = 1.0, 60.0
+_MAKE_ROOM_LOOKS = 16
 _ID_CLOCK_MS = 1_000
 """How far the clock of ids and that of records may be apart."""
 
@@ -145,15 +165,32 @@ class Supervisor:
         if stale:
             self._save_index_later()
 
-    async def _take_up(self, session_id: str) -> None:
+    async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
+        """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
+        stands in the way, it is tried again."""
+        if self.is_draining:
+            return
         try:
             await self._open(session_id)
-        except KheishError as error:
+        except (Corrupt, NewerFormat) as error:
             self._quarantine(session_id, error)
+        except KheishError as error:
+            log.warning("session %s: what it is owed has to wait: %s", session_id, error.message)
+            self.index.rows[session_id].problem = error.message
+            asyncio.get_running_loop().call_later(
+                again_s,
+                lambda: self._in_background(self._take_up(session_id, min(2 * again_s, _TAKE_UP_AGAIN_MAX_S))),
+            )
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def _load_index(self) -> list[SessionInfo]:
         make_private_dir(self.root)
         make_private_dir(self.root / "daemon")
+        make_sessions_dir(self.root)
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
@@ -194,8 +231,8 @@ class Supervisor:
             if timer is not None:
                 timer.cancel()
         self.hub.close()
-        if self._closing:
-            await asyncio.wait(self._closing.values())
+        while under_way := [*self._opening.values(), *self._closing.values()]:
+            await asyncio.wait(under_way)
         for actor in list(self._actors.values()):
             await actor.close()
         self._actors.clear()
@@ -282,19 +319,21 @@ class Supervisor:
             if actor is not None:
                 self._use(actor)
                 return actor
-            task = self._opening.get(session_id)
+            task = joined = self._opening.get(session_id)
             if task is None:
                 task = asyncio.ensure_future(self._load(session_id, create))
                 self._opening[session_id] = task
                 task.add_done_callback(lambda _: self._opening.pop(session_id, None))
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except NotFound:
+                if joined is None or not create:
+                    raise  # a creator that had joined a reader tries by itself
 
     async def _load(self, session_id: str, create: bool) -> None:
         try:
-            if create and session_id not in self.index.rows:
-                with contextlib.suppress(Conflict):
-                    await self.committer.run(lambda: SessionDir.create(self.root, session_id))
-            opened, state = await self.committer.run(self._fold_from_disk, session_id)
+            is_new = create and session_id not in self.index.rows
+            opened, state = await self.committer.run(self._fold_from_disk, session_id, is_new)
         except Corrupt as error:
             self._quarantine(session_id, error)
             raise
@@ -307,6 +346,7 @@ class Supervisor:
             raise
         self._actors[session_id] = actor
         self._use(actor)
+        self._make_room()
         if state.session_id:
             self._changed(actor)
 
@@ -330,8 +370,13 @@ class Supervisor:
             )
         return actor
 
-    def _fold_from_disk(self, session_id: str) -> tuple[Opened, State]:
-        opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION)
+    def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
+        is_settled = False
+        if is_new:
+            with contextlib.suppress(Conflict):
+                SessionDir.create(self.root, session_id)
+                is_settled = True
+        opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION, is_settled=is_settled)
         try:
             state = decode_state(opened.checkpoint) if opened.checkpoint else State()
             return opened, fold_records(opened.tail, state)
@@ -350,12 +395,21 @@ class Supervisor:
         if self._actors.get(actor.session_id) is not actor:
             return
         self._touch(actor)
-        if (excess := len(self._actors) - SESSIONS_LOADED_MAX) > 0:
-            others = (other for other in self._actors.values() if other is not actor and self._is_idle(other))
-            for idle in list(islice(others, excess)):
-                self._unload(idle)
         if self._unload_timer is None:
             self._unload_idle()
+
+    def _make_room(self) -> None:
+        """After a session was loaded: puts away those that were not used for the longest, while there are too many. The
+        one just loaded stands last, and stays."""
+        if self.is_draining:
+            return
+        for actor in list(islice(self._actors.values(), _MAKE_ROOM_LOOKS))[: len(self._actors) - 1]:
+            if len(self._actors) <= SESSIONS_LOADED_MAX:
+                return
+            if self._is_idle(actor):
+                self._unload(actor)
+            else:
+                self._touch(actor)
 
     def _touch(self, actor: Actor) -> None:
         """`_actors` is in the order of the last use."""
@@ -411,7 +465,9 @@ class Supervisor:
         """Durable records after a seq, oldest first; no more after `bytes_max` is reached. Of a damaged session those
         before the fault; where it comes next, raises Corrupt."""
         actor = self._actors.get(session_id)
-        until = actor.seq if actor is not None else None
+        row = self.index.rows.get(session_id)
+        # While a session is being opened its journal may hold a record that is not durable yet.
+        until = actor.seq if actor is not None else row.seq if row is not None and not row.problem else None
         path = session_path(self.root, session_id)
         if not path.is_dir():
             raise NotFound(f"cannot find session {session_id}", code="session_not_found")
@@ -465,9 +521,10 @@ class Supervisor:
 
     async def put_blob(self, data: bytes) -> str:
         """Stores bytes of a new input durably; returns their sha256."""
-        if no_room := await self.disk.problem():
-            raise disk_low("store an attachment", no_room)
+        no_room = await self.disk.problem()
         try:
+            if no_room and not await self.committer.run(lambda: self.blobs.holds(data)):
+                raise disk_low("store an attachment", no_room)
             return await self.committer.run(lambda: self.blobs.put(data))
         except OSError as error:
             raise StoreError.of_disk("store a blob", error) from error
@@ -483,9 +540,7 @@ class Supervisor:
 
     def _save_index_now(self) -> None:
         self._save_timer = None
-        task = asyncio.ensure_future(self._save_index())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._in_background(self._save_index())
 
     async def _save_index(self) -> None:
         rows = list(self.index.rows.values())

@@ -84,6 +84,10 @@ class Blobs:
         with contextlib.suppress(FileNotFoundError):
             clear_temps(self._directory)
 
+    def holds(self, data: bytes) -> bool:
+        """Whether these bytes are stored already."""
+        return self.exists(hashlib.sha256(data).hexdigest())
+
     def exists(self, sha: str) -> bool:
         return self.path(sha).is_file()
 

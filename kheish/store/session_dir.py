@@ -90,11 +90,10 @@ class SessionDir:
         path = session_path(root, session_id)
         if os.path.lexists(path):
             raise session_exists(session_id)
-        atomic.make_private_dir(path.parent)
         building = unfinished_path(root, session_id)
         line, _ = frame_header(session_id, 1, 1, ZERO_CHAIN)
         try:
-            os.mkdir(building, 0o700)
+            _make_building(building)
             atomic.create_file(building / segment_name(1), line)
             publish(building, path)
         except BaseException:
@@ -103,15 +102,16 @@ class SessionDir:
         return path
 
     @staticmethod
-    def open(root: Path, session_id: str, *, reducer: int) -> Opened:
-        """Take the session's lock, repair a torn tail and return what to fold.
+    def open(root: Path, session_id: str, *, reducer: int, is_settled: bool = False) -> Opened:
+        """Take the session's lock, repair a torn tail and return what to fold. `is_settled`: this process has just made
+        it, and knows that it is durable.
 
         Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
         """
         path = _existing(root, session_id)
         lock = _lock(path)
         try:
-            return _open(path, reducer, lock)
+            return _open(path, reducer, lock, is_settled)
         except BaseException:
             lock.release()
             raise
@@ -129,6 +129,19 @@ class SessionDir:
             fault = error
         last = reading.tail[-1] if reading.tail else last
         return Loaded(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, last, reading.walk.torn, fault)
+
+
+def make_sessions_dir(root: Path) -> None:
+    """Durably, also where whoever made it died before its name was durable; once in the life of a process."""
+    atomic.make_private_dir(sessions_dir(root))
+
+
+def _make_building(building: Path) -> None:
+    try:
+        os.mkdir(building, 0o700)
+    except FileNotFoundError:
+        atomic.make_private_dir(building.parent)
+        os.mkdir(building, 0o700)
 
 
 def list_sessions(root: Path) -> Iterator[SessionInfo]:
@@ -207,7 +220,7 @@ def _lock(path: Path) -> SessionLock:
         time.sleep(_LOCK_LOOK_S)
 
 
-def _open(path: Path, reducer: int, lock: SessionLock) -> Opened:
+def _open(path: Path, reducer: int, lock: SessionLock, is_settled: bool) -> Opened:
     atomic.clear_temps(path)
     reading = _Reading(path, reducer)
     for _ in reading:
@@ -216,7 +229,8 @@ def _open(path: Path, reducer: int, lock: SessionLock) -> Opened:
     assert header is not None and position is not None
     if reading.walk.torn is not None:
         repair(path, reading.walk.torn, position.seq)
-    _settle(path / segment_name(header.first_seq), header, position, reading.tail)
+    if not is_settled:
+        _settle(path / segment_name(header.first_seq), header, position, reading.tail)
     journal = Journal(path, header, position, reading.index, lock)
     return Opened(
         reading.checkpoint_state, reading.checkpoint_seq, reading.tail, set_aside(path, position.seq), journal

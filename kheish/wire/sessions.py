@@ -10,6 +10,7 @@ import msgspec
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.core.events import Mode
 from kheish.core.state import Run, State, status_of
+from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View
 from kheish.wire.permissions import RuleView, rule_view
 
@@ -69,7 +70,8 @@ class MessageView(View, frozen=True):
 
 
 class TranscriptView(View, frozen=True):
-    """`items` are the messages from position `first` on; `total` counts them all."""
+    """`items` are the messages from position `first` on, fewer than asked for where they are large; `total` counts them
+    all."""
 
     session_id: str
     total: int
@@ -136,10 +138,17 @@ def message_view(message: Message) -> MessageView:
             )
 
 
-def transcript_view(session_id: str, messages: Sequence[Message], first: int, limit: int) -> TranscriptView:
-    return TranscriptView(
-        session_id=session_id,
-        total=len(messages),
-        first=first,
-        items=[message_view(m) for m in messages[first : first + limit]],
-    )
+def transcript_view(session_id: str, messages: Sequence[Message], first: int | None, limit: int) -> TranscriptView:
+    """Those from `first` on, or the last ones; fewer than `limit` where they are large."""
+    chosen = messages[-limit:][::-1] if first is None else messages[first : first + limit]
+    items: list[MessageView] = []
+    size = 0
+    for message in chosen:
+        items.append(message_view(message))
+        size += len(msgspec.json.encode(items[-1], enc_hook=str))
+        if size >= PAGE_BYTES_MAX:
+            break
+    if first is None:
+        items.reverse()
+        first = len(messages) - len(items)
+    return TranscriptView(session_id=session_id, total=len(messages), first=first, items=items)

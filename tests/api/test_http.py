@@ -258,6 +258,14 @@ def test_a_client_that_leaves_takes_nothing_with_it(api: DaemonProcess) -> None:
             b"POST /v1/sessions/leave/input HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         request_id = api.until(session, "approval.requested")["request_id"]
+    hang = api.session("hang")
+    body = b'{"content":"HANG"}'
+    with connect(api) as connection:
+        connection.sendall(
+            b"POST /v1/sessions/hang/input HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        api.until(hang, "run.started")
+    assert any(ask(api, "GET", "/v1/status").json["subscribers"] == 0 for _ in range(1_000)), "their places are free"
     answer = ask(api, "POST", f"/v1/approvals/{request_id}", {"resolution": "allow"})
     assert api.finish(answer.json["run_id"])["status"] == "completed"
 

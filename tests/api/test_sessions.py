@@ -315,3 +315,24 @@ def test_a_refused_session_leaves_nothing_behind(own: DaemonProcess) -> None:
     own.finish(own.submit(own.session("s", "bypass")))
     assert '"operator_required"' in str(own.records("s"))
     assert not (own.state / "sessions" / "bad").exists()
+
+
+def test_a_page_of_large_items_has_fewer_of_them_and_none_is_lost(api: DaemonProcess) -> None:
+    create(api, "large")
+    runs = [submit(api, "large", f"{number} AFTER " + "x" * 900_000)["run_id"] for number in range(7)]
+    for run_id in runs:
+        api.finish(run_id)
+    for path in ("/v1/sessions/large/events", f"/v1/runs/{runs[-1]}/events"):
+        seqs: list[int] = []
+        cursor, pages = "", 0
+        while cursor is not None:
+            page = ask(api, "GET", f"{path}?limit=1000&cursor={cursor}").json
+            seqs += [item["seq"] for item in page["items"]]
+            cursor, pages = page["next_cursor"], pages + 1
+        assert seqs == sorted(set(seqs))
+        assert pages > 1 or "runs" in path
+    newest = ask(api, "GET", "/v1/sessions/large/transcript?limit=1000").json
+    assert newest["total"] == 14 and newest["first"] > 0 and newest["items"][-1]["text"] == "done"
+    oldest = ask(api, "GET", "/v1/sessions/large/transcript?limit=1000&first=0").json
+    assert oldest["first"] == 0 and oldest["items"][0]["text"].startswith("0 AFTER")
+    assert len(oldest["items"]) < 14 and len(newest["items"]) == 14 - newest["first"]

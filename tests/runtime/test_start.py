@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from kheish.core.contracts import ModelRequest, Reply
+from kheish.errors import NotFound
 from kheish.runtime.index import Index, SessionSummary
+from kheish.runtime.supervisor import Supervisor
+from kheish.store import session_dir
+from kheish.store.locks import SessionLock
 from kheish.store.session_dir import SessionInfo
-from tests.runtime.kernel import Kernel
+from tests.runtime.kernel import Kernel, reply
 
 
 async def never(_: ModelRequest) -> Reply:
@@ -59,3 +65,32 @@ async def test_a_damaged_session_keeps_no_other_from_being_taken_up(tmp_path: Pa
         assert sorted(request.session_id for request in kernel.provider.requests) == ["a", "b", "d", "e"]
         problems = {name: bool(kernel.supervisor.index.rows[name].problem) for name in names}
         assert problems == {name: name == "c" for name in names}
+
+
+async def test_a_session_that_somebody_else_holds_for_a_moment_is_taken_up_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
+    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (0.02,))
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create()
+        run_id = await kernel.submit()
+    lock = SessionLock(tmp_path / "sessions" / "s").acquire()
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        assert kernel.supervisor.loaded_total == 0
+        assert "another process" in kernel.supervisor.index.rows["s"].problem
+        lock.release()
+        async with asyncio.timeout(10):
+            while not kernel.supervisor.loaded_total:
+                await asyncio.sleep(0.005)
+        await kernel.until_status(run_id, "completed")
+        assert kernel.supervisor.index.rows["s"].problem == ""
+
+
+async def test_who_creates_a_session_is_not_told_that_a_reader_did_not_find_it(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [never]) as kernel:
+        for number in range(20):
+            name = f"s{number}"
+            found, made = await asyncio.gather(kernel.state(name), kernel.create(name), return_exceptions=True)
+            assert made is None
+            assert isinstance(found, NotFound) or found.session_id == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from kheish.api.problems import OF_SESSION
@@ -12,7 +13,7 @@ from kheish.core.events import Rule, ToolCallDecided
 from kheish.core.permissions import MODES, evaluate, require_operator
 from kheish.core.state import State
 from kheish.errors import Invalid
-from kheish.limits import PAGE_ITEMS_MAX
+from kheish.limits import PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES
 from kheish.wire.body import Body
 from kheish.wire.permissions import (
     AddRule,
@@ -101,11 +102,13 @@ async def list_matrix(app: App, call: Call[ListMatrix, NoQuery]) -> list[MatrixR
 
 
 async def list_audits(app: App, call: Call[None, NoQuery]) -> list[PermissionAudit]:
-    """Every decision of the session, oldest first."""
-    audits: list[PermissionAudit] = []
+    """The last decisions of the session, oldest first."""
+    audits: deque[PermissionAudit] = deque(maxlen=PAGE_ITEMS_MAX)
     after = 0
     await app.supervisor.state(call.path["id"])
-    while page := await app.supervisor.read_records(call.path["id"], after, PAGE_ITEMS_MAX):
+    while page := await app.supervisor.read_records(
+        call.path["id"], after, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES
+    ):
         for record in page:
             after = record.seq
             if b'"tool_call.decided"' not in record.events_json:
@@ -114,7 +117,7 @@ async def list_audits(app: App, call: Call[None, NoQuery]) -> list[PermissionAud
                 if isinstance(event, ToolCallDecided):
                     fields = {n: getattr(event, n) for n in PermissionAudit.__struct_fields__ if hasattr(event, n)}
                     audits.append(PermissionAudit(at_ms=record.at, seq=record.seq, **fields))
-    return audits
+    return list(audits)
 
 
 ENDPOINTS = (
@@ -123,7 +126,7 @@ ENDPOINTS = (
     Endpoint(method="POST", path="/v1/sessions/{id}/rules", handler=add_rule, summary="Add a rule to a session",
              body=AddRule, returns=SessionView, codes=("operator_required", "invalid_rule")),
     Endpoint(method="GET", path="/v1/sessions/{id}/permission-audits", handler=list_audits,
-             summary="List every permission decision of a session", returns=list[PermissionAudit]),
+             summary="List the last 1000 permission decisions of a session", returns=list[PermissionAudit]),
     Endpoint(method="GET", path="/v1/runtime/permissions/rules", handler=list_user_rules,
              summary="List the rules for all sessions that were made by answering always", returns=list[RuleView]),
     Endpoint(method="DELETE", path="/v1/runtime/permissions/rules", handler=remove_user_rule, query=PatternQuery,

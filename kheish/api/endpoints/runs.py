@@ -16,7 +16,7 @@ from kheish.core import commands
 from kheish.core.events import Attachment
 from kheish.core.state import Run, State
 from kheish.errors import Invalid
-from kheish.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, TOOL_RESULT_INLINE_BYTES_MAX
+from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, TOOL_RESULT_INLINE_BYTES_MAX
 from kheish.runtime.actor import Applied
 from kheish.wire.body import Body, Cursor, OptionalSession, StreamCursor
 from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, run_view
@@ -121,14 +121,18 @@ async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     session_id, run_id = await app.supervisor.find_run(call.path["id"])
     after, limit = parse_seq(call.query.cursor), min(call.query.limit, PAGE_ITEMS_MAX)
     items: list[bytes] = []
+    size = 0
     cursor = "null"
-    while cursor == "null" and (page := await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX)):
+    while cursor == "null" and (
+        page := await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX, bytes_max=PAGE_BYTES_MAX)
+    ):
         for record in page:
             if concerns(record, run_id):
-                if len(items) == limit:
+                if len(items) == limit or size >= PAGE_BYTES_MAX:
                     cursor = f'"{after}"'
                     break
                 items.append(public_record(session_id, record))
+                size += len(items[-1])
             after = record.seq
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 

@@ -179,7 +179,7 @@ async def stream_session(app: App, call: Call[None, StreamQuery]) -> AsyncIterat
 async def get_transcript(app: App, call: Call[None, TranscriptQuery]) -> TranscriptView:
     messages = await app.supervisor.messages(call.path["id"])
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
-    first = max(0, len(messages) - limit) if call.query.first is msgspec.UNSET else call.query.first
+    first = None if call.query.first is msgspec.UNSET else call.query.first
     return transcript_view(call.path["id"], messages, first, limit)
 
 
@@ -283,7 +283,8 @@ ENDPOINTS = (
     _row("GET", _S + "/{id}/transcript", get_transcript, "Page through the conversation",
          query=TranscriptQuery, returns=TranscriptView),
     _row("POST", _S + "/{id}/input", submit_and_wait, "Submit an input and wait until it is done or needs a human",
-         body=SubmitInput, returns=SessionView, keyed=True, codes=(*SUBMITS, "session_busy", "too_many_subscribers")),
+         body=SubmitInput, returns=SessionView, keyed=True, waits=True,
+         codes=(*SUBMITS, "session_busy", "too_many_subscribers")),
     _row("POST", _S + "/{id}/runs", submit_run, "Submit an input; it runs whether or not anybody follows",
          body=SubmitInput, returns=RunView, status=202, keyed=True, codes=SUBMITS),
     _row("GET", _S + "/{id}/runs", list_runs_of_session, "List the runs of a session, newest first",
