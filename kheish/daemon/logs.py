@@ -33,7 +33,9 @@ class JsonLines(logging.Formatter):
 
 class _PrivateFile(logging.handlers.RotatingFileHandler):
     def _open(self):  # type: ignore[no-untyped-def]
-        return open(os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
+        # A FIFO in its place that nobody reads is refused, not waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+        return open(os.open(self.baseFilename, flags, 0o600), "a", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ class Index:
     def load(self, infos: list[SessionInfo]) -> list[SessionInfo]:
         """Takes over the rows that still match; returns the sessions whose rows have to be made."""
         try:
-            stored = msgspec.json.decode(self._path.read_bytes(), type=_File)
+            stored = msgspec.json.decode(atomic.read_file(self._path), type=_File)
             rows = {row.session_id: row for row in stored.rows} if stored.v == INDEX_VERSION else {}
         except (OSError, msgspec.MsgspecError):
             rows = {}

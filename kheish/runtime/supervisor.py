@@ -323,7 +323,6 @@ class Supervisor:
             if task is None:
                 task = asyncio.ensure_future(self._load(session_id, create))
                 self._opening[session_id] = task
-                task.add_done_callback(lambda _: self._opening.pop(session_id, None))
             try:
                 await asyncio.shield(task)
             except NotFound:
@@ -331,6 +330,13 @@ class Supervisor:
                     raise  # a creator that had joined a reader tries by itself
 
     async def _load(self, session_id: str, create: bool) -> None:
+        try:
+            await self._load_alone(session_id, create)
+        finally:
+            # Not in a callback, which would come after those who try again.
+            del self._opening[session_id]
+
+    async def _load_alone(self, session_id: str, create: bool) -> None:
         try:
             is_new = create and session_id not in self.index.rows
             opened, state = await self.committer.run(self._fold_from_disk, session_id, is_new)

@@ -8,13 +8,16 @@ continued, never repeated from the start. On macOS fsync does not reach the plat
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
+import stat
 import sys
 from pathlib import Path
 
-READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A FIFO in the place of a file makes nobody wait."""
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 DIR_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
@@ -106,9 +109,18 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_dir(path.parent)
 
 
+def open_file(path: Path) -> int:
+    """A descriptor that reads a regular file, never through a symbolic link. Raises OSError, which names it."""
+    fd = os.open(path, READ_FLAGS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    return fd
+
+
 def read_file(path: Path) -> bytes:
-    """All bytes of a regular file, never through a symbolic link."""
-    with os.fdopen(os.open(path, READ_FLAGS), "rb") as file:
+    """All bytes of a regular file. Raises OSError."""
+    with os.fdopen(open_file(path), "rb") as file:
         return file.read()
 
 

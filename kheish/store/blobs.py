@@ -17,9 +17,9 @@ from kheish.errors import Corrupt, Invalid, NotFound
 from kheish.limits import MIB
 from kheish.store.atomic import (
     CREATE_FLAGS,
-    READ_FLAGS,
     clear_temps,
     make_private_dir,
+    open_file,
     sync_dir,
     sync_file,
     temp_beside,
@@ -142,7 +142,7 @@ class Blobs:
 
     def _open(self, sha: str) -> BinaryIO:
         try:
-            return os.fdopen(os.open(self.path(sha), READ_FLAGS), "rb")
+            return os.fdopen(open_file(self.path(sha)), "rb")
         except FileNotFoundError:
             raise _missing(sha) from None
 

@@ -206,18 +206,23 @@ class SessionLock:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._path = directory / "session.lock"
         self._fd: int | None = None
 
     def acquire(self) -> SessionLock:
         """Raises Conflict `session_locked`."""
         try:
-            self._fd = _lock(self._directory / "session.lock")
+            self._fd = _lock(self._path)
         except _Held:
             raise Conflict(
                 f"cannot write to session {self._directory.name}: another process has it open; close that one first",
                 code="session_locked",
             ) from None
         return self
+
+    def is_held(self) -> bool:
+        """Whether nobody else can have it: the locked file still has its name."""
+        return self._fd is not None and _has_name(self._fd, self._path)
 
     def release(self) -> None:
         if self._fd is not None:

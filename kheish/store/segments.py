@@ -69,7 +69,7 @@ def open_segment(path: Path) -> BinaryIO:
     """The plain bytes of a segment, which may be packed, or may become so while a reader comes to it."""
     if not is_packed(path):
         try:
-            return os.fdopen(os.open(path, atomic.READ_FLAGS), "rb", buffering=_BUFFER_BYTES)
+            return os.fdopen(atomic.open_file(path), "rb", buffering=_BUFFER_BYTES)
         except FileNotFoundError:
             if not packed_path(path).exists():
                 raise

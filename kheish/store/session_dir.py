@@ -154,8 +154,10 @@ def list_sessions(root: Path) -> Iterator[SessionInfo]:
         if not is_session_name(name):
             continue
         directory = sessions_dir(root) / name
-        segments = [file for file in os.listdir(directory) if first_seq_of(file) is not None]
-        newest = max(segments, default="")
+        try:
+            newest = max((file for file in os.listdir(directory) if first_seq_of(file) is not None), default="")
+        except OSError:  # what is wrong with it, whoever opens it says
+            newest = ""
         if newest:
             status = os.stat(directory / newest, follow_symlinks=False)
             yield SessionInfo(name, newest, status.st_size, status.st_mtime_ns)

@@ -99,6 +99,9 @@ LAST = (
     bash("sh count.sh five"),
     bash("sh count.sh six"),
     text("the third is done"),
+)
+IDLE = (
+    text("", when="outcome of this call is unknown", hang=1_000),
     bash("sh idle.sh"),
 )
 
@@ -109,6 +112,7 @@ def prepare(daemon: DaemonProcess) -> None:
     daemon.script(*WORK, name="work.json")
     daemon.script(*SIDE, name="side.json")
     daemon.script(*LAST, name="last.json")
+    daemon.script(*IDLE, name="idle.json", after_last="repeat")
     for name, content in FILES.items():
         path = daemon.work / name
         path.parent.mkdir(exist_ok=True)
@@ -173,17 +177,23 @@ async def play(life: Life) -> None:
     approval = await life.until("last", lambda facts: request_for("sh count.sh six", facts))
     await life.resolve(approval["request_id"], "allow", "last", updated_input={"command": "sh count.sh seven"})
     await life.until("last", lambda facts: first("run.completed", facts, run_id=run))
-    await life.submit("last", "the idle", model="last/last.json")
+    await life.submit("last", "the idle", model="last/idle.json")
     await until_runs(life, "last", "idle")
     await life.interrupt("last")
     await life.end("last")
     await life.until("last", lambda facts: not living(facts))
 
 
+def is_in_doubt(command: str, facts: list[Json]) -> bool:
+    requests = [request for fact in facts for request in fact.get("tool_requests", ())]
+    asked = {request["tool_call_id"] for request in requests if request["arguments"].get("command") == command}
+    return any(fact["type"] == "tool_call.became_uncertain" and fact["tool_call_id"] in asked for fact in facts)
+
+
 async def until_runs(life: Life, session_id: str, name: str) -> None:
-    """Until a command has noted that it runs, or a human is asked since nobody knows whether it does."""
+    """Until a command has noted that it runs, or nobody knows whether it does."""
     await life.until(
         session_id,
-        lambda facts: name in counted(life.daemon) or request_for(f"sh {name}.sh", facts),
+        lambda facts: name in counted(life.daemon) or is_in_doubt(f"sh {name}.sh", facts),
         look_every_s=0.01,
     )
