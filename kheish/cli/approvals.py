@@ -139,7 +139,8 @@ def call_lines(view: ApprovalView, lines_max: int = _LINES_MAX) -> Iterator[str]
         if len(shown) < len(lines):
             yield f"{'':13}... {len(lines) - len(shown)} more lines: kheish approvals show {view['request_id']}"
     yield f"  directory  {expose(view['cwd'])}"
-    yield f"  asked by   rule {expose(view['rule'])}{', ' + one_line(view['reason']) if view['reason'] else ''}"
+    why = [f"rule {expose(view['rule'])}"] * bool(view["rule"]) + [one_line(view["reason"])] * bool(view["reason"])
+    yield f"  asked by   {', '.join(why)}"
 
 
 def approve_hint(approval: ApprovalView | ApprovalRequested, id_: str) -> str:

@@ -195,7 +195,7 @@ _kheish() {{
     esac
 }}
 
-_kheish "$@"
+if [[ $funcstack[1] == _kheish ]]; then _kheish "$@"; else compdef _kheish kheish; fi
 """
 
 

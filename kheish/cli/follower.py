@@ -24,12 +24,14 @@ from kheish.cli.prompts import Prompt, echo
 from kheish.cli.questions import answer_hint
 from kheish.cli.render import Renderer
 from kheish.client import AsyncKheish
+from kheish.client.nouns import WAITING
 from kheish.errors import KheishError
 
 if TYPE_CHECKING:
     from kheish.client import AnyEvent, DeltaView, RecordView, RunView
 
 SECOND_CTRL_C_S = 1.5
+_STREAMED_KEPT = 4096
 # The run's own text is data, and shown as such; what a prompt asks for is shown by the prompt.
 _QUIET = ("run.submitted", "session.created", "run.completed", "model_call.completed")
 
@@ -64,14 +66,16 @@ class Follower:
         self._run_id = str(submitted["run_id"])
         self._cursor = cursor
         self._as_json = as_json
-        self._is_interactive = sys.stdin.isatty() and sys.stderr.isatty() and not as_json
+        self._is_interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty() and not as_json
         self._streams_text = sys.stdout.isatty() and not as_json
         self._renderer = Renderer()
         self._lines = Lines()
         self._streamed = ""
-        self._streamed_calls: set[str] = set()
+        self._streamed_calls: dict[str, str] = {}
         self._answer = ""
         self._status: int | None = None
+        self._is_queued = submitted["status"] == "queued"
+        self._session_id = submitted["session_id"]
         self._is_live = False
         # What waits, with the command that settles it: at first what was asked before the cursor, where the text was
         # handed to a run that waits.
@@ -129,6 +133,12 @@ class Follower:
                 return self._finish(self._status)
             if self._waiting and self._is_live and not self._is_interactive:
                 return self._finish(EXIT_WAITING)
+            if self._is_queued and not self._is_interactive and event.event in ("sync", "heartbeat"):
+                session = await self._client.sessions.get(self._session_id)
+                if session["status"] in WAITING and session["active_run_id"] != self._run_id:
+                    ahead = clean(session["active_run_id"])
+                    self._tell(f"{self._run_id} stays queued: {ahead} waits for you; see `kheish inbox`")
+                    return self._finish(EXIT_WAITING)
             self._ask_next()
         run = await self._client.runs.get(self._run_id)
         return self._finish(RUN_EXIT.get(run["status"], EXIT_WAITING))
@@ -141,7 +151,8 @@ class Follower:
             self._streamed += text
             self._write(sys.stdout, text)
         elif delta["kind"] == "tool_output" and not self._as_json:
-            self._streamed_calls.add(delta["tool_call_id"])
+            call = delta["tool_call_id"]
+            self._streamed_calls[call] = (self._streamed_calls.get(call, "") + delta.get("text", ""))[-_STREAMED_KEPT:]
             self._write(sys.stderr, text, "dim")
 
     def _show_record(self, record: RecordView) -> None:
@@ -160,10 +171,15 @@ class Follower:
             case "model_call.completed":
                 self._answer = event["text"] or self._answer
                 self._show_text(clean(event["text"]))
+            case "run.started":
+                self._is_queued = False
             case "model_call.retrying" | "model_call.died":
                 self._streamed = ""
             case "tool_call.completed":
-                return event["tool_call_id"] in self._streamed_calls and not event.get("is_error")
+                # The stream may have begun in the middle of an output; then it is told once more.
+                streamed = self._streamed_calls.pop(event["tool_call_id"], "")
+                is_whole = len(streamed) == _STREAMED_KEPT or streamed.strip() == event["output"].strip()
+                return bool(streamed) and is_whole and not event.get("is_error")
             case "approval.requested":
                 self._waiting[event["request_id"]] = approve_hint(event, event["request_id"])
                 return self._is_interactive
@@ -224,7 +240,7 @@ class Follower:
             return status
         if not self._streams_text and status == 0 and self._answer:
             print(clean(self._answer).rstrip("\n"))
-        if status == EXIT_WAITING:
+        if status == EXIT_WAITING and self._waiting:
             say(f"{self._run_id} waits for you:")
             for hint in self._waiting.values():
                 say(f"  {hint}")

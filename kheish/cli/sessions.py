@@ -19,6 +19,7 @@ from kheish.cli.output import (
 )
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
+from kheish.limits import INPUT_CHARS_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,13 +121,19 @@ def read_text(words: list[str]) -> str:
     """The words of a command line, or standard input for `-`. Raises Invalid."""
     if words == ["-"]:
         try:
-            text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
+            data = sys.stdin.buffer.read(4 * INPUT_CHARS_MAX + 1) if sys.stdin else b""
+            text = data.decode("utf-8") if len(data) <= 4 * INPUT_CHARS_MAX else "x" * (INPUT_CHARS_MAX + 1)
         except UnicodeDecodeError as error:
             raise Invalid(f"cannot submit standard input: it is not UTF-8 (at byte {error.start})") from error
     else:
         text = " ".join(words)
         if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
             raise Invalid("cannot submit the text: it is not UTF-8")
+    if len(text) > INPUT_CHARS_MAX:
+        raise Invalid(
+            f"cannot submit the text: it is over {INPUT_CHARS_MAX} characters; put it into a file and name that, or "
+            "hand it in with --attach"
+        )
     if not text.strip():
         raise Invalid("cannot submit nothing: give a text, or `-` to read standard input")
     return text

@@ -23,6 +23,11 @@ def wait(target: str | None, until: str, timeout: float | None, as_json: bool) -
         error = view.get("error")
         if isinstance(error, dict):
             say(clean(error["message"]), "red")
+    if until == "blocked" and view["status"] == "queued":
+        session = client.sessions.get(view["session_id"])
+        if session["status"] in WAITING:
+            say(f"{clean(session['active_run_id'])}, which goes before it, waits for a human: see `kheish inbox`")
+            return EXIT_WAITING
     return exit_status(view, until)
 
 

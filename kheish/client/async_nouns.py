@@ -282,15 +282,19 @@ class AsyncRuns(_Noun):
     async def wait(
         self, run_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
     ) -> RunView:
-        """The run once it is over; with `blocked` also once it waits for a human. When the time is over, as it is
-        then."""
+        """The run once it is over; with `blocked` also once it, or the one before it in the queue, waits for a human.
+        When the time is over, as it is then."""
         # The first look comes after the stream's `sync`, so that nothing falls between the look and the stream.
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         async for event in self._client.events(run_id=run_id, cursor="tail", deadline_s=deadline_s):
-            if event.event in ("record", "sync"):
+            if event.event in ("record", "sync", "heartbeat"):
                 view = await self.get(run_id)
                 if view["status"] in OVER or (view["status"] in WAITING and until == "blocked"):
                     return view
+                if view["status"] == "queued" and until == "blocked":
+                    session = await self._send("GET", f"/v1/sessions/{segment(view['session_id'])}")
+                    if session["status"] in WAITING:
+                        return view
         return await self.get(run_id)
 
     async def cancel(self, run_id: str, *, reason: str = "") -> RunView:

@@ -74,7 +74,7 @@ class Place:
         self._query = query
         self.cursor = cursor
         self._is_over = False
-        self.said_bye = False
+        self.said_bye = self.told_bye = False
         self.wait_s = RECONNECT_FIRST_S
         self.broken_at_s = 0.0
 
@@ -84,12 +84,20 @@ class Place:
     def request(self) -> Request:
         return Request("GET", self._path, query={**self._query, "cursor": self.cursor or None})
 
-    def note(self, event: StreamEvent) -> None:
-        self.wait_s, self.broken_at_s = RECONNECT_FIRST_S, 0.0
+    def note(self, event: StreamEvent) -> bool:
+        """Whether it is news. A daemon that stops greets every new connection with another `bye`."""
+        self.broken_at_s = 0.0
         if event.id:
             self.cursor = event.id
         self.said_bye = event.event == "bye" and "daemon" in event.data.get("reason", "")
         self._is_over = event.event == "bye" and not self.said_bye
+        if self.said_bye:
+            told, self.told_bye = self.told_bye, True
+            return not told
+        self.told_bye = self.told_bye and event.event == "sync"
+        if not self.told_bye:
+            self.wait_s = RECONNECT_FIRST_S
+        return True
 
     def pause_s(self, now_s: float) -> float:
         """How long to wait before the next try. Raises DaemonUnreachable when patience ends."""
@@ -120,8 +128,8 @@ def follow(
             try:
                 for data in stream:
                     for event in parser.feed(data):
-                        place.note(event)
-                        yield event
+                        if place.note(event):
+                            yield event
                     if _is_past(deadline_s):
                         return
             finally:
@@ -150,8 +158,8 @@ async def follow_async(
             async with contextlib.aclosing(transport.stream_async(place.request(), deadline_s)) as stream:
                 async for data in stream:
                     for event in parser.feed(data):
-                        place.note(event)
-                        yield event
+                        if place.note(event):
+                            yield event
                     if _is_past(deadline_s):
                         return
             if place.is_over():

@@ -7,6 +7,7 @@ SIGTERM: streams closed with `bye` -> tool calls finish within a grace -> socket
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -54,6 +55,7 @@ async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceMan
     from kheish.daemon.wiring import build_supervisor
 
     stop = lifecycle.install_signals()
+    gc.disable()  # whatever is made until the daemon is ready stays
     listener = manager.take_listener(socket)
     supervisor = build_supervisor(root, paths.config_dir(), lock)
     try:
@@ -63,6 +65,8 @@ async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceMan
         await server.start()
         log.info("ready", extra={"version": __version__, "generation": lock.generation, "pid": os.getpid()})
         manager.notify("READY=1")
+        gc.freeze()
+        gc.enable()
         await stop.wait()
         log.info("stopping")
         manager.notify("STOPPING=1")

@@ -146,20 +146,21 @@ def _make_building(building: Path) -> None:
 
 def list_sessions(root: Path) -> Iterator[SessionInfo]:
     """Every session with its newest segment, from names and one stat each; unfinished ones are not sessions."""
+    sessions = os.fspath(sessions_dir(root))
     try:
-        names = sorted(entry.name for entry in os.scandir(sessions_dir(root)) if entry.is_dir(follow_symlinks=False))
+        names = sorted(entry.name for entry in os.scandir(sessions) if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return
     for name in names:
         if not is_session_name(name):
             continue
-        directory = sessions_dir(root) / name
+        directory = os.path.join(sessions, name)
         try:
             newest = max((file for file in os.listdir(directory) if first_seq_of(file) is not None), default="")
         except OSError:  # what is wrong with it, whoever opens it says
             newest = ""
         if newest:
-            status = os.stat(directory / newest, follow_symlinks=False)
+            status = os.stat(os.path.join(directory, newest), follow_symlinks=False)
             yield SessionInfo(name, newest, status.st_size, status.st_mtime_ns)
         else:
             yield SessionInfo(name, "", 0, 0)

@@ -76,3 +76,14 @@ def test_a_follower_waits_longer_each_time_and_not_for_ever() -> None:
     assert raised.value.details == {"is_absent": False, "is_broken": False}
     note(place, "sync", "1")
     assert place.pause_s(1_000) == waits[0], "an event means patience anew"
+
+
+def test_a_daemon_that_stops_is_told_of_once_however_often_it_says_so() -> None:
+    place = Place("/stream", {}, "")
+    bye = Frame("bye", "", {"reason": "the daemon is stopping"})
+    sync = Frame("sync", "3", {"cursor": "3"})
+    record = Frame("record", "4", {"events": []})
+    assert [place.note(event) for event in (sync, bye, sync, bye, sync, bye)] == [True, True, True, False, True, False]
+    waits = [place.pause_s(0.1) for _ in range(6)]
+    assert waits[-1] == max(waits) > waits[0], "and it is asked less and less often"
+    assert [place.note(event) for event in (sync, record, bye)] == [True, True, True], "the next one may stop as well"

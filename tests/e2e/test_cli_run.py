@@ -194,11 +194,24 @@ def test_a_queued_text_says_what_it_waits_for(kheish: DaemonProcess) -> None:
     model = kheish.script(bash("true"), text("first"), text("second"), name="queued.json")
     run_id = kheish.submit(kheish.session("queued"), model=model)
     asked = kheish.until("queued", "approval.requested")
-    with CliProcess(kheish, "run", "-s", "queued", "--model", model, "next") as queued:
-        queued.until(f"queued at position 1 behind {run_id}, which waits for you")
-        kheish.client.approvals.allow(asked["request_id"])
-        assert queued.finish() == 0
-    assert queued.out == "second\n"
+    done = kheish.cli("run", "-s", "queued", "--model", model, "next")
+    assert done.returncode == 22 and done.stdout == "", "a script is not held for as long as nobody answers"
+    assert f"queued at position 1 behind {run_id}, which waits for you" in done.stderr
+    (queued,) = kheish.client.sessions.queue("queued")
+    assert f"{queued['run_id']} stays queued: {run_id} waits for you" in done.stderr
+    waited = kheish.cli("wait", queued["run_id"], "--until", "blocked")
+    assert waited.returncode == 22 and f"{run_id}, which goes before it, waits for a human" in waited.stderr
+    kheish.client.approvals.allow(asked["request_id"])
+    assert kheish.cli("wait", queued["run_id"]).returncode == 0
+    assert kheish.client.runs.get(queued["run_id"])["outputs"] == ["second"]
+
+
+def test_a_closed_standard_input_is_no_terminal(kheish: DaemonProcess) -> None:
+    model = kheish.script(text("hi"), name="closed.json")
+    done = kheish.shell(f"kheish run -s closed --model {model} go <&-")
+    assert (done.returncode, done.stdout) == (0, "hi\n") and "Traceback" not in done.stderr
+    endless = kheish.shell("yes | kheish run -s endless -")
+    assert endless.returncode == 2 and "over 1048576 characters" in endless.stderr
 
 
 # -- how it ends ----------------------------------------------------------------------------------------------------
