@@ -28,8 +28,8 @@ from tests.faults.disk_model import Recorder, Recording, State, crash_states
 from tests.store.sessions import NOW_MS, REDUCER, Session, fold, frame, numbers
 
 MEMORY = Path("/dev/shm")
-STATES_DEFAULT = 100_000
-"""Of each scene at most: more than most of them have."""
+STATES_DEFAULT = 60_000
+"""Of each scene at most; together they are over 100,000."""
 VIOLATIONS_SHOWN = 5
 
 
