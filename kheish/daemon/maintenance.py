@@ -79,7 +79,7 @@ def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verifie
 
 def export(root: Path, session_id: str, out: BinaryIO) -> None:
     """Writes one self-contained archive of a session."""
-    export_session(root, session_id, out, blob_refs=blobs_of, live=is_state_root_locked(root))
+    export_session(root, session_id, out, blob_refs=blobs_of)
 
 
 def import_(root: Path, source: BinaryIO) -> str:

@@ -81,13 +81,12 @@ def export_session(
     root: Path,
     session_id: str,
     out: BinaryIO,
-    live: bool = False,
     *,
     blob_refs: Callable[[Record], Iterable[str]] | None = None,
 ) -> Manifest:
     """Write the session up to its last whole record; a torn tail stays behind, a corrupt session is refused.
 
-    With `live` a daemon may be writing. Raises NotFound or Corrupt.
+    A daemon may be writing. Raises NotFound or Corrupt.
     """
     directory = session_path(root, session_id)
     if not directory.is_dir():

@@ -108,8 +108,3 @@ def good_checkpoints(directory: Path, session_id: str | None = None) -> Iterator
         checkpoint = read_checkpoint(path)
         if checkpoint is not None and checkpoint.session == session_id:
             yield checkpoint
-
-
-def load_newest(directory: Path, reducer: int) -> Checkpoint | None:
-    """The newest good checkpoint of this reducer."""
-    return next((found for found in good_checkpoints(directory) if found.reducer == reducer), None)

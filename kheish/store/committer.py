@@ -38,17 +38,11 @@ class Committer:
         self._loop = loop
         self._condition = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
         self._closing = False
         self._syncers = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="kheish-sync")
         self._workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="kheish-store")
         self._thread = threading.Thread(target=self._work, name="kheish-commit", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that were appended and not yet taken into a batch: what a caller bounds its intake by."""
-        return self._waiting_bytes
 
     def append(self, journal: Journal, framed: Framed) -> asyncio.Future[None]:
         """Make a record durable. The future ends, in the order of appending, with None or Poisoned."""
@@ -57,7 +51,6 @@ class Committer:
             if self._closing:
                 raise StoreError("cannot append: the store is closed", code="store_closed")
             self._waiting.append(_Waiting(journal, framed, future))
-            self._waiting_bytes += len(framed.line)
             self._condition.notify()
         return future
 
@@ -96,7 +89,6 @@ class Committer:
                 waiting = self._waiting.popleft()
                 size += len(waiting.framed.line)
                 batch.append(waiting)
-            self._waiting_bytes -= size
         return batch
 
     def _commit(self, batch: list[_Waiting]) -> list[tuple[asyncio.Future[None], Poisoned | None]]:

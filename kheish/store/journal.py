@@ -40,7 +40,6 @@ from kheish.store.segments import (
     locate,
     read_before,
     read_records,
-    scan_segment,
 )
 
 __all__ = [
@@ -52,7 +51,6 @@ __all__ = [
     "parse_line",
     "read_before",
     "read_records",
-    "scan_segment",
 ]
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW

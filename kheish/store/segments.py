@@ -197,15 +197,6 @@ class SegmentScan:
         return record
 
 
-def scan_segment(path: Path, position: Position, stop_seq: int | None = None) -> Iterator[tuple[Record, int]]:
-    """The records after `position` with the offset of each one's first byte. Raises Corrupt."""
-    scan = SegmentScan(path, position, stop_seq)
-    offset = position.offset
-    for record in scan:
-        yield record, offset
-        offset = scan.position.offset
-
-
 class Walk:
     """All records of a session after `start` (from the first one without it), across segments, each proven.
 

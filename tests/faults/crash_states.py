@@ -221,7 +221,7 @@ def _prepare_archive(root: Path) -> None:
     session.append(3, blob=sha)
     session.close()
     with (root / "archive").open("wb") as out:
-        export_session(source, "s1", out, blob_refs=blobs_of, live=False)
+        export_session(source, "s1", out, blob_refs=blobs_of)
     shutil.rmtree(source)
 
 

@@ -28,9 +28,9 @@ from tests.store.sessions import SESSION, Session, built, numbers
 Members = dict[str, bytes]
 
 
-def exported(session: Session, live: bool = False) -> bytes:
+def exported(session: Session) -> bytes:
     out = io.BytesIO()
-    export_session(session.root, session.path.name, out, live)
+    export_session(session.root, session.path.name, out)
     return out.getvalue()
 
 
@@ -80,7 +80,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_a_round_trip(full: Session, other: Path) -> None:
-    archive = exported(full, live=True)
+    archive = exported(full)
     sha = hashlib.sha256(b"large tool output").hexdigest()
     assert list(members(archive)) == [
         "manifest.json",
@@ -104,7 +104,7 @@ def test_a_round_trip(full: Session, other: Path) -> None:
 def test_a_live_session_is_exported_up_to_its_last_whole_line(full: Session, other: Path) -> None:
     with full.segments[-1].open("ab") as file:
         file.write(b'{"v":1,"seq":9')
-    assert import_session(other, io.BytesIO(exported(full, live=True))).last_seq == 8
+    assert import_session(other, io.BytesIO(exported(full))).last_seq == 8
     assert numbers(Session.open(other).opened.tail) == list(range(1, 9))
 
 
@@ -256,7 +256,7 @@ def test_a_daemon_that_starts_meanwhile_leaves_an_import_alone(
 ) -> None:
     built(root, 3)
     out = io.BytesIO()
-    export_session(root, SESSION, out, blob_refs=lambda record: [], live=False)
+    export_session(root, SESSION, out, blob_refs=lambda record: [])
     out.seek(0)
     extract = archive._extract
 

@@ -84,11 +84,9 @@ async def test_what_gathers_during_a_sync_is_one_batch(
     first = put(committer, journal, 1)
     await asyncio.to_thread(gate.arrived.wait, 10)
     rest = [put(committer, journal, number) for number in range(2, 102)]
-    assert committer.waiting_bytes > 0
     gate.opened.set()
     await asyncio.gather(first, *rest)
     assert gate.syncs == 2
-    assert committer.waiting_bytes == 0
     assert numbers(sessions[0].walk()) == list(range(1, 102))
 
 

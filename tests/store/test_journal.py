@@ -12,11 +12,11 @@ import pytest
 from kheish.errors import Conflict, Corrupt, Invalid, NewerFormat, Poisoned
 from kheish.limits import RECORD_BYTES_MAX
 from kheish.store.framing import SEAL_BYTES, ZERO_CHAIN, check_seal, seal
-from kheish.store.journal import read_before, read_records, scan_segment
+from kheish.store.journal import read_before, read_records
 from kheish.store.records import Position, Record, frame_record, parse_header, parse_line, segment_name
 from kheish.store.segments import OffsetIndex, locate
 from tests.store.disk import FailingDisk
-from tests.store.sessions import NOW_MS, SESSION, Session, frame, numbers
+from tests.store.sessions import NOW_MS, Session, frame, numbers
 
 
 def test_a_line_is_what_the_format_page_says(session: Session) -> None:
@@ -320,15 +320,3 @@ def test_locate_gives_the_place_after_a_record(session: Session, small_segments:
         assert place == session.journal.locate(seq)
     with pytest.raises(Corrupt):
         locate(session.path, 6)
-
-
-def test_scan_segment_gives_offsets(session: Session) -> None:
-    session.append(3)
-    (path,) = session.segments
-    data = path.read_bytes()
-    header_line = data.splitlines(keepends=True)[0]
-    header = parse_header(header_line, path)
-    start = Position(0, 1, len(header_line), header.first_prev, 0)
-    found = list(scan_segment(path, start))
-    assert [data[offset : offset + len(record.line)] == record.line for record, offset in found] == [True] * 3
-    assert header.session == SESSION
