@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from kheish.cli.output import ago, clean, expose, one_line, paint, print_json, print_table, say, short_ids
-from kheish.cli.render import call_text
+from kheish.cli.output import paint, print_json, print_table, say, short_ids
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
+from kheish.narration import call_text
+from kheish.terminal import ago, clean, expose, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

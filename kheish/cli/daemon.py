@@ -8,10 +8,11 @@ import time
 from collections import deque
 
 from kheish import paths
-from kheish.cli.output import ago, clean, one_line, paint, print_json, say
+from kheish.cli.output import paint, print_json, say
 from kheish.cli.targets import connect
 from kheish.client import launch
 from kheish.errors import KheishError
+from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

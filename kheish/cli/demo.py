@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from kheish import paths
 from kheish.cli.daemon import stop_daemon
-from kheish.cli.output import clean, clock, paint, print_json, say
-from kheish.cli.render import Renderer
+from kheish.cli.output import paint, print_json, say
 from kheish.client import AsyncKheish, Kheish, StreamEvent, launch
 from kheish.errors import KheishError
+from kheish.narration import Renderer
 from kheish.store.locks import is_state_root_locked
+from kheish.terminal import clean, clock
 
 if TYPE_CHECKING:
     from kheish.client import AnyEvent, ApprovalView, AuthorView, RecordView

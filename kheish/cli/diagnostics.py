@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kheish import __version__, paths
-from kheish.cli.output import clean, paint, print_json
+from kheish.cli.output import paint, print_json
 from kheish.cli.targets import connect
 from kheish.client import Kheish
 from kheish.errors import KheishError
+from kheish.terminal import clean
 
 if TYPE_CHECKING:
     from kheish.client import StatusView

@@ -10,22 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kheish.cli.approvals import approve_hint
-from kheish.cli.output import (
-    EXIT_INTERRUPTED,
-    EXIT_WAITING,
-    RUN_EXIT,
-    clean,
-    fail,
-    paint,
-    print_json_line,
-    say,
-)
+from kheish.cli.output import EXIT_INTERRUPTED, EXIT_WAITING, RUN_EXIT, fail, paint, print_json_line, say
 from kheish.cli.prompts import Prompt, echo
 from kheish.cli.questions import answer_hint
-from kheish.cli.render import Renderer
 from kheish.client import AsyncKheish
 from kheish.client.nouns import WAITING
 from kheish.errors import KheishError
+from kheish.narration import Renderer
+from kheish.terminal import clean
 
 if TYPE_CHECKING:
     from kheish.client import AnyEvent, DeltaView, RecordView, RunView

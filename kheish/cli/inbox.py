@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from kheish.cli.approvals import approve_hint, call_lines
-from kheish.cli.output import ago, clean, paint, print_json, say, short_ids
+from kheish.cli.output import paint, print_json, say, short_ids
 from kheish.cli.questions import answer_hint, question_lines
 from kheish.cli.targets import connect
+from kheish.terminal import ago, clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from kheish.cli.output import check_reader, clean, clock, paint, print_json_line, say
-from kheish.cli.render import Renderer
+from kheish.cli.output import check_reader, paint, print_json_line, say
 from kheish.cli.targets import connect, find_target
 from kheish.client import ApiError
+from kheish.narration import Renderer
+from kheish.terminal import clean, clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

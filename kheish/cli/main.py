@@ -50,7 +50,8 @@ def run(argv: list[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 141
     except OSError as error:
-        from kheish.cli.output import clean, say
+        from kheish.cli.output import say
+        from kheish.terminal import clean
 
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what it still holds may be what failed
         say(clean(f"kheish: cannot go on: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"))

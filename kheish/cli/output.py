@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-import time
 
 from kheish.errors import KheishError
+from kheish.terminal import clean, cut, json_safe, one_line, text_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,17 +31,6 @@ _BY_CODE = {"daemon_unreachable": 3, "daemon_draining": 7, "archive_corrupt": 2}
 _BY_CODE |= dict.fromkeys(("session_corrupt", "blob_corrupt", "document_corrupt", "format_too_new"), 1)
 _BY_STATUS = {400: 2, 405: 2, 413: 2, 401: 4, 403: 4, 404: 5, 409: 6, 429: 7, 503: 7, 504: 7}
 _COLORS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
-# What moves the cursor, and what turns the direction of a text (Unicode's Bidi_Control and their deprecated kin).
-_CONTROLS = {c for c in (*range(0x20), *range(0x7F, 0xA0)) if c not in (0x09, 0x0A)}
-_BIDI = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x2070)}
-_INVISIBLE = {0x00AD, 0x200B, 0x200C, 0x200D, *range(0x2060, 0x2066), 0xFEFF, *range(0xFFF9, 0xFFFC)}
-_TAGS = range(0xE0000, 0xE0080)
-_STRIPPED = dict.fromkeys(_CONTROLS | _BIDI)
-_SHOWN = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _CONTROLS | _BIDI | _INVISIBLE}
-_SHOWN |= {c: f"\\U{c:08x}" for c in _TAGS}
-_JSON_ESCAPED = {c: f"\\u{c:04x}" for c in (_CONTROLS | _BIDI) if c >= 0x7F}
-# A control sequence, or a control string that has its end on the same line. Source: ECMA-48, sections 5.4 and 5.6.
-_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\))"
 _STATUS_COLOR = {
     "running": "cyan",
     "completed": "green",
@@ -56,44 +44,6 @@ _STATUS_COLOR = {
     "ended": "dim",
     "idle": "dim",
 }
-
-
-def clean(text: object) -> str:
-    """Text for a terminal: without escape sequences, control characters and what turns its direction."""
-    found = str(text)
-    if "\x1b" in found:
-        found = re.sub(_SEQUENCE, "", found)
-    if "\r" in found:
-        found = found.replace("\r\n", "\n").replace("\r", "\n")
-    return found.translate(_STRIPPED)
-
-
-def expose(text: object) -> str:
-    """Text that a person is asked to decide about: what cannot be seen is written out, and nothing is left out."""
-    return str(text).translate(_SHOWN)
-
-
-def one_line(text: object, width: int = 0) -> str:
-    return cut(" ".join(clean(text).split()), width)
-
-
-def cut(line: str, width: int) -> str:
-    """As much of a line as fits; all of it where the width is 0."""
-    if not width or text_width(line) <= width:
-        return line
-    room, kept = width - 1, 0
-    while kept < len(line) and (room := room - text_width(line[kept])) >= 0:
-        kept += 1
-    return line[:kept] + "…"
-
-
-def text_width(text: str) -> int:
-    """How many columns of a terminal a line takes."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def use_color(stream: TextIO) -> bool:
@@ -128,7 +78,7 @@ def say(text: str = "", color: str = "") -> None:
 def print_json(value: Any) -> None:
     """Indented for people, one line for programs."""
     if sys.stdout.isatty():
-        print(json.dumps(value, ensure_ascii=False, indent=2).translate(_JSON_ESCAPED))
+        print(json_safe(json.dumps(value, ensure_ascii=False, indent=2)))
     else:
         print(json.dumps(value, ensure_ascii=True, separators=(",", ":")))
 
@@ -178,19 +128,6 @@ def terminal_width() -> int:
         return os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError):
         return 80
-
-
-def ago(at_ms: int, now_ms: int | None = None) -> str:
-    """`5s`, `3m`, `2h`, `4d`."""
-    seconds = max(0, ((now_ms if now_ms is not None else time.time_ns() // 1_000_000) - at_ms) // 1000)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
-
-
-def clock(at_ms: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000)) + f".{at_ms % 1000:03d}"
 
 
 def short_ids(ids: Iterable[str]) -> Callable[[str], str]:

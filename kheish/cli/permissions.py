@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from kheish.cli.approvals import parse_object
-from kheish.cli.output import clean, clock, expose, paint, print_json, print_table, say
+from kheish.cli.output import paint, print_json, print_table, say
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
+from kheish.terminal import clean, clock, expose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kheish.cli.approvals import call_lines, parse_object
-from kheish.cli.output import clean, expose, paint, say
+from kheish.cli.output import paint, say
 from kheish.cli.questions import make_answers, question_lines
 from kheish.client import ApiError, AsyncKheish
 from kheish.errors import Invalid
+from kheish.terminal import clean, expose
 
 if TYPE_CHECKING:
     from kheish.client import AnswerBody, ApprovalView, QuestionItem, Resolution, RunView

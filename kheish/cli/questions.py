@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kheish.cli.output import ago, one_line, paint, print_json, print_table, say, short_ids
+from kheish.cli.output import paint, print_json, print_table, say, short_ids
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
+from kheish.terminal import ago, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

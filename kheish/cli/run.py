@@ -7,11 +7,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from kheish.cli.output import clean, print_json, say
+from kheish.cli.output import print_json, say
 from kheish.cli.sessions import read_text
 from kheish.cli.targets import connect, directory_session, find_session
 from kheish.client import AsyncKheish, Kheish
 from kheish.errors import Invalid
+from kheish.terminal import clean
 
 if TYPE_CHECKING:
     from kheish.client import InputAttachment, Mode, RunView, SessionView

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from kheish.cli.output import (
-    ago,
-    clean,
-    one_line,
-    paint,
-    paint_status,
-    print_json,
-    print_json_line,
-    print_table,
-    say,
-    short_ids,
-    status_text,
-)
+from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
 from kheish.cli.targets import connect, find_session, find_target
 from kheish.errors import Conflict
+from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

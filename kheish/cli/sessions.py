@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from kheish.cli.output import (
-    ago,
-    clean,
-    one_line,
-    paint,
-    paint_status,
-    print_json,
-    print_json_line,
-    print_table,
-    say,
-    short_ids,
-    status_text,
-)
+from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
 from kheish.limits import INPUT_CHARS_MAX
+from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,7 +167,7 @@ def transcript(session_id: str | None, limit: int, as_json: bool) -> int:
     if as_json:
         print_json(view)
         return 0
-    from kheish.cli.render import call_text
+    from kheish.narration import call_text
 
     for message in view["items"]:
         if message["text"]:

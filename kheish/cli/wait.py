@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kheish.cli.output import EXIT_TIMEOUT, EXIT_WAITING, RUN_EXIT, clean, print_json, say
+from kheish.cli.output import EXIT_TIMEOUT, EXIT_WAITING, RUN_EXIT, print_json, say
 from kheish.cli.targets import connect, find_target
 from kheish.client.nouns import OVER, WAITING
+from kheish.terminal import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ CORE = "".join(f"import kheish.core.{path.stem}\n" for path in sorted((REPOSITOR
 LIGHT = "import __future__, _blake2, _socket, importlib, json"
 """All that a hot command may load beside its own modules. `typing`, `pathlib`, `socket` and `hashlib` are not in it:
 each takes a third of a bare Python start, of which the whole command may take three."""
-OWN = ("kheish.cli", "kheish.client", "kheish.errors", "kheish.limits", "kheish.paths")
+OWN = tuple(f"kheish.{name}" for name in ("cli", "client", "errors", "limits", "narration", "paths", "terminal"))
 CLI = "import sys\nfrom kheish.cli.main import run\nassert run(sys.argv[1:]) == 0, sys.argv"
 DAEMON = """\
 import json, sys

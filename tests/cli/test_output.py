@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,33 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.cli.output import (
-    ago,
-    clean,
-    cut,
-    expose,
-    fail,
-    one_line,
-    paint,
-    print_json,
-    print_table,
-    short_ids,
-    text_width,
-)
+from kheish.cli.output import fail, paint, print_json, print_table, short_ids
 from kheish.client.errors import ApiError, DaemonUnreachable
 from kheish.errors import Conflict, Corrupt, Forbidden, Invalid, KheishError, NewerFormat, NotFound, Refused
 from kheish.ids import IdSource
-
-# Source: Unicode's PropList.txt, Bidi_Control.
-BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-HOSTILE = st.sampled_from(
-    ["\x1b[31m", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x9b2J", "\x07", "\r", "\x7f", *BIDI]
-)
-TEXT = st.lists(st.one_of(st.text(max_size=5), HOSTILE), max_size=8).map("".join)
-
-
-def is_harmless(text: str) -> bool:
-    return not any(c in BIDI or (unicodedata.category(c) == "Cc" and c not in "\n\t") for c in text)
+from kheish.terminal import ago
+from tests.test_terminal import TEXT, is_harmless
 
 
 class Tty(io.StringIO):
@@ -62,64 +40,7 @@ def at_terminal(call: Callable[[], object]) -> str:
     return tty.getvalue()
 
 
-# -- text of others -------------------------------------------------------------------------------------------------
-
-
-@given(TEXT)
-def test_clean_text_moves_nothing_and_turns_nothing(text: str) -> None:
-    assert is_harmless(clean(text))
-
-
-@given(TEXT)
-def test_one_line_is_one(text: str) -> None:
-    assert "\n" not in one_line(text) and is_harmless(one_line(text))
-
-
-@given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cn", "Zl", "Zp"])))
-def test_plain_text_stays_as_it_is(text: str) -> None:
-    assert clean(text) == text == expose(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a\x1b[1;31mred\x1b[0m", "ared"),
-        ("\x1b]0;owned\x07title", "title"),
-        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
-        ("50%\r100%\r\n", "50%\n100%\n"),
-        ("\x1b]an end that never comes\nnext", "]an end that never comes\nnext"),
-        ("\x1b\x1b[31m", ""),
-        ("abc\u202etxt.exe", "abctxt.exe"),
-        ("tab\tand\nline", "tab\tand\nline"),
-    ],
-)
-def test_escape_sequences_go_and_text_stays(text: str, shown: str) -> None:
-    assert clean(text) == shown
-
-
-@pytest.mark.parametrize("hidden", ["\x1b", "\x00", "\x85", "\r", "\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0041"])
-def test_what_a_person_decides_about_hides_nothing(hidden: str) -> None:
-    shown = expose(f"rm{hidden}x")
-    assert shown.startswith("rm\\") and shown.endswith(f"{ord(hidden):x}x")
-    assert is_harmless(shown) and shown.isascii()
-
-
-# -- widths ---------------------------------------------------------------------------------------------------------
-
-
-@given(TEXT, st.integers(1, 20))
-def test_a_cut_line_fits(text: str, width: int) -> None:
-    line = one_line(text)
-    short = cut(line, width)
-    assert text_width(short) <= width
-    assert short == line or (short.endswith("…") and line.startswith(short[:-1]))
-
-
-def test_wide_characters_take_two_columns() -> None:
-    assert text_width("日本") == 4
-    assert cut("日本語", 5) == "日本…"
-    assert cut("日本語", 4) == "日…"
-    assert cut("日本語", 6) == "日本語"
+# -- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_pipe_gets_whole_aligned_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from kheish.cli.output import clean, cut, expose, one_line
+from kheish.terminal import clean, cut, expose, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

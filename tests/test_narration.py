@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheish.cli.questions import answer_hint
-from kheish.cli.render import Renderer, call_text
+from kheish.narration import Renderer, call_text
 
 
 def lines(*events: dict[str, Any]) -> list[str]:
