@@ -11,9 +11,9 @@ _kheish() {
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
     case $COMP_CWORD in
-        1) _kheish_words "run ps logs inbox approve deny answer wait cancel interrupt status doctor completion demo sessions runs approvals questions routes permissions daemon --help --version"; return ;;
+        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt status doctor completion demo sessions runs approvals questions routes permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create list get input events stream transcript queue edit withdraw interrupt end set-mode verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -52,6 +52,8 @@ _kheish() {
     case $cur in
         -*) case $line in
                 "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --cwd --key --json --help" ;;
+                "tui") _kheish_words "--help" ;;
+                "attach") _kheish_words "--help" ;;
                 "ps") _kheish_words "-a --all --limit --json --help" ;;
                 "logs") _kheish_words "-f --follow -n --lines --json --help" ;;
                 "inbox") _kheish_words "--count --json --help" ;;
@@ -74,8 +76,10 @@ _kheish() {
                 "sessions transcript") _kheish_words "--limit --json --help" ;;
                 "sessions queue") _kheish_words "--json --help" ;;
                 "sessions edit") _kheish_words "--json --help" ;;
+                "sessions move") _kheish_words "--json --help" ;;
                 "sessions withdraw") _kheish_words "--json --help" ;;
                 "sessions interrupt") _kheish_words "-m --reason --json --help" ;;
+                "sessions rename") _kheish_words "--json --help" ;;
                 "sessions end") _kheish_words "-m --reason --json --help" ;;
                 "sessions set-mode") _kheish_words "--json --help" ;;
                 "sessions verify") _kheish_words "--all --json --help" ;;
@@ -117,6 +121,7 @@ _kheish() {
                 "daemon install") _kheish_words "--print --json --help" ;;
             esac ;;
         *) case $line in
+               "attach") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "logs") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "approve") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
                "deny") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
@@ -133,8 +138,10 @@ _kheish() {
                "sessions transcript") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions queue") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions edit") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions move") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions withdraw") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "sessions rename") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions verify") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

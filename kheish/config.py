@@ -1,15 +1,23 @@
-"""`config.toml`: what a person sets for the daemon. Strict: an unknown key or a wrong type is an error that names it.
+"""`config.toml`: what a person sets for the daemon and for the TUI. Strict: an unknown key or a wrong type is an error
+that names it.
 
 [permissions]
 allow = ["bash(git status*)"]
 ask = ["read_file(secrets/*)"]
 deny = ["bash(sudo *)"]
+
+[tui]
+theme = "kheish-light"
+
+[tui.keys]
+"session.steer" = "ctrl+g"
 """
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -26,8 +34,36 @@ class Permissions(msgspec.Struct, forbid_unknown_fields=True):
     deny: list[str] = []
 
 
+Notice = Literal["off", "bell", "terminal", "desktop"]
+"""How the person is told: not at all, by the bell, by the terminal's own notification, or by the desktop's."""
+
+
+class Notices(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person who looks elsewhere is told of, and how. `title`: the terminal's title counts what waits."""
+
+    approval: Notice = "terminal"
+    question: Notice = "terminal"
+    completed: Notice = "off"
+    failed: Notice = "terminal"
+    title: bool = True
+
+
+class Tui(msgspec.Struct, forbid_unknown_fields=True):
+    """`keys` maps `place.action` to keys, several with commas; `kheish tui` shows them all with F1."""
+
+    theme: str = "kheish-dark"
+    vim: bool = False
+    ascii: bool = False
+    reduced_motion: bool = False
+    mouse: bool = True
+    confirm_leaving: bool = False
+    keys: dict[str, str] = {}
+    notices: Notices = msgspec.field(default_factory=Notices)
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
+    tui: Tui = msgspec.field(default_factory=Tui)
 
 
 def load_config(directory: Path) -> Config:

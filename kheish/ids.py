@@ -14,12 +14,15 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
+_PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
+
+
 def _encode(value: int) -> str:
-    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 _LOW_BITS = 10
-_RANDOM_BYTES, _RANDOM_DRAWN_BYTES = 10, 640
+_RANDOM_BYTES, _DRAWN_IDS = 10, 256
 
 
 class IdSource:
@@ -29,15 +32,15 @@ class IdSource:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._random = b""
+        self._drawn: list[bytes] = []
 
     def new(self, noun: str) -> str:
         now = time.time_ns() // 1_000_000
         with self._lock:
-            if not self._random:  # drawn for many ids at once: each draw hands the interpreter to another thread
-                self._random = os.urandom(_RANDOM_DRAWN_BYTES)
-            drawn, self._random = self._random[:_RANDOM_BYTES], self._random[_RANDOM_BYTES:]
-            value = now << 80 | int.from_bytes(drawn, "big")
+            if not self._drawn:  # for many ids at once: each draw hands the interpreter to another thread
+                random = os.urandom(_RANDOM_BYTES * _DRAWN_IDS)
+                self._drawn = [random[at : at + _RANDOM_BYTES] for at in range(0, len(random), _RANDOM_BYTES)]
+            value = now << 80 | int.from_bytes(self._drawn.pop(), "big")
             value = max(value, (self._last >> _LOW_BITS) + 1 << _LOW_BITS)
             self._last = value
         return f"{noun}_{_encode(value)}"

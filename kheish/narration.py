@@ -60,6 +60,8 @@ class Renderer:
                 return f"session ended by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "bold"
             case "session.mode_changed":
                 return f"permission mode {event['mode']}, set by {who}", "yellow"
+            case "session.renamed":
+                return f"{who} gave it the title {one_line(event['title'])!r}", ""
             case "session.rule_added":
                 rule = event["rule"]
                 return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"
@@ -75,6 +77,8 @@ class Renderer:
                 return f"{who} ({origin}): {one_line(event['text'], WIDTH)}", "bold"
             case "run.edited":
                 return f"{who} changed the queued input: {one_line(event['text'], WIDTH)}", ""
+            case "run.moved":
+                return f"{who} moved a queued input to place {event['position']}", ""
             case "input.steered":
                 return f"{who} ({origin}) steers: {one_line(event['text'], WIDTH)}", "bold"
             case "run.completed":

@@ -22,6 +22,13 @@ def test_ids_sort_as_they_were_made() -> None:
     assert {len(id_) for id_ in made} == {len("run_") + 26}
 
 
+def test_ids_of_different_moments_have_nothing_in_common() -> None:
+    source = IdSource()
+    made = [source.new("run").removeprefix("run_") for _ in range(5000)]
+    assert len({ulid[:10] for ulid in made}) > 1
+    assert len({ulid[10:] for ulid in made}) == len(made)
+
+
 def test_an_id_knows_its_time() -> None:
     before = time.time_ns() // 1_000_000
     made = time_of(new_id("approval"))

@@ -13,7 +13,6 @@ import re
 import socket
 import struct
 import sys
-from collections.abc import Callable
 
 import msgspec
 
@@ -57,12 +56,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def caller_of(peer: Peer, origin: str, is_known: Callable[[str], bool]) -> Caller:
-    """`is_known` says whether this daemon knows a run. Raises Forbidden for another user's process."""
+def caller_of(peer: Peer, origin: str, *, is_known: bool) -> Caller:
+    """`is_known` says whether the peer's run is one of this daemon's. Raises Forbidden for another user's process."""
     if peer.uid not in (os.getuid(), 0):
         raise Forbidden(f"cannot serve uid {peer.uid}: this daemon belongs to uid {os.getuid()}")
     origin = origin if _ORIGIN.match(origin) else "http"
-    if peer.run_id and is_known(peer.run_id):
+    if peer.run_id and is_known:
         return Caller(principal=f"run:{peer.run_id}", origin=origin, is_operator=False)
     if peer.is_ours:
         return Caller(principal="run:unknown", origin=origin, is_operator=False)

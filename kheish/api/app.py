@@ -23,6 +23,7 @@ from kheish.errors import Draining, Invalid, KheishError
 from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
 from kheish.wire.body import IDEMPOTENCY_KEY
+from kheish.wire.sessions import SessionView, session_view
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,12 @@ class App:
         """A session's state for a list over many; None where it turns out to be damaged, gone or another's, which must
         not hide the others (the status names it)."""
         try:
-            return (await self.supervisor.state(session_id))[0]
-        except KheishError:
+            return await self.supervisor.peek(session_id)
+        except (KheishError, OSError):
             return None
+
+    def session_view(self, state: State, seq: int) -> SessionView:
+        return session_view(state, seq, self.supervisor.hub.attached_to(state.session_id))
 
     def drain(self, reason: str) -> None:
         """Ends every stream with a `bye`, and whoever waits for a run."""
@@ -91,7 +95,8 @@ class App:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"kheish-origin", b"").decode("latin-1")
         peer: Peer = scope[PEER]
-        caller = caller_of(peer, origin, lambda run_id: self.supervisor.index.session_of_run(run_id) is not None)
+        is_known = bool(peer.run_id) and await self.supervisor.session_of_run(peer.run_id) is not None
+        caller = caller_of(peer, origin, is_known=is_known)
         endpoint, parts = self.router.find(scope["method"], scope["raw_path"].decode("ascii"))
         if self.supervisor.is_draining and endpoint.is_command:
             raise Draining("cannot take commands: the daemon is stopping; try again")

@@ -14,22 +14,30 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Literal
 
 import orjson
 
 from kheish.errors import Invalid
 from kheish.limits import PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES, STREAM_HEARTBEAT_S
 from kheish.runtime.actor import record_json
-from kheish.runtime.hub import Frame
+from kheish.runtime.hub import Frame, Subscription
 from kheish.runtime.supervisor import Supervisor
 from kheish.store.records import Record
 
 _SEQ = re.compile(r"\d{1,15}\Z")
 _GLOBAL = re.compile(r"(\d{1,15})\.(\d{1,15})\Z")
 TAIL = "tail"
+
+Kind = Literal["session", "global", "delta"]
+_ID_OF: dict[Kind, Callable[[Frame], str]] = {
+    "session": lambda frame: str(frame.seq),
+    "global": lambda frame: f"{frame.gen}.{frame.pos}",
+    "delta": lambda frame: "",
+}
+"""The id of a frame, by the kind of stream that carries it; a delta is the same in all."""
 
 
 def encode(event: str, data: bytes, event_id: str = "") -> bytes:
@@ -78,34 +86,39 @@ class Streams:
         and all of the run has been shown it is empty."""
         subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
         try:
-            state, seq = await self._supervisor.state(session_id)
+            _, seq = await self._supervisor.state(session_id)
             after = seq if cursor == TAIL else min(parse_seq(cursor), seq)
-            run = state.runs.get(run_id) if run_id else None
+            run, pages = None, self._read_all(session_id, after)
+            if run_id is not None:
+                _, run = await self._supervisor.run(session_id, run_id)
+                pages = self._supervisor.read_run(session_id, run_id, after)
             is_shown = False
-            while page := await self._supervisor.read_records(
-                session_id, after, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES
-            ):
-                shown = [record for record in page if run_id is None or concerns(record, run_id)]
-                after = page[-1].seq
-                if shown:
-                    is_shown = True
-                    yield b"".join(encode("record", public_record(session_id, r), str(r.seq)) for r in shown)
+            async for page in pages:
+                is_shown, after = True, page[-1].seq
+                yield b"".join(encode("record", public_record(session_id, r), str(r.seq)) for r in page)
             if run is not None and run.is_terminal:
                 if is_shown or not is_resumed:
                     yield _sync(str(after)) + encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
                 return
             yield _sync(str(after))
-            async for chunk in self._live(subscription, lambda f: f.seq > after, lambda f: str(f.seq)):
+            async for chunk in self._live(subscription, "session", lambda f: f.seq > after):
                 yield chunk
         finally:
             subscription.close()
 
-    async def everything(self, cursor: str) -> AsyncIterator[bytes]:
+    async def _read_all(self, session_id: str, after: int) -> AsyncGenerator[list[Record], None]:
+        while page := await self._supervisor.read_records(
+            session_id, after, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES
+        ):
+            after = page[-1].seq
+            yield page
+
+    async def everything(self, cursor: str, *, has_deltas: bool = True) -> AsyncIterator[bytes]:
         """All sessions, in the order in which they were published; without a cursor from now on.
 
         The replay ends where the stream stood when the reader subscribed.
         """
-        subscription = self._supervisor.hub.subscribe()
+        subscription = self._supervisor.hub.subscribe(has_deltas=has_deltas)
         try:
             end = self._supervisor.position
             after = end if cursor in ("", TAIL) else parse_global(cursor)
@@ -116,17 +129,17 @@ class Streams:
                     yield bytes(gathered)
                     gathered.clear()
             yield bytes(gathered) + _sync(f"{end[0]}.{end[1]}")
-            async for chunk in self._live(subscription, lambda f: (f.gen, f.pos) > end, lambda f: f"{f.gen}.{f.pos}"):
+            async for chunk in self._live(subscription, "global", lambda f: (f.gen, f.pos) > end):
                 yield chunk
         finally:
             subscription.close()
 
-    async def _live(self, subscription, is_new, id_of) -> AsyncIterator[bytes]:  # type: ignore[no-untyped-def]
+    async def _live(
+        self, subscription: Subscription, kind: Kind, is_new: Callable[[Frame], bool]
+    ) -> AsyncIterator[bytes]:
         while not self._bye:
-            try:
-                async with asyncio.timeout(STREAM_HEARTBEAT_S):
-                    frames: list[Frame] = await subscription.wait()
-            except TimeoutError:
+            frames = await subscription.wait(STREAM_HEARTBEAT_S)
+            if frames is None:
                 yield encode("heartbeat", b'{"type":"heartbeat"}')
                 continue
             if not frames:
@@ -135,12 +148,12 @@ class Streams:
             ended = False
             for frame in frames:
                 if frame.event == "delta":
-                    chunks.append(encode("delta", frame.data))
+                    chunks.append(_encoded(frame, "delta"))
                     continue
                 # The record that ends the run may be one that the replay was quicker to show.
                 ended = ended or subscription.run_id in frame.ends
                 if is_new(frame):
-                    chunks.append(encode("record", frame.data, id_of(frame)))
+                    chunks.append(_encoded(frame, kind))
             if chunks:
                 yield b"".join(chunks)
             if ended:
@@ -152,12 +165,13 @@ class Streams:
             yield encode("bye", orjson.dumps({"reason": self._bye}))
 
 
+def _encoded(frame: Frame, kind: Kind) -> bytes:
+    """The frame as it goes over the wire: the first reader of a kind encodes it for all."""
+    data = frame.encoded.get(kind)
+    if data is None:
+        data = frame.encoded[kind] = encode(frame.event, frame.data, _ID_OF[kind](frame))
+    return data
+
+
 def _sync(cursor: str) -> bytes:
     return encode("sync", orjson.dumps({"cursor": cursor}), cursor)
-
-
-def concerns(record: Record, run_id: str) -> bool:
-    """Whether an event of the record is the run's; the bytes are looked at first, since most records are not."""
-    if f'"run_id":"{run_id}"'.encode() not in record.events_json:
-        return False
-    return any(event.get("run_id") == run_id for event in record.events)

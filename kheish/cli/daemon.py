@@ -16,10 +16,7 @@ from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kheish.client import Kheish, StatusView
-
-STOP_TIMEOUT_S = 30.0
-_POLL_S = 0.02
+    from kheish.client import StatusView
 
 
 def status(as_json: bool) -> int:
@@ -80,8 +77,12 @@ def start(as_json: bool) -> int:
     return 0
 
 
+def _say_waiting() -> None:
+    say("waiting for tool calls to finish ...", "dim")
+
+
 def stop(as_json: bool) -> int:
-    pid = stop_daemon(connect(start=False))
+    pid = launch.stop_daemon(on_wait=_say_waiting)
     if as_json:
         print_json({"stopped": pid is not None, "pid": pid})
     else:
@@ -89,38 +90,8 @@ def stop(as_json: bool) -> int:
     return 0
 
 
-def stop_daemon(client: Kheish) -> int | None:
-    """Sends SIGTERM and waits until the lock is free; the pid, or None where none ran. Raises KheishError."""
-    import contextlib
-    import signal
-
-    from kheish.store.locks import is_state_root_locked, read_owner
-
-    root = paths.state_root()
-    owner = read_owner(root)
-    if owner is None or not is_state_root_locked(root):
-        return None
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(owner.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    told = False
-    # A client that follows may have started the next one already.
-    while is_state_root_locked(root) and (read_owner(root) or owner).pid == owner.pid:
-        if time.monotonic() > deadline:
-            raise KheishError(
-                f"cannot stop the daemon: pid {owner.pid} is still there after {STOP_TIMEOUT_S:.0f} s; `kill -9 "
-                f"{owner.pid}` is safe, nothing acknowledged is lost",
-                code="stop_timeout",
-            )
-        if not told and time.monotonic() > deadline - STOP_TIMEOUT_S + 1:
-            told = True
-            say("waiting for tool calls to finish ...", "dim")
-        time.sleep(_POLL_S)
-    return owner.pid
-
-
 def restart(as_json: bool) -> int:
-    stop_daemon(connect(start=False))
+    launch.stop_daemon(on_wait=_say_waiting)
     return start(as_json)
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kheish import paths
-from kheish.cli.daemon import stop_daemon
 from kheish.cli.output import paint, print_json, say
 from kheish.client import AsyncKheish, Kheish, StreamEvent, launch
 from kheish.errors import KheishError
@@ -71,7 +70,7 @@ def demo(interactive: bool, keep: bool, as_json: bool) -> int:
         raise
     finally:
         with contextlib.suppress(KheishError):
-            stop_daemon(scene.client)
+            launch.stop_daemon()
         if keep:
             say(f"kept; to look: export KHEISH_STATE_ROOT={scratch}/state KHEISH_CONFIG_DIR={scratch}/config")
         else:

@@ -19,6 +19,8 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - closed before us: nobody reads it
         getattr(sys, name).reconfigure(errors="backslashreplace")
     argv = sys.argv[1:]
+    if not argv and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        argv = ["tui"]
     status = run(argv)
     found = find_command(argv)
     if found is not None and found[0].hot:

@@ -205,6 +205,21 @@ def edit(session_id: str, run_id: str, text: list[str], as_json: bool) -> int:
     return 0
 
 
+def move(session_id: str, run_id: str, position: int, as_json: bool) -> int:
+    client = connect()
+    run_id = client.runs.get(run_id)["run_id"]
+    view = client.sessions.move_queued(find_session(client, session_id), run_id, position)
+    _show(view, as_json, view["run_id"])
+    return 0
+
+
+def rename(session_id: str, title: list[str], as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.set_title(find_session(client, session_id), " ".join(title))
+    _show(view, as_json, view["session_id"])
+    return 0
+
+
 def withdraw(session_id: str, run_id: str, as_json: bool) -> int:
     client = connect()
     run_id = client.runs.get(run_id)["run_id"]

@@ -220,6 +220,9 @@ class AsyncSessions(_Noun):
     async def set_permission_mode(self, session_id: str, mode: Mode) -> SessionView:
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/permission-mode", body={"mode": mode})
 
+    async def set_title(self, session_id: str, title: str) -> SessionView:
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
+
     async def add_rule(self, session_id: str, pattern: str, behavior: Behavior) -> SessionView:
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
@@ -229,6 +232,11 @@ class AsyncSessions(_Noun):
         """Changes the text of a queued input; `run_id` is whole."""
         path = f"/v1/sessions/{segment(session_id)}/queue/{segment(run_id)}"
         return await self._send("PATCH", path, body={"content": content})
+
+    async def move_queued(self, session_id: str, run_id: str, position: int) -> RunView:
+        """Gives a queued input another place, counted from 1; `run_id` is whole."""
+        path = f"/v1/sessions/{segment(session_id)}/queue/{segment(run_id)}/move"
+        return await self._send("POST", path, body={"position": position})
 
     async def withdraw_queued(self, session_id: str, run_id: str) -> RunView:
         """Takes an input out of the queue; `run_id` is whole."""

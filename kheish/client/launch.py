@@ -1,4 +1,4 @@
-"""Starts the daemon where there is none: detached, in a session of its own, its log in the state root."""
+"""Starts the daemon where there is none: detached, in a session of its own, its log in the state root. And stops it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kheish.limits import DAEMON_START_TIMEOUT_MS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from typing import IO
 
 EXIT_LOCKED = 6
@@ -23,6 +24,8 @@ _PRIVATE = ("KHEISH_SESSION_ID", "KHEISH_RUN_ID", "KHEISH_TOOL_CALL_ID", "NOTIFY
 """What is meant for the caller alone."""
 _PLACES = ("KHEISH_STATE_ROOT", "KHEISH_CONFIG_DIR", "KHEISH_SOCKET")
 _WAIT_FIRST_S, _WAIT_MAX_S = 0.005, 0.05
+STOP_TIMEOUT_S = 30.0
+_STOP_POLL_S = 0.02
 _LOCKED_S = 1.0
 """How long another daemon may take to answer or to leave before one is started again."""
 
@@ -94,6 +97,37 @@ def _environment() -> dict[str, str]:
         if environ.get(name):
             environ[name] = os.path.abspath(os.path.expanduser(environ[name]))
     return environ
+
+
+def stop_daemon(on_wait: Callable[[], None] = lambda: None) -> int | None:
+    """Sends SIGTERM and waits until the state root's lock is free; the pid, or None where none ran. `on_wait` is called
+    once where it takes longer, since tool calls are given time to finish. Raises KheishError."""
+    import contextlib
+    import signal
+
+    from kheish.store.locks import is_state_root_locked, read_owner
+
+    root = paths.state_root()
+    owner = read_owner(root)
+    if owner is None or not is_state_root_locked(root):
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(owner.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    told = False
+    # A client that follows may have started the next one already.
+    while is_state_root_locked(root) and (read_owner(root) or owner).pid == owner.pid:
+        if time.monotonic() > deadline:
+            raise KheishError(
+                f"cannot stop the daemon: pid {owner.pid} is still there after {STOP_TIMEOUT_S:.0f} s; `kill -9 "
+                f"{owner.pid}` is safe, nothing acknowledged is lost",
+                code="stop_timeout",
+            )
+        if not told and time.monotonic() > deadline - STOP_TIMEOUT_S + 1:
+            told = True
+            on_wait()
+        time.sleep(_STOP_POLL_S)
+    return owner.pid
 
 
 def is_ready(transport: Transport) -> bool:

@@ -223,6 +223,9 @@ class Sessions(_Noun):
     def set_permission_mode(self, session_id: str, mode: Mode) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/permission-mode", body={"mode": mode})
 
+    def set_title(self, session_id: str, title: str) -> SessionView:
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
+
     def add_rule(self, session_id: str, pattern: str, behavior: Behavior) -> SessionView:
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
@@ -232,6 +235,11 @@ class Sessions(_Noun):
         """Changes the text of a queued input; `run_id` is whole."""
         path = f"/v1/sessions/{segment(session_id)}/queue/{segment(run_id)}"
         return self._send("PATCH", path, body={"content": content})
+
+    def move_queued(self, session_id: str, run_id: str, position: int) -> RunView:
+        """Gives a queued input another place, counted from 1; `run_id` is whole."""
+        path = f"/v1/sessions/{segment(session_id)}/queue/{segment(run_id)}/move"
+        return self._send("POST", path, body={"position": position})
 
     def withdraw_queued(self, session_id: str, run_id: str) -> RunView:
         """Takes an input out of the queue; `run_id` is whole."""

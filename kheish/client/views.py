@@ -538,6 +538,14 @@ class RunInterrupted(TypedDict):
     reason: NotRequired[str]
 
 
+class RunMoved(TypedDict):
+    """A queued input changed its place; `position` counts from 1."""
+
+    type: Literal["run.moved"]
+    run_id: str
+    position: int
+
+
 class RunStarted(TypedDict):
     type: Literal["run.started"]
     run_id: str
@@ -625,6 +633,11 @@ class SessionRecovered(TypedDict):
     tail_file: NotRequired[str]
 
 
+class SessionRenamed(TypedDict):
+    type: Literal["session.renamed"]
+    title: str
+
+
 class SessionRuleAdded(TypedDict):
     type: Literal["session.rule_added"]
     rule: Rule
@@ -647,6 +660,7 @@ class SessionView(TypedDict):
     runs_total: int
     headline: str
     problem: str
+    attached: int
     rules: list[RuleView] | None
 
 
@@ -799,10 +813,12 @@ AnyEvent = (
     SessionCreated
     | SessionEnded
     | SessionModeChanged
+    | SessionRenamed
     | SessionRuleAdded
     | SessionRecovered
     | RunSubmitted
     | RunEdited
+    | RunMoved
     | RunStarted
     | InputSteered
     | InputEntered

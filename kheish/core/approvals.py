@@ -31,9 +31,9 @@ from kheish.core.permissions import (
     names_of,
     parse_pattern,
 )
-from kheish.core.state import Approval, KeyUse, Run, Settled, State, ToolCall
+from kheish.core.state import Approval, Run, Settled, State, ToolCall, keep_newest
 from kheish.errors import Conflict, Invalid, NotFound
-from kheish.limits import JUSTIFICATION_CHARS_MAX
+from kheish.limits import JUSTIFICATION_CHARS_MAX, SETTLED_REQUESTS_KEPT
 
 VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
     "tool_call": ("allow", "deny"),
@@ -131,7 +131,11 @@ def find(state: State, request_id: str) -> Approval:
             principal=settled.principal,
             at_ms=settled.at_ms,
         )
-    raise NotFound(f"cannot find approval {request_id}", code="approval_not_found")
+    raise NotFound(
+        f"cannot find approval {request_id}: it does not wait, and is none of the last {SETTLED_REQUESTS_KEPT} that "
+        "were settled",
+        code="approval_not_found",
+    )
 
 
 def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> None:
@@ -300,11 +304,11 @@ def on_requested(state: State, event: ApprovalRequested, context: Context) -> No
 def on_resolved(state: State, event: ApprovalResolved, context: Context) -> None:
     approval = state.approvals.pop(event.request_id)
     is_for_all = event.rule is not None and event.rule.scope == "user"
-    state.settled[event.request_id] = Settled(
+    settled = Settled(
         how=event.resolution, principal=event.principal, at_ms=event.at_ms, rule=event.rule if is_for_all else None
     )
-    if context.key:
-        state.keys[context.key] = KeyUse(body_digest=event.body_digest, result=event.run_id)
+    keep_newest(state.settled, event.request_id, settled, SETTLED_REQUESTS_KEPT)
+    runs.remember_key(state, context, event.body_digest, event.run_id)
     if event.rule is not None and not is_for_all:
         state.rules.append(event.rule)
     fields: dict[str, object] = {"digest": event.digest}
@@ -319,4 +323,5 @@ def on_resolved(state: State, event: ApprovalResolved, context: Context) -> None
 
 def on_withdrawn(state: State, event: ApprovalWithdrawn, context: Context) -> None:
     state.approvals.pop(event.request_id)
-    state.settled[event.request_id] = Settled(how="withdrawn", principal=context.principal, at_ms=context.at_ms)
+    settled = Settled(how="withdrawn", principal=context.principal, at_ms=context.at_ms)
+    keep_newest(state.settled, event.request_id, settled, SETTLED_REQUESTS_KEPT)

@@ -42,6 +42,10 @@ class SetMode(Command, tag="set_mode", frozen=True):
     mode: Mode
 
 
+class RenameSession(Command, tag="rename_session", frozen=True):
+    title: str
+
+
 class AddRule(Command, tag="add_rule", frozen=True):
     rule: Rule
 
@@ -59,6 +63,11 @@ class SubmitRun(Command, tag="submit_run", frozen=True):
 class EditRun(Command, tag="edit_run", frozen=True):
     run_id: str
     text: str
+
+
+class MoveRun(Command, tag="move_run", frozen=True):
+    run_id: str
+    position: int
 
 
 class CancelRun(Command, tag="cancel_run", frozen=True):

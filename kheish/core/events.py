@@ -26,8 +26,9 @@ Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
 
 
-class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A value that is stored: frozen, compared by content, defaults left out of the bytes."""
+class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A value that is stored: frozen, compared by content, defaults left out of the bytes. None leads back to itself:
+    the garbage collector, which stops everything, need not look at them."""
 
 
 class Attachment(Struct, frozen=True):
@@ -120,6 +121,10 @@ class SessionModeChanged(Event, tag="session.mode_changed", frozen=True):
     mode: Mode
 
 
+class SessionRenamed(Event, tag="session.renamed", frozen=True):
+    title: str
+
+
 class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
     rule: Rule
 
@@ -155,6 +160,13 @@ class RunEdited(Event, tag="run.edited", frozen=True):
 
     run_id: str
     text: str
+
+
+class RunMoved(Event, tag="run.moved", frozen=True):
+    """A queued input changed its place; `position` counts from 1."""
+
+    run_id: str
+    position: int
 
 
 class RunStarted(Event, tag="run.started", frozen=True):
@@ -401,10 +413,12 @@ AnyEvent = (
     SessionCreated
     | SessionEnded
     | SessionModeChanged
+    | SessionRenamed
     | SessionRuleAdded
     | SessionRecovered
     | RunSubmitted
     | RunEdited
+    | RunMoved
     | RunStarted
     | InputSteered
     | InputEntered

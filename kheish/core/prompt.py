@@ -56,8 +56,9 @@ def choose_shown(messages: Sequence[Message]) -> list[Attachment]:
     """The images and documents that a model may be shown: the newest first, each once, until the bound is reached."""
     chosen: dict[str, Attachment] = {}
     left = SHOWN_ATTACHMENTS_BYTES_MAX
-    for message in reversed(messages):
-        for attachment in reversed(message.attachments if isinstance(message, UserMessage) else ()):
+    attached = [m.attachments for m in messages if type(m) is UserMessage and m.attachments]
+    for attachments in reversed(attached):
+        for attachment in reversed(attachments):
             if not attachment.blob or attachment.media_type not in VIEWABLE or attachment.blob in chosen:
                 continue
             if attachment.bytes > SHOWN_ATTACHMENT_BYTES_MAX:

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kheish.core import tool_calls
+from kheish.core import runs, tool_calls
 from kheish.core.commands import AnswerQuestion, Context
 from kheish.core.draft import Draft
 from kheish.core.events import (
@@ -18,8 +18,9 @@ from kheish.core.events import (
     QuestionRequested,
     QuestionWithdrawn,
 )
-from kheish.core.state import KeyUse, QuestionRequest, Run, Settled, State, ToolCall
+from kheish.core.state import QuestionRequest, Run, Settled, State, ToolCall, keep_newest
 from kheish.errors import Conflict, Invalid, NotFound
+from kheish.limits import SETTLED_REQUESTS_KEPT
 
 
 def parse_questions(arguments: Arguments) -> tuple[Question, ...]:
@@ -91,7 +92,11 @@ def find(state: State, request_id: str) -> QuestionRequest:
             principal=settled.principal,
             at_ms=settled.at_ms,
         )
-    raise NotFound(f"cannot find question {request_id}", code="question_not_found")
+    raise NotFound(
+        f"cannot find question {request_id}: it does not wait, and is none of the last {SETTLED_REQUESTS_KEPT} that "
+        "were settled",
+        code="question_not_found",
+    )
 
 
 def check_answers(pending: QuestionRequest, command: AnswerQuestion) -> None:
@@ -174,11 +179,12 @@ def on_requested(state: State, event: QuestionRequested, context: Context) -> No
 def on_answered(state: State, event: QuestionAnswered, context: Context) -> None:
     state.questions.pop(event.request_id)
     how = "declined" if event.declined else "answered"
-    state.settled[event.request_id] = Settled(how=how, principal=event.principal, at_ms=event.at_ms)
-    if context.key:
-        state.keys[context.key] = KeyUse(body_digest=event.body_digest, result=event.run_id)
+    settled = Settled(how=how, principal=event.principal, at_ms=event.at_ms)
+    keep_newest(state.settled, event.request_id, settled, SETTLED_REQUESTS_KEPT)
+    runs.remember_key(state, context, event.body_digest, event.run_id)
 
 
 def on_withdrawn(state: State, event: QuestionWithdrawn, context: Context) -> None:
     state.questions.pop(event.request_id)
-    state.settled[event.request_id] = Settled(how="withdrawn", principal=context.principal, at_ms=context.at_ms)
+    settled = Settled(how="withdrawn", principal=context.principal, at_ms=context.at_ms)
+    keep_newest(state.settled, event.request_id, settled, SETTLED_REQUESTS_KEPT)

@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from kheish.core import tool_calls
-from kheish.core.commands import CancelRun, Context, EditRun, SubmitRun
+from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun
 from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
@@ -24,12 +24,13 @@ from kheish.core.events import (
     RunEdited,
     RunFailed,
     RunInterrupted,
+    RunMoved,
     RunStarted,
     RunSubmitted,
 )
-from kheish.core.state import KeyUse, Run, RunPhase, State, SteeredInput
+from kheish.core.state import KeyUse, Run, RunPhase, State, SteeredInput, keep_newest
 from kheish.errors import Conflict, Invalid, NotFound
-from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
+from kheish.limits import FINISHED_RUNS_KEPT, IDEMPOTENCY_KEYS_KEPT, INPUT_CHARS_MAX, QUEUED_RUNS_MAX
 
 TRANSITIONS: dict[RunPhase, frozenset[RunPhase]] = {
     "queued": frozenset(("running", "failed", "interrupted", "cancelled")),
@@ -100,13 +101,28 @@ def submit(draft: Draft, command: SubmitRun) -> str:
 
 def edit(draft: Draft, command: EditRun) -> str:
     run = find(draft.state, command.run_id)
-    if run.phase != "queued":
-        raise _illegal(run, "edit", "only a queued run can be edited")
+    check_queued(run, "edit")
     if not command.text.strip():
         raise Invalid("cannot edit: the text is empty", code="empty_input", path="$.content")
     if command.text != run.text:
         draft.emit(RunEdited(run_id=run.run_id, text=command.text))
     return run.run_id
+
+
+def reorder(draft: Draft, command: MoveRun) -> str:
+    """To a place in the queue, or its end where it is not that long."""
+    run = find(draft.state, command.run_id)
+    check_queued(run, "move")
+    position = max(1, min(command.position, len(draft.state.queue)))
+    if draft.state.queue[position - 1] != run.run_id:
+        draft.emit(RunMoved(run_id=run.run_id, position=position))
+    return run.run_id
+
+
+def check_queued(run: Run, verb: str) -> None:
+    """Raises Conflict."""
+    if run.phase != "queued":
+        raise _illegal(run, verb, "it is queued no more")
 
 
 def cancel(draft: Draft, command: CancelRun) -> str:
@@ -168,6 +184,11 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
     else:
         state.queue.append(event.run_id)
     remember_key(state, context, event.body_digest, event.run_id)
+
+
+def on_moved(state: State, event: RunMoved, context: Context) -> None:
+    state.queue.remove(event.run_id)
+    state.queue.insert(event.position - 1, event.run_id)
 
 
 def on_edited(state: State, event: RunEdited, context: Context) -> None:
@@ -238,8 +259,12 @@ def _finish(state: State, run_id: str, phase: RunPhase, at_ms: int, code: str = 
         state.active = ""
     else:
         state.queue.remove(run_id)
+    if len(state.runs) - len(state.queue) - bool(state.active) > FINISHED_RUNS_KEPT:
+        del state.runs[next(run.run_id for run in state.runs.values() if run.is_terminal)]
+        state.past_runs += 1
 
 
 def remember_key(state: State, context: Context, body_digest: str, result: str) -> None:
     if context.key:
-        state.keys[context.key] = KeyUse(body_digest=body_digest, result=result)
+        use = KeyUse(body_digest=body_digest, result=result)
+        keep_newest(state.keys, context.key, use, IDEMPOTENCY_KEYS_KEPT)

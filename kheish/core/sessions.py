@@ -7,7 +7,15 @@ from typing import get_args
 from msgspec.structs import replace
 
 from kheish.core import runs
-from kheish.core.commands import AddRule, Context, CreateSession, EndSession, InterruptSession, SetMode
+from kheish.core.commands import (
+    AddRule,
+    Context,
+    CreateSession,
+    EndSession,
+    InterruptSession,
+    RenameSession,
+    SetMode,
+)
 from kheish.core.draft import Draft
 from kheish.core.events import (
     Mode,
@@ -15,6 +23,7 @@ from kheish.core.events import (
     SessionEnded,
     SessionModeChanged,
     SessionRecovered,
+    SessionRenamed,
     SessionRuleAdded,
 )
 from kheish.core.permissions import parse_pattern
@@ -76,6 +85,12 @@ def set_mode(draft: Draft, command: SetMode) -> str:
     return draft.state.session_id
 
 
+def rename(draft: Draft, command: RenameSession) -> str:
+    if command.title != draft.state.title:
+        draft.emit(SessionRenamed(title=command.title))
+    return draft.state.session_id
+
+
 def add_rule(draft: Draft, command: AddRule) -> str:
     draft.require_operator("add a permission rule")
     parse_pattern(command.rule.pattern, command.rule.behavior)
@@ -101,6 +116,10 @@ def on_ended(state: State, event: SessionEnded, context: Context) -> None:
 
 def on_mode_changed(state: State, event: SessionModeChanged, context: Context) -> None:
     state.mode = event.mode
+
+
+def on_renamed(state: State, event: SessionRenamed, context: Context) -> None:
+    state.title = event.title
 
 
 def on_rule_added(state: State, event: SessionRuleAdded, context: Context) -> None:

@@ -1,13 +1,14 @@
 """Format page: the folded state of one session, as a checkpoint stores it.
 
 Leaves are frozen values that are replaced; the containers of `State` are changed in place by `machine.evolve` alone,
-on a state that the caller owns (`State.fork` makes one cheaply). What can be derived is a function, not a field.
+on a state that the caller owns (`State.fork` makes one cheaply). What can be derived is a function, not a field. It is
+bounded, however long the session: what is over leaves it when enough came after, and is in the journal alone.
 """
 
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -27,7 +28,9 @@ from kheish.core.events import (
     Usage,
 )
 
-REDUCER_VERSION = 2
+T = TypeVar("T")
+
+REDUCER_VERSION = 3
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
@@ -174,6 +177,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Completed model calls of the session."""
     rules: list[Rule] = []
     runs: dict[str, Run] = {}
+    """As they were submitted: those that are not over, and the newest FINISHED_RUNS_KEPT that are."""
+    past_runs: int = 0
+    """Runs that were over and left."""
     queue: list[str] = []
     active: str = ""
     entered: list[Message] = []
@@ -182,7 +188,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     approvals: dict[str, Approval] = {}
     questions: dict[str, QuestionRequest] = {}
     settled: dict[str, Settled] = {}
+    """The newest SETTLED_REQUESTS_KEPT."""
     keys: dict[str, KeyUse] = {}
+    """The newest IDEMPOTENCY_KEYS_KEPT."""
     processes: dict[str, Process] = {}
     """Processes that may live, by tool call."""
 
@@ -196,8 +204,19 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         return forked
 
     @property
+    def runs_total(self) -> int:
+        return self.past_runs + len(self.runs)
+
+    @property
     def active_run(self) -> Run | None:
         return self.runs[self.active] if self.active else None
+
+
+def keep_newest(kept: dict[str, T], key: str, value: T, kept_max: int) -> None:
+    """Adds to a container of the state; where it holds more than so many the oldest leaves."""
+    kept[key] = value
+    if len(kept) > kept_max:
+        del kept[next(iter(kept))]
 
 
 def status_of(state: State, run: Run) -> RunStatus:

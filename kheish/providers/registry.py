@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kheish.errors import Conflict, Invalid, KheishError, ProviderError
-from kheish.providers.routes import FILE_NAME, OWN_SERVER, Route, RouteTable, load_routes, routes_from_env
+from kheish.providers.routes import FILE_NAME, OWN_SERVER, SHELL, Route, RouteTable, load_routes, routes_from_env
 from kheish.runtime.ports import Provider
 
 LOCAL_SERVERS = (
@@ -28,8 +28,10 @@ _PROBE_KEPT_S = 30.0
 BUILT_IN = {
     "scripted": Route(driver="scripted"),
     "rehearsal": Route(driver="rehearsal"),
+    SHELL: Route(driver=SHELL),
 }
-"""Always there, unless a file gives the name to another route. The model of `scripted` is the path of its script."""
+"""Always there, unless a file gives the name to another route (never that of `shell`). The model of `scripted` is the
+path of its script."""
 
 
 class Routes:
@@ -126,6 +128,10 @@ class Routes:
                 from kheish.providers.rehearsal import Rehearsal
 
                 return Rehearsal()
+            case "shell":
+                from kheish.providers.shell import Shell
+
+                return Shell()
             case "anthropic":
                 from kheish.providers import anthropic
 

@@ -22,7 +22,9 @@ import msgspec
 
 from kheish.errors import Invalid
 
-Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal"]
+Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal", "shell"]
+SHELL: Literal["shell"] = "shell"
+"""The route, and its driver, of a person's own commands. No file may take the name, make it the default or a model."""
 FILE_NAME = "routes.toml"
 _ROUTE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -43,6 +45,7 @@ DEFAULT_MODEL: dict[str, str] = {
     "openai": "gpt-5.4",
     "openai_compatible": "gpt-5.4",
     "rehearsal": "rehearsal",
+    SHELL: "bash",
 }
 
 
@@ -166,6 +169,8 @@ def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
         raise fault(*_explain(error)) from error
     if not _ROUTE_ID.match(route_id):
         raise fault("", "this is no route id: lower-case letters, digits, `.`, `_`, `-`")
+    if SHELL in (route_id, route.driver):
+        raise fault("", f"{SHELL} is built in, for a person's own commands, and no way to a model")
     if not route.model:
         raise fault("", "it needs a default_model")
     if problem := _url_problem(route.base_url):

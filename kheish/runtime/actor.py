@@ -19,18 +19,18 @@ import orjson
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.contracts import Message
-from kheish.core.events import Event, RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import KheishError
+from kheish.errors import KheishError, Poisoned
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS
 from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.committer import Committer
-from kheish.store.journal import Journal
+from kheish.store.journal import Framed, Journal
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,18 @@ class _Letter(NamedTuple):
     message: Command | Outcome
     make_context: Callable[[], Context]
     answer: asyncio.Future[Applied]
+
+
+class _Made(NamedTuple):
+    """A decision that is being written."""
+
+    answer: asyncio.Future[Applied]
+    decision: Decision
+    context: Context
+    pos: int
+    by: dict[str, str]
+    events_json: bytes
+    framed: Framed
 
 
 class Actor:
@@ -119,22 +131,23 @@ class Actor:
         events_json = encode_events(decision.events)
         pos = self.kernel.next_pos()
         framed = self.journal.frame(at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json)
-        frame = record_frame(self.session_id, framed.seq, context, pos, by, events_json, decision.events)
-        self._writing = self.kernel.committer.append(self.journal, framed)
-        self._writing.add_done_callback(partial(self._written, letter.answer, decision, frame))
+        made = _Made(letter.answer, decision, context, pos, by, events_json, framed)
+        self.kernel.committer.append(self.journal, framed, partial(self._written, made))
+        self._writing = self._loop.create_future()
 
-    def _written(
-        self, answer: asyncio.Future[Applied], decision: Decision, frame: Frame, writing: asyncio.Future[None]
-    ) -> None:
+    def _written(self, made: _Made, error: Poisoned | None) -> None:
+        assert self._writing is not None
+        self._writing.set_result(None)
         self._writing = None
+        answer, decision = made.answer, made.decision
         try:
-            error = writing.exception()
             if error is not None:
                 _fail(answer, error)
                 return
-            self.state, self.seq, self.gen, self.pos = decision.state, frame.seq, frame.gen, frame.pos
+            self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
             self._messages += decision.state.entered
-            self.kernel.hub.publish(frame)
+            if self.kernel.hub.has_listeners(self.session_id):
+                self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
                 answer.set_result(Applied(decision.result, self.seq, self.state))
             self.kernel.on_change(self)
@@ -193,24 +206,17 @@ def _fail(answer: asyncio.Future[Applied], error: BaseException) -> None:
         answer.set_exception(error)
 
 
-def record_frame(
-    session_id: str,
-    seq: int,
-    context: Context,
-    pos: int,
-    by: dict[str, str],
-    events_json: bytes,
-    events: tuple[Event, ...],
-) -> Frame:
+def _record_frame(session_id: str, made: _Made) -> Frame:
+    _, decision, context, pos, by, events_json, framed = made
     return Frame(
         event="record",
         session_id=session_id,
-        seq=seq,
-        gen=context.generation,
+        seq=framed.seq,
+        gen=framed.gen,
         pos=pos,
-        data=record_json(session_id, seq, context.at_ms, context.generation, pos, by, events_json),
-        run_ids=frozenset(run_id for e in events if (run_id := getattr(e, "run_id", ""))),
-        ends=frozenset(e.run_id for e in events if isinstance(e, _ENDS)),
+        data=record_json(session_id, framed.seq, context.at_ms, framed.gen, pos, by, events_json),
+        run_ids=frozenset(run_id for e in decision.events if (run_id := getattr(e, "run_id", ""))),
+        ends=frozenset(e.run_id for e in decision.events if isinstance(e, _ENDS)),
     )
 
 

@@ -4,12 +4,16 @@ Delivery: a subscriber gets every record frame of what it subscribed to, in orde
 What came before is read from the journal; a subscriber therefore registers first and reads then. Deltas are live only.
 A subscriber that falls behind by more than its bound in bytes is cut off and told so; what waited for it is dropped. It
 loses no record, since it reads on from the journal. Each frame is encoded once, whoever listens.
+
+Pace: whoever waits is woken in rounds. The first frame after a pause begins one at once; the pause after a round is as
+long as the round took. Readers, however many, thus leave half of the event loop to the writers, and the more there is
+to deliver the more of it goes in one piece.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -18,8 +22,9 @@ from kheish.errors import Conflict
 from kheish.limits import STREAM_CHUNK_BYTES, SUBSCRIBER_QUEUE_BYTES_MAX, SUBSCRIBERS_MAX
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """`event` is "record" or "delta"; deltas have seq 0. `ends` are the runs that this record finished."""
+class Frame(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """`event` is "record" or "delta"; deltas have seq 0. `ends` are the runs that this record finished. `encoded` is
+    what goes over the wire, by the kind of stream, once somebody has made it."""
 
     event: str
     session_id: str
@@ -29,29 +34,31 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     pos: int = 0
     run_ids: frozenset[str] = frozenset()
     ends: frozenset[str] = frozenset()
+    encoded: dict[str, bytes] = {}
 
 
 class Subscription:
     """An async iterator of frames. It ends when closed, or after `lost` was set by the hub."""
 
-    def __init__(self, hub: Hub, session_id: str | None, run_id: str | None) -> None:
+    def __init__(self, hub: Hub, session_id: str | None, run_id: str | None, has_deltas: bool) -> None:
         self._hub = hub
+        self._has_deltas = has_deltas
         self.session_id = session_id
         self.run_id = run_id
         self.lost = ""
         self._frames: deque[Frame] = deque()
         self._bytes = 0
-        self._ready = asyncio.Event()
+        self._waiter: asyncio.Future[bool] | None = None
+        self._waiting_since_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def wants(self, frame: Frame) -> bool:
-        if self.session_id is not None and frame.session_id != self.session_id:
+        if frame.event == "delta" and not self._has_deltas:
             return False
         return self.run_id is None or self.run_id in frame.run_ids
 
     def put(self, frame: Frame) -> None:
-        if self._closed:
-            return
         self._bytes += len(frame.data)
         if self._bytes > SUBSCRIBER_QUEUE_BYTES_MAX:
             self.lost = "the reader was too slow"
@@ -59,7 +66,10 @@ class Subscription:
             self.close()
             return
         self._frames.append(frame)
-        self._ready.set()
+
+    def wake(self, *, is_served: bool = True) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(is_served)
 
     def take(self) -> list[Frame]:
         """What waits, as much as one write holds, without waiting. The rest goes on counting against the reader."""
@@ -71,12 +81,27 @@ class Subscription:
         self._bytes -= taken_bytes
         return frames
 
-    async def wait(self) -> list[Frame]:
-        """The next frames; an empty list once closed."""
+    async def wait(self, silence_s: float = 0.0) -> list[Frame] | None:
+        """The next frames; an empty list once closed; None where none came for so many seconds."""
+        loop = asyncio.get_running_loop()
+        self._waiting_since_s = loop.time()
+        if silence_s and self._timer is None:
+            self._timer = loop.call_later(silence_s, self._break_silence, silence_s)
         while not self._frames and not self._closed:
-            self._ready.clear()
-            await self._ready.wait()
+            self._waiter = loop.create_future()
+            if not await self._waiter:
+                return None
         return self.take()
+
+    def _break_silence(self, silence_s: float) -> None:
+        """One timer stands for many waits: it is only looked at when it is due."""
+        loop = asyncio.get_running_loop()
+        due_s = self._waiting_since_s + silence_s
+        if due_s > loop.time():
+            self._timer = loop.call_at(due_s, self._break_silence, silence_s)
+        else:
+            self._timer = None
+            self.wake(is_served=False)
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
         while frames := await self.wait():
@@ -86,37 +111,76 @@ class Subscription:
     def close(self) -> None:
         self._closed = True
         self._hub.unsubscribe(self)
-        self._ready.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.wake()
 
 
 class Hub:
     def __init__(self) -> None:
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: defaultdict[str | None, set[Subscription]] = defaultdict(set)
+        """By session; those of None get everything."""
+        self.subscribers_total = 0
+        self._to_wake: set[Subscription] = set()
+        self._round: asyncio.Handle | None = None
+        self._round_at_s = 0.0
+        """No round begins before."""
 
-    def subscribe(self, *, session_id: str | None = None, run_id: str | None = None) -> Subscription:
-        if len(self._subscriptions) >= SUBSCRIBERS_MAX:
+    def subscribe(
+        self, *, session_id: str | None = None, run_id: str | None = None, has_deltas: bool = True
+    ) -> Subscription:
+        if self.subscribers_total >= SUBSCRIBERS_MAX:
             raise Conflict(
                 f"cannot subscribe: {SUBSCRIBERS_MAX} readers are connected; close one", code="too_many_subscribers"
             )
-        subscription = Subscription(self, session_id, run_id)
-        self._subscriptions.add(subscription)
+        subscription = Subscription(self, session_id, run_id, has_deltas)
+        self._subscriptions[session_id].add(subscription)
+        self.subscribers_total += 1
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.discard(subscription)
-
-    @property
-    def subscribers_total(self) -> int:
-        return len(self._subscriptions)
+        subscriptions = self._subscriptions.get(subscription.session_id, set())
+        if subscription in subscriptions:
+            subscriptions.remove(subscription)
+            self.subscribers_total -= 1
+            if not subscriptions:
+                del self._subscriptions[subscription.session_id]
 
     def has_listeners(self, session_id: str) -> bool:
-        return any(s.session_id in (None, session_id) for s in self._subscriptions)
+        return session_id in self._subscriptions or None in self._subscriptions
+
+    def attached_to(self, session_id: str) -> int:
+        """How many follow this session, or a run of it."""
+        return len(self._subscriptions.get(session_id, ()))
 
     def publish(self, frame: Frame) -> None:
-        for subscription in tuple(self._subscriptions):
-            if subscription.wants(frame):
-                subscription.put(frame)
+        for key in (frame.session_id, None):
+            for subscription in tuple(self._subscriptions.get(key, ())):
+                if subscription.wants(frame):
+                    subscription.put(frame)
+                    self._to_wake.add(subscription)
+        if self._to_wake and self._round is None:
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if now_s < self._round_at_s:
+            self._round = loop.call_at(self._round_at_s, self._begin_round)
+            return
+        to_wake, self._to_wake = self._to_wake, set()
+        for subscription in to_wake:
+            subscription.wake()
+        # It comes after all that were woken have had their turn.
+        self._round = loop.call_soon(self._end_round, now_s)
+
+    def _end_round(self, began_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._round_at_s = now_s + (now_s - began_s)
+        self._round = None
+        if self._to_wake:
+            self._begin_round()
 
     def close(self) -> None:
-        for subscription in tuple(self._subscriptions):
+        for subscription in [one for those in self._subscriptions.values() for one in those]:
             subscription.close()

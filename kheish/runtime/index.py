@@ -1,26 +1,39 @@
 """What the daemon knows of every session without opening it.
 
-A cache: each row is derived from its session, and says which bytes of the journal it was derived from. A row that does
-not match its journal's newest segment is made anew; deleting the file loses nothing.
+A cache: each row is derived from its session, and says where the journal ended then. A row whose journal ends elsewhere
+is made anew; deleting the file loses nothing. Changed rows are appended to it, one a line, the newest of a session
+counts, and it is written anew once most of its lines are old ones. Where a crash left a line that cannot be read all
+rows are made anew.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from kheish.core.state import State, status_of
+from kheish.ids import time_of
+from kheish.runtime.fold import ID_CLOCK_MS
 from kheish.store import atomic
-from kheish.store.session_dir import SessionInfo
+from kheish.store.session_dir import ends_at, session_names, sessions_dir
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
+_HEADER = b'{"v":%d}\n' % INDEX_VERSION
 _ROWS_AT_ONCE = 100
+_OLD_LINES_MIN = 1_000
+_APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A row. `is_owed` says that the world owes the session something: it is opened when the daemon starts."""
+class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """A row. `runs` are the ids of those that the state holds, as one string, which takes a quarter of the memory.
+    `is_owed` says that the world owes the session something: it is opened when the daemon starts."""
 
     session_id: str
     cwd: str = ""
@@ -34,15 +47,25 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
     pos: int = 0
     active_run_id: str = ""
     active_status: str = ""
-    queued_run_ids: list[str] = []
-    run_ids: list[str] = []
-    approval_ids: list[str] = []
-    question_ids: list[str] = []
+    queued_run_ids: tuple[str, ...] = ()
+    runs: str = ""
+    past_runs: int = 0
+    approval_ids: tuple[str, ...] = ()
+    question_ids: tuple[str, ...] = ()
     headline: str = ""
     is_owed: bool = False
     problem: str = ""
-    segment: str = ""
+    segment_first_seq: int = 0
     size: int = 0
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Oldest first."""
+        return self.runs.split()
+
+    @property
+    def newest_run_id(self) -> str:
+        return self.runs.rpartition(" ")[2]
 
     @property
     def pending_approvals(self) -> int:
@@ -54,15 +77,23 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def runs_total(self) -> int:
-        return len(self.run_ids)
+        return self.past_runs + self.runs.count("_")
 
 
-class _File(msgspec.Struct):
-    v: int
+class Unsaved(NamedTuple):
+    """Rows that the file does not have; `is_all`: they take the place of all that is in it."""
+
     rows: list[SessionSummary]
+    is_all: bool
 
 
-def summarize(state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segment: str, size: int) -> SessionSummary:
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_lines = msgspec.json.Decoder(SessionSummary).decode_lines
+
+
+def summarize(
+    state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segment_first_seq: int, size: int
+) -> SessionSummary:
     run = state.active_run
     latest = run or next(reversed(state.runs.values()), None)
     return SessionSummary(
@@ -78,56 +109,110 @@ def summarize(state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segm
         pos=pos,
         active_run_id=state.active,
         active_status=status_of(state, run) if run else "",
-        queued_run_ids=list(state.queue),
-        run_ids=list(state.runs),
-        approval_ids=list(state.approvals),
-        question_ids=list(state.questions),
+        queued_run_ids=tuple(state.queue),
+        runs=" ".join(state.runs),
+        past_runs=state.past_runs,
+        approval_ids=tuple(state.approvals),
+        question_ids=tuple(state.questions),
         headline=latest.text[:200] if latest else "",
         is_owed=is_owed,
-        segment=segment,
+        segment_first_seq=segment_first_seq,
         size=size,
     )
 
 
 class Index:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.path = root / "daemon" / "index.jsonl"
         self.rows: dict[str, SessionSummary] = {}
-        self._run_sessions: dict[str, str] = {}
+        self._changed: dict[str, SessionSummary] = {}
+        self._lines = 0
+        """Rows in the file, old ones too; 0 where it has to be written anew."""
 
     def put(self, row: SessionSummary) -> None:
-        self.rows[row.session_id] = row
-        for run_id in reversed(row.run_ids):
-            if self._run_sessions.get(run_id) == row.session_id:
-                break
-            self._run_sessions[run_id] = row.session_id
+        self.rows[row.session_id] = self._changed[row.session_id] = row
 
     def session_of_run(self, run_id: str) -> str | None:
-        return self._run_sessions.get(run_id)
+        """Of a run by its full id; looked for first where its session lived when it was made."""
+        made_at_ms = time_of(run_id)
+        if made_at_ms is None:
+            return None
+        rows = self.rows.values()
+        near = (r for r in rows if r.created_at_ms - ID_CLOCK_MS <= made_at_ms <= r.updated_at_ms + ID_CLOCK_MS)
+        return next((row.session_id for row in chain(near, rows) if run_id in row.runs), None)
 
-    def runs_with_prefix(self, prefix: str) -> list[str]:
-        return [run_id for run_id in self._run_sessions if run_id.startswith(prefix)]
+    def runs_with_prefix(self, prefix: str) -> dict[str, str]:
+        """The session of each run whose id begins so."""
+        return {
+            run_id: row.session_id
+            for row in self.rows.values()
+            if prefix in row.runs
+            for run_id in row.run_ids
+            if run_id.startswith(prefix)
+        }
 
-    def load(self, infos: list[SessionInfo]) -> list[SessionInfo]:
+    # -- the file ------------------------------------------------------------------------------------------------
+
+    def load(self) -> list[str]:
         """Takes over the rows that still match; returns the sessions whose rows have to be made."""
-        try:
-            stored = msgspec.json.decode(atomic.read_file(self._path), type=_File)
-            rows = {row.session_id: row for row in stored.rows} if stored.v == INDEX_VERSION else {}
-        except (OSError, msgspec.MsgspecError):
-            rows = {}
-        stale = []
-        for info in infos:
-            row = rows.get(info.session_id)
-            if row is not None and not row.problem and (row.segment, row.size) == (info.segment, info.size):
-                self.put(row)
+        stored = self._read()
+        sessions, stale = os.fspath(sessions_dir(self._root)), []
+        for name in session_names(self._root):
+            row = stored.get(name)
+            if row and not row.problem and ends_at(f"{sessions}/{name}", row.seq, row.segment_first_seq, row.size):
+                row.cwd = sys.intern(row.cwd)
+                self.rows[name] = row
             else:
-                stale.append(info)
+                stale.append(name)
         return stale
 
-    def save(self, rows: list[SessionSummary]) -> None:
-        """Replaces the file. A row that fell behind its journal meanwhile no longer matches its size."""
-        encoded = []
-        for at in range(0, len(rows), _ROWS_AT_ONCE):
-            encoded.append(msgspec.json.encode(rows[at : at + _ROWS_AT_ONCE])[1:-1])
-            time.sleep(0)  # while it encodes it holds the interpreter, and the event loop with it
-        atomic.replace_file(self._path, b'{"v":%d,"rows":[%b]}' % (INDEX_VERSION, b",".join(encoded)))
+    def _read(self) -> dict[str, SessionSummary]:
+        try:
+            data = atomic.read_file(self.path)
+            end = data.rfind(b"\n") + 1
+            rows = _decode_lines(memoryview(data)[len(_HEADER) : end]) if data.startswith(_HEADER) else []
+        except (OSError, msgspec.MsgspecError):
+            return {}
+        self._lines = len(rows) if end == len(data) else 0
+        return {row.session_id: row for row in rows}
+
+    def unsaved(self) -> Unsaved | None:
+        """What `save` has to write next."""
+        if not self._changed and (self._lines or not self.rows):
+            return None
+        lines = self._lines + len(self._changed)
+        is_all = not self._lines or lines > 2 * len(self.rows) + _OLD_LINES_MIN
+        rows = list((self.rows if is_all else self._changed).values())
+        self._changed = {}
+        self._lines = len(rows) if is_all else lines
+        return Unsaved(rows, is_all)
+
+    def save(self, unsaved: Unsaved) -> None:
+        """Off the loop, one at a time. After a failure the next one writes all."""
+        lines = _encoded(unsaved.rows)
+        try:
+            if unsaved.is_all:
+                atomic.replace_file(self.path, b"".join([_HEADER, *lines]))
+            else:
+                _append(self.path, lines)
+        except OSError:
+            self._lines = 0
+            raise
+
+
+def _encoded(rows: list[SessionSummary]) -> Iterator[bytes]:
+    """A few lines at a time: while they are encoded nobody else has the interpreter."""
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        yield _encode_lines(rows[at : at + _ROWS_AT_ONCE])
+        time.sleep(0)
+
+
+def _append(path: Path, lines: Iterable[bytes]) -> None:
+    fd = os.open(path, _APPEND_FLAGS)
+    try:
+        for data in lines:
+            atomic.write_all(fd, data)
+        atomic.sync_data(fd)
+    finally:
+        os.close(fd)

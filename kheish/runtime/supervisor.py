@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kheish.core.events import Rule
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import Outcome
 from kheish.core.recovery import in_flight
-from kheish.core.state import REDUCER_VERSION, State
+from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import (
     Conflict,
     Corrupt,
@@ -32,10 +33,17 @@ from kheish.errors import (
     StoreError,
 )
 from kheish.ids import new_id, time_of
-from kheish.limits import INDEX_SAVE_DELAY_MS, SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
+from kheish.limits import (
+    INDEX_SAVE_DELAY_MS,
+    PAGE_ITEMS_MAX,
+    SESSION_UNLOAD_AFTER_MS,
+    SESSIONS_LOADED_MAX,
+    SETTLED_REQUESTS_KEPT,
+    STREAM_CHUNK_BYTES,
+)
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.disk_watch import DiskWatch, disk_low
-from kheish.runtime.fold import fold_records
+from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, fold_records, fold_run
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
@@ -45,15 +53,16 @@ from kheish.runtime.replay import replay
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
-from kheish.store.records import Record, segment_name
-from kheish.store.segments import read_records
+from kheish.store.packed import first_seq_of
+from kheish.store.records import Record
+from kheish.store.segments import OffsetIndex, read_records
 from kheish.store.session_dir import (
+    Loaded,
     Opened,
     SessionDir,
-    SessionInfo,
     clear_unfinished,
-    list_sessions,
     make_sessions_dir,
+    session_info,
     session_path,
 )
 
@@ -61,8 +70,6 @@ log = logging.getLogger(__name__)
 
 _TAKE_UP_AGAIN_S, _TAKE_UP_AGAIN_MAX_S = 1.0, 60.0
 _MAKE_ROOM_LOOKS = 16
-_ID_CLOCK_MS = 1_000
-"""How far the clock of ids and that of records may be apart."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -107,7 +114,7 @@ class Supervisor:
         self.started_at_ms = self.clock.now_ms()
         self.hub = Hub()
         self.blobs = Blobs(root)
-        self.index = Index(root / "daemon" / "index.json")
+        self.index = Index(root)
         self.committer = Committer(asyncio.get_running_loop())
         self.disk = DiskWatch(root, self.committer)
         specs = {name: tool.spec for name, tool in tools.items()}
@@ -136,7 +143,9 @@ class Supervisor:
         self._pos = 0
         self._published_pos = 0
         self._save_timer: asyncio.TimerHandle | None = None
+        self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._is_started = False
         self.is_draining = False
 
     @property
@@ -155,15 +164,19 @@ class Supervisor:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Builds the index and takes up all work that is owed. Returns when every client can be served."""
+        """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
+        work is taken up does it go on, for it would be in the way."""
         stale = await self.committer.run(self._load_index)
-        for row in await self.committer.run(lambda: [self._summarize_from_disk(info) for info in stale]):
+        for row in await self.committer.run(lambda: [self._summarize_from_disk(name) for name in stale]):
             if row.created_at_ms or row.problem:
                 self.index.put(row)
         owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
         await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
+        self._is_started = True
+        for actor in self._actors.values():
+            self._reconciler.reconcile(actor)
         if stale:
-            self._save_index_later()
+            self._in_background(self._save_index())
 
     async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
         """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
@@ -187,22 +200,21 @@ class Supervisor:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _load_index(self) -> list[SessionInfo]:
+    def _load_index(self) -> list[str]:
         make_private_dir(self.root)
         make_private_dir(self.root / "daemon")
         make_sessions_dir(self.root)
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
-        return self.index.load(list(list_sessions(self.root)))
+        return self.index.load()
 
-    def _summarize_from_disk(self, info: SessionInfo) -> SessionSummary:
+    def _summarize_from_disk(self, session_id: str) -> SessionSummary:
+        info = session_info(self.root, session_id)
         try:
-            loaded = SessionDir.read_only(self.root, info.session_id, reducer=REDUCER_VERSION)
-            state = decode_state(loaded.checkpoint) if loaded.checkpoint else State()
-            fold_records(loaded.tail, state)
+            loaded, state = self._read_state(session_id)
         except (KheishError, OSError) as error:
-            return SessionSummary(session_id=info.session_id, problem=str(error))
+            return SessionSummary(session_id=session_id, problem=str(error))
         last = loaded.last
         row = summarize(
             state,
@@ -210,10 +222,10 @@ class Supervisor:
             last.gen if last else state.generation,
             last.pos if last else 0,
             is_owed=_is_owed(state),
-            segment=info.segment,
+            segment_first_seq=first_seq_of(info.segment) or 0,
             size=info.size,
         )
-        row.session_id = info.session_id
+        row.session_id = session_id
         if loaded.fault is not None:
             row.problem, row.is_owed = loaded.fault.message, False
         elif loaded.torn is not None:
@@ -287,7 +299,8 @@ class Supervisor:
     def _changed(self, actor: Actor) -> None:
         if actor.gen == self.generation:
             self._published_pos = max(self._published_pos, actor.pos)
-        self._reconciler.reconcile(actor)
+        if self._is_started:
+            self._reconciler.reconcile(actor)
         durable = actor.journal.locate(actor.seq)
         self.index.put(
             summarize(
@@ -296,7 +309,7 @@ class Supervisor:
                 actor.gen,
                 actor.pos,
                 is_owed=_is_owed(actor.state),
-                segment=segment_name(durable.segment_first_seq),
+                segment_first_seq=durable.segment_first_seq,
                 size=durable.offset,
             )
         )
@@ -384,8 +397,7 @@ class Supervisor:
                 is_settled = True
         opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION, is_settled=is_settled)
         try:
-            state = decode_state(opened.checkpoint) if opened.checkpoint else State()
-            return opened, fold_records(opened.tail, state)
+            return opened, _fold(opened)
         except BaseException:
             opened.journal.close()
             raise
@@ -442,8 +454,10 @@ class Supervisor:
             self._unload_timer = loop.call_later(SESSION_UNLOAD_AFTER_MS / 1000, self._unload_idle)
 
     def _is_idle(self, actor: Actor) -> bool:
-        """A session that became read-only is not put away: opening it anew would trust what the failed disk shows."""
-        return not (actor.is_busy or actor.journal.is_poisoned) and self._reconciler.is_idle(actor.session_id)
+        """A session that became read-only is not put away: opening it anew would trust what the failed disk shows. Nor
+        is one before the daemon has started, when what it is owed still has to begin."""
+        is_busy = actor.is_busy or actor.journal.is_poisoned or not self._is_started
+        return not is_busy and self._reconciler.is_idle(actor.session_id)
 
     def _unload(self, actor: Actor) -> None:
         del self._actors[actor.session_id]
@@ -460,6 +474,26 @@ class Supervisor:
             raise NotFound(f"cannot find session {session_id}", code="session_not_found")
         return actor.state, actor.seq
 
+    async def peek(self, session_id: str) -> State:
+        """The state for a list over many sessions: one that is not loaded is read where it lies. It is opened if it is
+        damaged, which is noted then, or if what it waits for was asked under other rules, and is then asked again.
+        Raises NotFound, Corrupt, OSError."""
+        actor, row = self._actors.get(session_id), self.index.rows.get(session_id)
+        if actor is not None:
+            return actor.state
+        if row is not None:
+            loaded, state = await self.committer.run(self._read_state, session_id, row.seq)
+            revision = self.policy.settings.policy_revision
+            is_current = all(approval.policy_revision == revision for approval in state.approvals.values())
+            if is_current and loaded.fault is None:
+                return state
+        return (await self.state(session_id))[0]
+
+    def _read_state(self, session_id: str, until_seq: int | None = None) -> tuple[Loaded, State]:
+        """Without opening it; a record after the row's may not be durable yet."""
+        loaded = SessionDir.read_only(self.root, session_id, reducer=REDUCER_VERSION)
+        return loaded, _fold(loaded, until_seq)
+
     async def messages(self, session_id: str) -> Sequence[Message]:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
         await self.state(session_id)
@@ -470,21 +504,49 @@ class Supervisor:
     ) -> list[Record]:
         """Durable records after a seq, oldest first; no more after `bytes_max` is reached. Of a damaged session those
         before the fault; where it comes next, raises Corrupt."""
+        read, until = self._reader(session_id)
+        if until is not None and after_seq >= until:
+            return []
+        return await self.committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
+
+    def _reader(self, session_id: str) -> tuple[Read, int | None]:
+        """What reads a session's journal, and up to which seq it may. Raises NotFound."""
         actor = self._actors.get(session_id)
         row = self.index.rows.get(session_id)
-        # While a session is being opened its journal may hold a record that is not durable yet.
-        until = actor.seq if actor is not None else row.seq if row is not None and not row.problem else None
         path = session_path(self.root, session_id)
         if not path.is_dir():
             raise NotFound(f"cannot find session {session_id}", code="session_not_found")
-        if until is not None and after_seq >= until:
-            return []
         if actor is not None:
-            journal = actor.journal
-            return await self.committer.run(lambda: _before_fault(journal.read(after_seq + 1, limit, until), bytes_max))
-        return await self.committer.run(
-            lambda: _before_fault(read_records(path, after_seq + 1, limit, until), bytes_max)
-        )
+            return actor.journal.read, actor.seq
+        # While a session is being opened its journal may hold a record that is not durable yet.
+        until = row.seq if row is not None and not row.problem else None
+        return partial(read_records, path, index=OffsetIndex()), until
+
+    async def run(self, session_id: str, run_id: str) -> tuple[State, Run]:
+        """A run and the state that it is shown with: the session's, or, once the run has left that, what the journal
+        says of it alone. Raises NotFound."""
+        state, seq = await self.state(session_id)
+        if state.past_runs and run_id not in state.runs:
+            read, _ = self._reader(session_id)
+            state = await self.committer.run(fold_run, read, seq, session_id, run_id)
+        if (run := state.runs.get(run_id)) is None:
+            raise NotFound(f"cannot find run {run_id} in session {session_id}", code="run_not_found")
+        return state, run
+
+    async def read_run(self, session_id: str, run_id: str, after_seq: int) -> AsyncGenerator[list[Record], None]:
+        """The durable records after a seq that concern a run, page by page, up to its end if it is over."""
+        after_seq = max(after_seq, await self._find_made(session_id, run_id) - 1)
+        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
+            after_seq = page[-1].seq
+            if found := [record for record in page if concerns(record, run_id)]:
+                yield found
+                if ends(found[-1], run_id):
+                    return
+
+    async def _find_made(self, session_id: str, id_: str) -> int:
+        """The seq of the record that made a run, an approval or a question, or 0. Raises NotFound, Corrupt, OSError."""
+        read, until = self._reader(session_id)
+        return await self.committer.run(find_made, read, until, id_) if until else 0
 
     def replay(self, after: tuple[int, int], until: tuple[int, int]) -> AsyncIterator[tuple[str, Record]]:
         """Durable records of all sessions between two (generation, position), in the order they were published; without
@@ -494,13 +556,33 @@ class Supervisor:
 
     async def find_run(self, run_id: str) -> tuple[str, str]:
         """(session id, full run id) of a run id or an unambiguous prefix of one."""
+        full = run_id if run_id.startswith("run_") else f"run_{run_id}"
+        session_id = await self.session_of_run(full)
+        if session_id is None:
+            found = self.index.runs_with_prefix(full)
+            full = _one(list(found), "run", run_id)
+            session_id = found[full]
+        return session_id, full
+
+    async def session_of_run(self, run_id: str) -> str | None:
+        """By full id. Where no state holds it, the journals are asked of those sessions that have past runs and lived
+        when it was made."""
         if (session_id := self.index.session_of_run(run_id)) is not None:
-            return session_id, run_id
-        prefix = run_id if run_id.startswith("run_") else f"run_{run_id}"
-        full = _one(self.index.runs_with_prefix(prefix), "run", run_id)
-        session = self.index.session_of_run(full)
-        assert session is not None
-        return session, full
+            return session_id
+        for row in self._living_at(time_of(run_id)):
+            with contextlib.suppress(KheishError, OSError):
+                if row.past_runs and await self._find_made(row.session_id, run_id):
+                    return row.session_id
+        return None
+
+    def _living_at(self, at_ms: int | None) -> list[SessionSummary]:
+        if at_ms is None:
+            return []
+        return [
+            row
+            for row in self.index.rows.values()
+            if not row.problem and row.created_at_ms - ID_CLOCK_MS <= at_ms <= row.updated_at_ms + ID_CLOCK_MS
+        ]
 
     async def find_request(self, request_id: str) -> tuple[str, str]:
         """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
@@ -515,13 +597,13 @@ class Supervisor:
                 for full in actor.state.settled:
                     if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
                         found[full] = actor.session_id
-        if not found and (made_at_ms := time_of(request_id)) is not None:
-            for row in list(self.index.rows.values()):
-                in_its_life = row.created_at_ms - _ID_CLOCK_MS <= made_at_ms <= row.updated_at_ms + _ID_CLOCK_MS
-                if not row.problem and in_its_life:
-                    state, _ = await self.state(row.session_id)
-                    if request_id in state.settled:
-                        return row.session_id, request_id
+        if not found:
+            for row in self._living_at(time_of(request_id)):
+                state, _ = await self.state(row.session_id)
+                if request_id in state.settled or (
+                    len(state.settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(row.session_id, request_id)
+                ):
+                    return row.session_id, request_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
 
@@ -549,11 +631,14 @@ class Supervisor:
         self._in_background(self._save_index())
 
     async def _save_index(self) -> None:
-        rows = list(self.index.rows.values())
-        try:
-            await self.committer.run(self.index.save, rows)
-        except OSError as error:
-            log.warning("cannot save the index: %s", error)
+        async with self._saving:
+            unsaved = self.index.unsaved()
+            if unsaved is None:
+                return
+            try:
+                await self.committer.run(self.index.save, unsaved)
+            except OSError as error:
+                log.warning("cannot save the index: %s", error)
 
 
 def _before_fault(records: Iterator[Record], bytes_max: int | None) -> list[Record]:
@@ -571,13 +656,19 @@ def _before_fault(records: Iterator[Record], bytes_max: int | None) -> list[Reco
     return found
 
 
+def _fold(session: Opened | Loaded, until_seq: int | None = None) -> State:
+    tail = session.tail if until_seq is None else [record for record in session.tail if record.seq <= until_seq]
+    return fold_records(tail, decode_state(session.checkpoint) if session.checkpoint else State())
+
+
 def _is_owed(state: State) -> bool:
     return in_flight(state) or bool(pending(state))
 
 
 def _one(found: list[str], noun: str, given: str) -> str:
     if not found:
-        raise NotFound(f"cannot find {noun} {given}", code=f"{noun.partition(' ')[0]}_not_found")
+        hint = "; what has been over for long is found by its whole id" if time_of(given) is None else ""
+        raise NotFound(f"cannot find {noun} {given}{hint}", code=f"{noun.partition(' ')[0]}_not_found")
     if len(found) > 1:
         raise Conflict(
             f"cannot tell which {noun} {given} is: {', '.join(sorted(found)[:5])}",

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
 
 from kheish.errors import Poisoned, StoreError
@@ -24,11 +25,18 @@ T = TypeVar("T")
 STORE_THREADS = 4
 """Threads for opening, reading, checkpoints and blobs."""
 
+Tell = Callable[[Poisoned | None], None]
+"""Is told on the event loop that a record is durable, or why it is not."""
+
 
 class _Waiting(NamedTuple):
     journal: Journal
     framed: Framed
-    future: asyncio.Future[None]
+    tell: Tell
+
+
+_Group = tuple[Journal, list[Framed]]
+_Result = tuple[Tell, Poisoned | None]
 
 
 class Committer:
@@ -36,23 +44,24 @@ class Committer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._condition = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
+        """What is to be committed; None: nothing comes any more."""
+        self._held: _Waiting | None = None
+        self._results: deque[_Result] = deque()
         self._closing = False
-        self._syncers = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="kheish-sync")
+        self._groups: SimpleQueue[_Group | None] = SimpleQueue()
+        """Records of one journal each, of the batch that is being committed; None ends a thread."""
+        self._committed: SimpleQueue[None] = SimpleQueue()
+        self._helpers: list[threading.Thread] = []
         self._workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="kheish-store")
         self._thread = threading.Thread(target=self._work, name="kheish-commit", daemon=True)
         self._thread.start()
 
-    def append(self, journal: Journal, framed: Framed) -> asyncio.Future[None]:
-        """Make a record durable. The future ends, in the order of appending, with None or Poisoned."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        with self._condition:
-            if self._closing:
-                raise StoreError("cannot append: the store is closed", code="store_closed")
-            self._waiting.append(_Waiting(journal, framed, future))
-            self._condition.notify()
-        return future
+    def append(self, journal: Journal, framed: Framed, tell: Tell) -> None:
+        """Makes a record durable, and tells, in the order of appending."""
+        if self._closing:
+            raise StoreError("cannot append: the store is closed", code="store_closed")
+        self._waiting.put(_Waiting(journal, framed, tell))
 
     def run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Run other blocking store work (open, read, checkpoint, blob) so that it does not delay commits."""
@@ -60,15 +69,28 @@ class Committer:
 
     async def close(self) -> None:
         """Make everything that waits durable, finish running work, and end the threads."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
+        self._closing = True
+        self._waiting.put(None)
         await self._loop.run_in_executor(None, self._join)
 
     def _join(self) -> None:
         self._thread.join()
-        self._syncers.shutdown()
+        for _ in self._helpers:
+            self._groups.put(None)
+        for helper in self._helpers:
+            helper.join()
         self._workers.shutdown()
+
+    def _tell_all(self, results: list[_Result]) -> None:
+        """The first is told at once, each other in a turn of its own: all of them would hold the event loop."""
+        self._results += results
+        for _ in results[1:]:
+            self._loop.call_soon(self._tell_next)
+        self._tell_next()
+
+    def _tell_next(self) -> None:
+        tell, error = self._results.popleft()
+        tell(error)
 
     # -- on the committer's thread ----------------------------------------------------------------------------------
 
@@ -76,56 +98,64 @@ class Committer:
         while batch := self._take():
             results = self._commit(batch)
             with contextlib.suppress(RuntimeError):  # the loop is closed and nobody waits any more
-                self._loop.call_soon_threadsafe(_finish, results)
+                self._loop.call_soon_threadsafe(self._tell_all, results)
 
     def _take(self) -> list[_Waiting]:
         """The next batch, or an empty one when the committer is closed and drained."""
         batch: list[_Waiting] = []
         size = 0
-        with self._condition:
-            while not self._waiting and not self._closing:
-                self._condition.wait()
-            while self._waiting and (not batch or size + len(self._waiting[0].framed.line) <= COMMIT_BATCH_BYTES_MAX):
-                waiting = self._waiting.popleft()
-                size += len(waiting.framed.line)
-                batch.append(waiting)
+        waiting = self._held or self._waiting.get()
+        self._held = None
+        while waiting is not None:
+            size += len(waiting.framed.line)
+            if batch and size > COMMIT_BATCH_BYTES_MAX:
+                self._held = waiting
+                return batch
+            batch.append(waiting)
+            if self._waiting.empty():
+                return batch
+            waiting = self._waiting.get()
+        if batch:
+            self._waiting.put(None)
         return batch
 
-    def _commit(self, batch: list[_Waiting]) -> list[tuple[asyncio.Future[None], Poisoned | None]]:
-        groups: dict[int, tuple[Journal, list[Framed]]] = {}
+    def _commit(self, batch: list[_Waiting]) -> list[_Result]:
+        groups: dict[Journal, list[Framed]] = {}
         for waiting in batch:
-            groups.setdefault(id(waiting.journal), (waiting.journal, []))[1].append(waiting.framed)
-        todo = deque(groups.values())
-        helpers = [self._syncers.submit(_drain, todo) for _ in range(min(len(todo), SYNC_THREADS) - 1)]
-        _drain(todo)
-        for helper in helpers:
-            helper.result()
+            groups.setdefault(waiting.journal, []).append(waiting.framed)
+        if len(groups) == 1:
+            _commit_group(*groups.popitem())
+        else:
+            self._commit_side_by_side(groups)
         return [
-            (future, None if framed.seq <= journal.durable_seq else journal.poison("it was not written"))
-            for journal, framed, future in batch
+            (tell, None if framed.seq <= journal.durable_seq else journal.poison("it was not written"))
+            for journal, framed, tell in batch
         ]
 
+    def _commit_side_by_side(self, groups: dict[Journal, list[Framed]]) -> None:
+        while len(self._helpers) < min(len(groups), SYNC_THREADS) - 1:
+            name = f"kheish-sync_{len(self._helpers)}"
+            self._helpers.append(threading.Thread(target=self._help, name=name, daemon=True))
+            self._helpers[-1].start()
+        for group in groups.items():
+            self._groups.put(group)
+        with contextlib.suppress(Empty):
+            while (group_left := self._groups.get_nowait()) is not None:
+                _commit_group(*group_left)
+                self._committed.put(None)
+        for _ in groups:
+            self._committed.get()
 
-def _drain(todo: deque[tuple[Journal, list[Framed]]]) -> None:
-    """Commit journals until none is left; several threads share one `todo`."""
-    while True:
-        try:
-            journal, records = todo.popleft()
-        except IndexError:
-            return
-        try:
-            journal.commit(records)
-        except Poisoned:
-            pass  # the journal remembers, and `durable_seq` tells which records made it
-        except Exception as error:  # a fault of ours must not leave anybody waiting for ever
-            journal.poison(repr(error))
+    def _help(self) -> None:
+        while (group := self._groups.get()) is not None:
+            _commit_group(*group)
+            self._committed.put(None)
 
 
-def _finish(results: list[tuple[asyncio.Future[None], Poisoned | None]]) -> None:
-    for future, error in results:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+def _commit_group(journal: Journal, records: list[Framed]) -> None:
+    try:
+        journal.commit(records)
+    except Poisoned:
+        pass  # the journal remembers, and `durable_seq` tells which records made it
+    except Exception as error:  # a fault of ours must not leave anybody waiting for ever
+        journal.poison(repr(error))

@@ -89,7 +89,9 @@ class Journal:
         self._header = header
         self._durable = position
         self._offset = position.offset
+        # Each write goes on where the last one ended: a file is left for another once a write to it has failed.
         self._fd = os.open(directory / segment_name(header.first_seq), _WRITE_FLAGS)
+        os.lseek(self._fd, position.offset, os.SEEK_SET)
 
     @property
     def next_seq(self) -> int:
@@ -202,7 +204,6 @@ class Journal:
         if not records:
             return
         data = b"".join([record.line for record in records])
-        os.lseek(self._fd, self._offset, os.SEEK_SET)
         atomic.write_all(self._fd, data)
         atomic.sync_data(self._fd)
         self._note(records)
@@ -216,6 +217,7 @@ class Journal:
 
     def _switch(self, path: Path, header: Header, offset: int) -> None:
         fd = os.open(path, _WRITE_FLAGS)
+        os.lseek(fd, 0, os.SEEK_END)
         with contextlib.suppress(OSError):
             os.close(self._fd)
         self._fd, self._header, self._offset = fd, header, offset

@@ -67,11 +67,16 @@ def _lock(path: Path) -> int:
 
 def _has_name(fd: int, path: Path) -> bool:
     """Whether an open file is the one that has this name now."""
+    return _inode_of(fd) == _inode_of(path)
+
+
+def _inode_of(file: int | Path) -> tuple[int, int] | None:
+    """The identity of a file by its descriptor or its name; None where nothing has this name."""
     try:
-        mine, named = os.fstat(fd), os.stat(path, follow_symlinks=False)
+        found = os.stat(file) if isinstance(file, int) else os.lstat(file)
     except FileNotFoundError:
-        return False
-    return (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino)
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _decode_owner(data: bytes) -> Owner | None:
@@ -208,11 +213,13 @@ class SessionLock:
         self._directory = directory
         self._path = directory / "session.lock"
         self._fd: int | None = None
+        self._inode: tuple[int, int] | None = None
 
     def acquire(self) -> SessionLock:
         """Raises Conflict `session_locked`."""
         try:
             self._fd = _lock(self._path)
+            self._inode = _inode_of(self._fd)
         except _Held:
             raise Conflict(
                 f"cannot write to session {self._directory.name}: another process has it open; close that one first",
@@ -222,7 +229,7 @@ class SessionLock:
 
     def is_held(self) -> bool:
         """Whether nobody else can have it: the locked file still has its name."""
-        return self._fd is not None and _has_name(self._fd, self._path)
+        return self._fd is not None and _inode_of(self._path) == self._inode
 
     def release(self) -> None:
         if self._fd is not None:

@@ -58,12 +58,11 @@ class Loaded(NamedTuple):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """What the index compares: it changes with every append."""
+    """A session's newest segment and its size, which changes with every append."""
 
     session_id: str
     segment: str
     size: int
-    mtime_ns: int
 
 
 def sessions_dir(root: Path) -> Path:
@@ -144,26 +143,39 @@ def _make_building(building: Path) -> None:
         os.mkdir(building, 0o700)
 
 
-def list_sessions(root: Path) -> Iterator[SessionInfo]:
-    """Every session with its newest segment, from names and one stat each; unfinished ones are not sessions."""
-    sessions = os.fspath(sessions_dir(root))
+def session_names(root: Path) -> list[str]:
+    """Every session; unfinished ones are not sessions."""
     try:
-        names = sorted(entry.name for entry in os.scandir(sessions) if entry.is_dir(follow_symlinks=False))
+        with os.scandir(sessions_dir(root)) as entries:
+            return sorted(e.name for e in entries if is_session_name(e.name) and e.is_dir(follow_symlinks=False))
     except FileNotFoundError:
-        return
-    for name in names:
-        if not is_session_name(name):
-            continue
-        directory = os.path.join(sessions, name)
-        try:
-            newest = max((file for file in os.listdir(directory) if first_seq_of(file) is not None), default="")
-        except OSError:  # what is wrong with it, whoever opens it says
-            newest = ""
-        if newest:
-            status = os.stat(os.path.join(directory, newest), follow_symlinks=False)
-            yield SessionInfo(name, newest, status.st_size, status.st_mtime_ns)
-        else:
-            yield SessionInfo(name, "", 0, 0)
+        return []
+
+
+def list_sessions(root: Path) -> Iterator[SessionInfo]:
+    """Every session with its newest segment, from names and one stat each."""
+    for name in session_names(root):
+        yield session_info(root, name)
+
+
+def session_info(root: Path, session_id: str) -> SessionInfo:
+    directory = f"{sessions_dir(root)}/{session_id}"
+    try:
+        newest = max((file for file in os.listdir(directory) if first_seq_of(file) is not None), default="")
+    except OSError:  # what is wrong with it, whoever opens it says
+        newest = ""
+    size = os.stat(f"{directory}/{newest}", follow_symlinks=False).st_size if newest else 0
+    return SessionInfo(session_id, newest, size)
+
+
+def ends_at(directory: str, seq: int, segment_first_seq: int, size: int) -> bool:
+    """Whether a session's journal ends with this record, at this byte of this segment. Two stats tell: a newer segment
+    would begin with the next record."""
+    try:
+        status = os.stat(f"{directory}/{segment_name(segment_first_seq)}", follow_symlinks=False)
+    except OSError:
+        return False
+    return status.st_size == size and not os.path.lexists(f"{directory}/{segment_name(seq + 1)}")
 
 
 def clear_unfinished(root: Path) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from kheish.core.events import Attachment, Delivery
 from kheish.core.state import Run, RunStatus, State, status_of
-from kheish.limits import INPUT_CHARS_MAX
+from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
 from kheish.wire.approvals import ApprovalView, approval_view
 from kheish.wire.body import Body, View
 from kheish.wire.questions import QuestionView, question_view
@@ -48,6 +48,12 @@ class SubmitInput(Body, frozen=True):
 
 class EditInput(Body, frozen=True):
     content: Annotated[str, msgspec.Meta(min_length=1, max_length=INPUT_CHARS_MAX)]
+
+
+class MoveInput(Body, frozen=True):
+    """`position` counts from 1."""
+
+    position: Annotated[int, msgspec.Meta(ge=1, le=QUEUED_RUNS_MAX)]
 
 
 class StopRun(Body, frozen=True):

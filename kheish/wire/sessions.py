@@ -36,6 +36,10 @@ class SetPermissionMode(Body, frozen=True):
     mode: Mode
 
 
+class SetTitle(Body, frozen=True):
+    title: Annotated[str, msgspec.Meta(max_length=200)]
+
+
 class SessionView(View, frozen=True):
     session_id: str
     status: SessionStatus
@@ -54,6 +58,8 @@ class SessionView(View, frozen=True):
     headline: str = ""
     problem: str = ""
     """Why the session is read-only, if it is."""
+    attached: int = 0
+    """Clients that follow it now."""
     rules: list[RuleView] | None = None
     """In the view of one session, not in lists."""
 
@@ -91,7 +97,7 @@ def session_status(ended: bool, active_status: str) -> SessionStatus:
     return active_status or "idle"  # type: ignore[return-value]
 
 
-def session_view(state: State, seq: int) -> SessionView:
+def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
     active = state.active_run
     latest: Run | None = active or (next(reversed(state.runs.values())) if state.runs else None)
     return SessionView(
@@ -108,8 +114,9 @@ def session_view(state: State, seq: int) -> SessionView:
         queued_run_ids=list(state.queue),
         pending_approval_ids=list(state.approvals),
         pending_question_ids=list(state.questions),
-        runs_total=len(state.runs),
+        runs_total=state.runs_total,
         headline=latest.text[:200] if latest else "",
+        attached=attached,
         rules=[rule_view(rule) for rule in state.rules],
     )
 

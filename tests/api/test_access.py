@@ -119,7 +119,7 @@ def test_the_kernel_says_who_is_at_the_other_end() -> None:
 def test_another_user_is_not_served() -> None:
     stranger = Peer(uid=os.getuid() + 1, pid=1)
     with pytest.raises(Forbidden):
-        caller_of(stranger, "cli", lambda _: False)
+        caller_of(stranger, "cli", is_known=False)
     for peer, principal, is_operator in (
         (Peer(os.getuid(), 7), f"user:{os.getuid()}", True),
         (Peer(0, 7), "user:0", True),
@@ -127,5 +127,5 @@ def test_another_user_is_not_served() -> None:
         (Peer(os.getuid(), 7, run_id="run_unknown"), f"user:{os.getuid()}", True),
         (Peer(os.getuid(), 7, run_id="run_unknown", is_ours=True), "run:unknown", False),
     ):
-        caller = caller_of(peer, "cli", lambda run_id: run_id == "run_known")
+        caller = caller_of(peer, "cli", is_known=peer.run_id == "run_known")
         assert (caller.principal, caller.is_operator) == (principal, is_operator)

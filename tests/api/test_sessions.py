@@ -203,6 +203,13 @@ def test_the_origin_of_a_client_is_journaled_and_nonsense_is_not(api: DaemonProc
         ask(api, "POST", "/v1/sessions/origin/permission-mode", {"mode": "default"})
 
 
+def test_a_session_can_have_another_title(api: DaemonProcess) -> None:
+    create(api, "titled")
+    renamed = ask(api, "POST", "/v1/sessions/titled/title", {"title": "The outage"})
+    assert renamed.json["title"] == ask(api, "GET", "/v1/sessions/titled").json["title"] == "The outage"
+    assert refusal(ask(api, "POST", "/v1/sessions/titled/title", {"title": "x" * 201}))[0] == 400
+
+
 def test_the_queue_is_listed_edited_and_withdrawn(api: DaemonProcess) -> None:
     create(api, "queue")
     active = submit(api, "queue", "HANG")
@@ -210,6 +217,11 @@ def test_the_queue_is_listed_edited_and_withdrawn(api: DaemonProcess) -> None:
     assert active["queued_position"] == 0
     queue = ask(api, "GET", "/v1/sessions/queue/queue").json
     assert [(r["run_id"], r["queued_position"]) for r in queue] == [(first, 1), (second, 2), (third, 3)]
+    move = f"/v1/sessions/queue/queue/{third}/move"
+    assert ask(api, "POST", move, {"position": 1}).json["queued_position"] == 1
+    assert [r["run_id"] for r in ask(api, "GET", "/v1/sessions/queue/queue").json] == [third, first, second]
+    assert ask(api, "POST", move, {"position": 3}).json["queued_position"] == 3
+    assert refusal(ask(api, "POST", move, {"position": 0}))[0] == 400
     edited = ask(api, "PATCH", f"/v1/sessions/queue/queue/{second}", {"content": "second, better AFTER"})
     assert edited.status == 200 and edited.json["request"]["text_preview"] == "second, better AFTER"
     withdrawn = ask(api, "DELETE", f"/v1/sessions/queue/queue/{first}")
@@ -219,6 +231,7 @@ def test_the_queue_is_listed_edited_and_withdrawn(api: DaemonProcess) -> None:
     path = f"/v1/sessions/queue/queue/{active['run_id']}"
     assert refusal(ask(api, "PATCH", path, {"content": "x"})) == (409, "run_state_conflict")
     assert refusal(ask(api, "DELETE", path)) == (409, "run_state_conflict")
+    assert refusal(ask(api, "POST", f"{path}/move", {"position": 1})) == (409, "run_state_conflict")
     assert ask(api, "POST", f"/v1/runs/{active['run_id']}/cancel", {}).json["status"] == "cancelled"
     assert api.finish(third)["status"] == "completed"
     assert [

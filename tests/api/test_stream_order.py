@@ -18,6 +18,8 @@ from kheish.api import streams
 from kheish.api.streams import Streams, encode
 from kheish.core import commands as c
 from kheish.core.contracts import ModelRequest, Reply
+from kheish.runtime import actor
+from kheish.runtime.actor import record_json
 from kheish.store.journal import Framed, Journal
 from kheish.store.records import Record
 from tests.runtime.kernel import Kernel, reply
@@ -206,6 +208,38 @@ async def test_a_stream_has_no_hole_and_no_double_under_load(
             prefix = "1." if last > changes + 1 else ""
             assert ids(frames) == [f"{prefix}{number}" for number in range(1, last + 1)]
             assert [event for event, _, _ in frames].count("sync") <= 1
+
+
+async def test_a_record_is_encoded_once_for_all_who_follow_its_session_and_not_at_all_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[tuple[str, str]] = []
+    made_public: list[int] = []
+
+    def encode_and_note(event: str, data: bytes, event_id: str = "") -> bytes:
+        encoded.append((event, event_id))
+        return encode(event, data, event_id)
+
+    def make_public_and_note(session_id: str, seq: int, *rest: Any) -> bytes:
+        made_public.append(seq)
+        return record_json(session_id, seq, *rest)
+
+    monkeypatch.setattr(streams, "encode", encode_and_note)
+    monkeypatch.setattr(actor, "record_json", make_public_and_note)
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        await kernel.create()
+        made = Streams(kernel.supervisor)
+        followers = [made.session("s", None, "tail") for _ in range(3)] + [made.everything("") for _ in range(2)]
+        for follower in followers:
+            await read(follower, "sync")
+        encoded.clear()
+        await kernel.send(c.SetMode(mode="plan"))
+        assert [ids(await read(follower, "record")) for follower in followers] == [["2"]] * 3 + [["1.2"]] * 2
+        assert sorted(encoded) == [("record", "1.2"), ("record", "2")]
+        for follower in followers:
+            await follower.aclose()  # type: ignore[attr-defined]
+        await kernel.send(c.SetMode(mode="default"))
+        assert made_public == [2]
 
 
 async def test_a_reader_that_leaves_is_no_subscriber(tmp_path: Path) -> None:

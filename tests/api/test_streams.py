@@ -75,6 +75,32 @@ def test_live_text_comes_between_records_without_an_id(api: DaemonProcess) -> No
         assert not [f for f in stream.until("sync") if f.event == "delta"], "they are not in the journal"
 
 
+def test_the_global_stream_leaves_live_text_out_on_request(api: DaemonProcess) -> None:
+    model = "test/" + api.script({"deltas": ["a", "b"], "pace_ms": 20}, name="pair.json").rpartition("/")[2]
+    session = api.session("quiet")
+    with Stream(api, "/v1/events/stream?deltas=false") as quiet, Stream(api, "/v1/events/stream") as everything:
+        quiet.until("sync")
+        everything.until("sync")
+        api.submit(session, "tell", model=model)
+        overall, alone = everything.read_types("run.completed"), quiet.read_types("run.completed")
+    assert [f.event for f in overall if f.event == "delta"]
+    assert [f.data for f in alone] == [f.data for f in records(overall)]
+
+
+def test_who_follows_a_session_is_seen(api: DaemonProcess) -> None:
+    session = api.session("watched")
+    run_id = api.submit(session, "HANG")
+    path = f"/v1/sessions/{session}"
+    assert ask(api, "GET", path).json["attached"] == 0
+    with Stream(api, f"{path}/stream") as one, Stream(api, f"/v1/runs/{run_id}/stream") as other:
+        one.until("sync")
+        other.until("sync")
+        assert ask(api, "GET", path).json["attached"] == 2
+        (row,) = [r for r in ask(api, "GET", "/v1/sessions").json if r["session_id"] == session]
+        assert row["attached"] == 2
+    ask(api, "POST", f"/v1/runs/{run_id}/cancel", {})
+
+
 def test_the_stream_of_a_run_holds_its_records_and_ends_with_it(api: DaemonProcess) -> None:
     session = api.session("of-run")
     before = api.submit(session, "go")
@@ -166,7 +192,7 @@ def test_text_that_is_not_unicode_is_refused_before_it_is_kept(api: DaemonProces
     assert api.types(session) == ["session.created"]
 
 
-def test_what_waits_for_a_reader_is_bounded_given_out_in_pieces_and_dropped_with_it() -> None:
+async def test_what_waits_for_a_reader_is_bounded_given_out_in_pieces_and_dropped_with_it() -> None:
     hub = Hub()
     subscription = hub.subscribe()
     frames = [

@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks import baselines, cli, disk, kernel, providers, restart, serving, store
+from tests.benchmarks import baselines, cli, disk, kernel, providers, restart, screens, serving, store, tui
 from tests.benchmarks.figures import Figure, show
 
-FAMILIES = (kernel, cli, providers, store, disk, restart, serving)
+FAMILIES = (kernel, cli, providers, store, disk, restart, serving, tui, screens)
 SCENES = {name: scene for family in FAMILIES for name, scene in family.SCENES.items()}
 
 

@@ -24,7 +24,7 @@ from tests.runtime.kernel import Kernel, reply
 
 SESSIONS, RECORDS, ACTIVE = 10_000, 101, 100
 WAITING, CLIENTS = 1000, 16
-ROUNDS = 3
+ROUNDS = 5
 PATIENCE_S = 300.0
 
 
@@ -91,7 +91,7 @@ def restart(folder: Path, count: int) -> list[Figure]:
     made = many(folder)
     hang = made.script({"hang": 99}, name="hang.json", after_last="repeat")
     try:
-        index = made.state / "daemon" / "index.json"
+        index = made.state / "daemon" / "index.jsonl"
         rebuilt_s = start_patiently(made)
         until(index.exists)
         ready: list[float] = []

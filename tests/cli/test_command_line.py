@@ -163,8 +163,8 @@ def test_every_row_names_a_function_that_takes_its_values(words: tuple[str, ...]
 @each_command
 def test_every_command_speaks_json(words: tuple[str, ...]) -> None:
     flags = {flag for param in COMMANDS[words].params for flag in param.flags}
-    # The one is the daemon itself, the other prints what only a shell reads.
-    assert "--json" in flags or words in (("daemon", "run"), ("completion",))
+    # The daemon itself, what only a shell reads, and what is for eyes alone.
+    assert "--json" in flags or words in (("daemon", "run"), ("completion",), ("tui",), ("attach",))
 
 
 @each_command

@@ -314,6 +314,23 @@ def test_queued_input_can_be_edited_and_withdrawn() -> None:
     assert talk.state.queue == []
 
 
+def test_queued_inputs_change_places() -> None:
+    talk = Conversation()
+    active, *queued = [talk.submit(str(i)) for i in range(4)]
+    talk.send(c.MoveRun(run_id=queued[2], position=1))
+    assert talk.state.queue == [queued[2], queued[0], queued[1]]
+    talk.send(c.MoveRun(run_id=queued[2], position=99))
+    assert talk.state.queue == queued
+    with pytest.raises(Conflict):
+        talk.send(c.MoveRun(run_id=active, position=1))
+
+
+def test_a_session_has_the_title_that_it_was_given_last() -> None:
+    talk = Conversation()
+    talk.send(c.RenameSession(title="The outage"))
+    assert talk.state.title == "The outage"
+
+
 def test_an_ended_session_takes_no_input() -> None:
     talk = Conversation()
     run_id, queued = talk.submit("1"), talk.submit("2")

@@ -153,6 +153,8 @@ def test_any_sequence_of_commands_is_refused_or_leaves_a_sound_state(choices: li
                     talk.send(c.InterruptSession())
                 case 4 if talk.state.queue:
                     talk.send(c.EditRun(run_id=talk.state.queue[0], text="changed"))
+                case 5 if talk.state.queue:
+                    talk.send(c.MoveRun(run_id=talk.state.queue[-1], position=1))
                 case 5:
                     talk.die()
                 case 6 if talk.state.active:

@@ -58,6 +58,9 @@ class Terminal:
         self.type(line)
         self.press("Enter")
 
+    def resize(self, columns: int, lines: int) -> None:
+        self._tmux("resize-window", "-x", str(columns), "-y", str(lines))
+
     @property
     def screen(self) -> str:
         """All that was written, wrapped lines joined, without what is left blank."""

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tests.faults.syscalls import Call
 
-_NEVER_SYNCED = ("*.lock", "*/daemon.log")
-"""A lock's name is only for the living, and a log is for people."""
+_NEVER_SYNCED = ("*.lock", "*/daemon.log", "*/daemon/index.jsonl")
+"""A lock's name is only for the living, a log is for people, and no row of the index is believed unless it is of the
+journal's very end."""
 _CACHES = ("*/checkpoint-*.json",)
 """May vanish; their bytes are owed all the same, before they get their name."""
 _TORN = "*/torn-*.bin"

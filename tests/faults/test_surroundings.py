@@ -411,7 +411,7 @@ def test_a_session_whose_file_is_none_stands_still_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("kind", IN_ITS_PLACE)
-@pytest.mark.parametrize("place", ["sessions/bad/checkpoint-000000000005.json", "daemon/index.json"])
+@pytest.mark.parametrize("place", ["sessions/bad/checkpoint-000000000005.json", "daemon/index.jsonl"])
 def test_a_cache_whose_file_is_none_is_done_without(two_sessions: FailingDaemon, place: str, kind: str) -> None:
     daemon = two_sessions
     (daemon.state / place).unlink(missing_ok=True)
@@ -447,7 +447,7 @@ def test_where_the_rules_or_the_generation_cannot_be_read_no_daemon_guesses_them
     [
         "sessions/bad/journal-000000000001.jsonl",
         "sessions/bad/checkpoint-000000000005.json",
-        "daemon/index.json",
+        "daemon/index.jsonl",
     ],
 )
 def test_nobody_waits_for_a_fifo_in_the_place_of_a_file(two_sessions: FailingDaemon, place: str) -> None:

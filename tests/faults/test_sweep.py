@@ -40,7 +40,7 @@ def test_the_scene_comes_by_everything_that_the_store_does(reference: Reference)
     names = {point.name for point in reference.points}
     for wanted in (
         "state/daemon/generation.json",
-        "state/daemon/index.json",
+        "state/daemon/index.jsonl",
         "state/daemon/permissions.json",
         "state/sessions/work",
         "state/sessions/work/journal-000000000001.jsonl",

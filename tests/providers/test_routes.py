@@ -169,7 +169,7 @@ async def test_the_file_wins_over_keys_and_keys_win_over_the_rehearsal(tmp_path:
 async def test_the_built_in_routes_are_always_there_unless_the_file_takes_their_name(tmp_path: Path) -> None:
     write(tmp_path, TWO)
     routes = Routes(tmp_path, {})
-    assert list((await routes.table()).routes) == ["claude", "local.one", "scripted", "rehearsal"]
+    assert list((await routes.table()).routes) == ["claude", "local.one", "scripted", "rehearsal", "shell"]
     write(tmp_path, 'version = 1\n[routes.rehearsal]\ndriver = "scripted"\ndefault_model = "mine.json"\n')
     assert (await routes.table()).routes["rehearsal"].driver == "scripted"
 
@@ -359,6 +359,8 @@ async def test_a_server_that_is_no_model_server_is_passed_by(
         ("local.one/vendor/model", ("local.one", "vendor/model")),
         ("scripted/a/b.json", ("scripted", "a/b.json")),
         ("rehearsal", ("rehearsal", "rehearsal")),
+        ("shell", ("shell", "bash")),
+        ("shell/bash", ("shell", "bash")),
     ],
 )
 async def test_a_selector_is_a_route_or_a_model_or_both(
@@ -408,7 +410,7 @@ async def test_a_key_may_have_the_white_space_of_the_file_it_came_from(tmp_path:
 async def test_what_is_shown_of_a_route_has_no_secret(tmp_path: Path) -> None:
     write(tmp_path, TWO)
     rows = await Routes(tmp_path, {"MY_KEY": "canary"}).describe()
-    assert [row["route_id"] for row in rows] == ["claude", "local.one", "scripted", "rehearsal"]
+    assert [row["route_id"] for row in rows] == ["claude", "local.one", "scripted", "rehearsal", "shell"]
     assert rows[0] == {
         "route_id": "claude",
         "driver": "anthropic",

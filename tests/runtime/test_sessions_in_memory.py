@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kheish.core import commands as c
 from kheish.core.contracts import ModelRequest, Reply
 from kheish.daemon.maintenance import verify
+from kheish.errors import Corrupt, NotFound
 from kheish.runtime import actor, supervisor
+from kheish.store import atomic, session_dir
 from kheish.store.atomic import TEMP_PREFIX
 from kheish.store.journal import Framed, Journal
 from tests.runtime.kernel import Kernel, reply
@@ -31,7 +35,7 @@ async def test_a_session_that_nobody_uses_any_more_is_put_away(tmp_path: Path, m
         await kernel.create()
         subscription = kernel.supervisor.hub.subscribe(session_id="s")
         await kernel.submit()
-        while not any(frame.ends for frame in await subscription.wait()):
+        while not any(frame.ends for frame in await subscription.wait() or ()):
             pass
         await put_away(kernel)
         assert (await kernel.supervisor.messages("s"))[-1].text == "done"
@@ -52,6 +56,80 @@ async def test_a_session_that_waits_for_a_human_is_put_away_and_comes_back(
         assert (await kernel.until_status(run_id, "waiting_for_approval")).run_id == run_id
 
 
+ASK = reply("", ("bash", {"command": "x"}))
+
+
+async def waiting(root: Path, *names: str) -> None:
+    async with Kernel(root, [ASK]) as kernel:
+        for name in names:
+            await kernel.create(name)
+            await kernel.submit(session_id=name)
+            await kernel.until(lambda state: bool(state.approvals), name)
+
+
+async def test_what_a_list_shows_of_a_session_is_read_without_opening_it(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    await waiting(tmp_path, *names)
+    async with Kernel(tmp_path, [ASK], generation=2) as kernel:
+        peeked = [await kernel.supervisor.peek(name) for name in names]
+        assert kernel.supervisor.loaded_total == 0
+        opened = [await kernel.state(name) for name in names]
+        assert peeked == [replace(state, entered=before.entered) for state, before in zip(opened, peeked, strict=True)]
+        assert await kernel.supervisor.peek("a") is opened[0], "one that is open is not read"
+
+
+async def test_what_was_asked_under_other_rules_is_asked_again_before_a_list_shows_it(tmp_path: Path) -> None:
+    await waiting(tmp_path, "s")
+    async with Kernel(tmp_path, [ASK], generation=2) as kernel:
+        policy = kernel.supervisor.policy
+        policy.settings = replace(policy.settings, policy_revision="another")
+        (approval,) = (await kernel.supervisor.peek("s")).approvals.values()
+        assert approval.policy_revision == "another"
+
+
+async def test_a_list_does_not_show_what_may_not_be_durable_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_writing, may_go = threading.Event(), threading.Event()
+    sync_data = atomic.sync_data
+
+    def sync_late(fd: int) -> None:
+        is_writing.set()
+        assert may_go.wait(10)
+        sync_data(fd)
+
+    await waiting(tmp_path, "s")
+    async with Kernel(tmp_path, [ASK], generation=2) as kernel:
+        (approval,) = (await kernel.supervisor.peek("s")).approvals
+        policy = kernel.supervisor.policy
+        settings = policy.settings
+        policy.settings = replace(settings, policy_revision="another")
+        monkeypatch.setattr(atomic, "sync_data", sync_late)
+        monkeypatch.setattr(session_dir, "_settle", lambda *_: None)
+        opening = asyncio.ensure_future(kernel.state())
+        await asyncio.to_thread(is_writing.wait, 10)
+        policy.settings = settings
+        assert list((await kernel.supervisor.peek("s")).approvals) == [approval]
+        may_go.set()
+        assert list((await opening).approvals) != [approval]
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+async def test_a_session_that_cannot_be_read_raises_what_is_wrong_with_it(tmp_path: Path, harm: str) -> None:
+    await waiting(tmp_path, "s")
+    async with Kernel(tmp_path, [ASK], generation=2) as kernel:
+        (journal,) = (tmp_path / "sessions" / "s").glob("journal-*")
+        if harm == "gone":
+            shutil.rmtree(journal.parent)
+        else:
+            journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
+        with pytest.raises(NotFound if harm == "gone" else Corrupt):
+            await kernel.supervisor.peek("s")
+        assert bool(kernel.supervisor.index.rows["s"].problem) == (harm == "damaged")
+        with pytest.raises(NotFound):
+            await kernel.supervisor.peek("never")
+
+
 async def test_the_order_of_all_records_is_known_without_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +141,7 @@ async def test_the_order_of_all_records_is_known_without_the_index(
             await kernel.until_status(await kernel.submit(session_id=name), "completed", name)
         stored = await kernel.replayed(0, 0)
     assert list(tmp_path.glob("sessions/*/checkpoint-*"))
-    (tmp_path / "daemon" / "index.json").unlink()
+    (tmp_path / "daemon" / "index.jsonl").unlink()
     async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
         for position in range(len(stored)):
             after = await kernel.replayed(1, position)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.state import State
 from kheish.errors import NotFound
-from kheish.runtime.index import Index, SessionSummary
+from kheish.runtime import index as index_module
+from kheish.runtime import supervisor
+from kheish.runtime.index import Index, SessionSummary, Unsaved
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import session_dir
 from kheish.store.locks import SessionLock
-from kheish.store.session_dir import SessionInfo
+from kheish.store.records import segment_name
+from kheish.store.session_dir import Opened, SessionDir
 from tests.runtime.kernel import Kernel, reply
 
 
@@ -22,33 +30,178 @@ async def never(_: ModelRequest) -> Reply:
     raise AssertionError
 
 
-def row(number: int) -> SessionSummary:
+def sessions(root: Path, count: int) -> Index:
+    """An index with a row for each session there is."""
+    (root / "daemon").mkdir(parents=True, exist_ok=True)
+    index = Index(root)
+    for number in range(count):
+        path = SessionDir.create(root, f"s{number}")
+        (path / segment_name(1)).rename(path / segment_name(2))
+        index.put(row(number, size=(path / segment_name(2)).stat().st_size))
+    return index
+
+
+def row(number: int, **fields: Any) -> SessionSummary:
+    runs = f"{run_id(number)} {run_id(number + 1000)}"
     return SessionSummary(
-        session_id=f"s{number}",
-        title="é\n",
-        run_ids=[f"run_{number}"],
-        segment="journal-000000000001.jsonl",
-        size=number,
+        session_id=f"s{number}", title="é\n", runs=runs, seq=2, segment_first_seq=2, **{"size": 0, **fields}
     )
 
 
-def info(number: int, size: int) -> SessionInfo:
-    return SessionInfo(f"s{number}", "journal-000000000001.jsonl", size, 0)
+def run_id(number: int) -> str:
+    return f"run_01M8AA7P0S{number:016d}"
 
 
-def test_every_row_of_a_saved_index_is_taken_over(tmp_path: Path) -> None:
-    for count in (0, 1, 100, 101, 250):
-        saved, loaded = Index(tmp_path / "index.json"), Index(tmp_path / "index.json")
-        saved.save([row(number) for number in range(count)])
-        assert loaded.load([info(number, size=number) for number in range(count)]) == []
-        assert loaded.rows == {f"s{number}": row(number) for number in range(count)}
-        assert all(loaded.session_of_run(f"run_{number}") == f"s{number}" for number in range(count))
+def save(index: Index) -> None:
+    unsaved = index.unsaved()
+    assert unsaved is not None
+    index.save(unsaved)
 
 
-def test_a_row_whose_journal_has_grown_is_made_anew(tmp_path: Path) -> None:
-    index = Index(tmp_path / "index.json")
-    index.save([row(1), row(2)])
-    assert Index(tmp_path / "index.json").load([info(1, size=1), info(2, size=3)]) == [info(2, size=3)]
+def change(index: Index, name: str, **fields: Any) -> None:
+    index.put(replace(index.rows[name], **fields))
+    save(index)
+
+
+def loaded(root: Path) -> tuple[Index, list[str]]:
+    index = Index(root)
+    return index, index.load()
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 250])
+def test_every_row_of_a_saved_index_is_taken_over(tmp_path: Path, count: int) -> None:
+    saved = sessions(tmp_path, count)
+    if count:
+        save(saved)
+    index, stale = loaded(tmp_path)
+    assert stale == []
+    assert index.rows == saved.rows
+    for number in range(count):
+        assert index.rows[f"s{number}"].run_ids == [run_id(number), run_id(number + 1000)]
+        assert index.session_of_run(run_id(number)) == index.session_of_run(run_id(number + 1000)) == f"s{number}"
+    assert index.session_of_run(run_id(999)) is None
+    assert index.session_of_run(run_id(0)[:-1]) is None, "that is no whole id"
+    assert index.runs_with_prefix(run_id(10)[:-1]) == {run_id(n): f"s{n}" for n in range(10, 20) if n < count}
+
+
+def test_of_several_rows_of_a_session_the_newest_counts(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 3)
+    save(saved)
+    whole = saved.path.read_bytes()
+    for title in ("one", "two"):
+        change(saved, "s1", title=title)
+    assert saved.path.read_bytes().startswith(whole), "what is there is not written again"
+    index, stale = loaded(tmp_path)
+    assert stale == []
+    assert [row.title for row in index.rows.values()] == ["é\n", "two", "é\n"]
+    change(index, "s0", title="three")
+    assert [row.title for row in loaded(tmp_path)[0].rows.values()] == ["three", "two", "é\n"]
+
+
+def test_a_file_of_mostly_old_rows_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_OLD_LINES_MIN", 10)
+    saved = sessions(tmp_path, 2)
+    lines = []
+    for number in range(40):
+        change(saved, "s1", pos=number)
+        lines.append(saved.path.read_bytes().count(b"\n"))
+        assert loaded(tmp_path)[0].rows == saved.rows
+    assert max(lines) == 1 + 2 * 2 + 10 and lines.count(3) > 1
+
+
+@pytest.mark.parametrize("change_journal", ["append", "next segment", "cut"])
+def test_a_row_whose_journal_ends_elsewhere_is_made_anew(tmp_path: Path, change_journal: str) -> None:
+    save(sessions(tmp_path, 3))
+    journal = tmp_path / "sessions" / "s1" / segment_name(2)
+    match change_journal:
+        case "append":
+            journal.write_bytes(journal.read_bytes() + b"x")
+        case "next segment":
+            (journal.parent / segment_name(3)).touch()
+        case "cut":
+            journal.write_bytes(b"")
+    index, stale = loaded(tmp_path)
+    assert (stale, list(index.rows)) == (["s1"], ["s0", "s2"])
+
+
+def test_a_row_that_says_what_was_wrong_is_made_anew(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 3)
+    save(saved)
+    change(saved, "s1", problem="damaged")
+    index, stale = loaded(tmp_path)
+    assert (stale, list(index.rows)) == (["s1"], ["s0", "s2"])
+
+
+def test_a_session_that_is_gone_has_no_row(tmp_path: Path) -> None:
+    save(sessions(tmp_path, 3))
+    shutil.rmtree(tmp_path / "sessions" / "s1")
+    index, stale = loaded(tmp_path)
+    assert (stale, list(index.rows)) == ([], ["s0", "s2"])
+
+
+def test_what_a_death_cut_off_the_index_is_as_if_it_had_not_been_written(tmp_path: Path) -> None:
+    """At any byte; and what is written after that is read."""
+    saved = sessions(tmp_path, 3)
+    save(saved)
+    before = saved.path.read_bytes()
+    change(saved, "s1", title="changed")
+    after = saved.path.read_bytes()
+    for end in range(len(before), len(after) + 1):
+        saved.path.write_bytes(after[:end])
+        index, stale = loaded(tmp_path)
+        assert stale == []
+        assert index.rows["s1"].title == ("changed" if end == len(after) else "é\n")
+        change(index, "s2", title="later")
+        again, stale = loaded(tmp_path)
+        assert stale == [] and again.rows == index.rows
+
+
+def test_an_index_that_cannot_be_read_or_is_of_another_version_is_made_anew(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 2)
+    save(saved)
+    good = saved.path.read_bytes()
+    header = good.index(b"\n")
+    for bad in (b"", b"\0" * len(good), good[:-5] + b"\0\0\0}\n", b'{"v":1}' + good[header:], good[header + 1 :]):
+        saved.path.write_bytes(bad)
+        index, stale = loaded(tmp_path)
+        assert (stale, index.rows) == (["s0", "s1"], {})
+        for number in (0, 1):
+            index.put(saved.rows[f"s{number}"])
+        save(index)
+        assert saved.path.read_bytes() == good
+
+
+def test_after_a_failure_the_whole_index_is_written(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 2)
+    save(saved)
+    saved.path.unlink()
+    with pytest.raises(FileNotFoundError):
+        change(saved, "s1", title="changed")
+    save(saved)
+    index, stale = loaded(tmp_path)
+    assert stale == [] and index.rows == saved.rows
+
+
+async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while an earlier part of it is still being written."""
+    monkeypatch.setattr(supervisor, "INDEX_SAVE_DELAY_MS", 1)
+    is_saving, may_go = threading.Event(), threading.Event()
+    save = Index.save
+
+    def save_late(index: Index, unsaved: Unsaved) -> None:
+        is_saving.set()
+        assert may_go.wait(10)
+        save(index, unsaved)
+
+    monkeypatch.setattr(Index, "save", save_late)
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create("a")
+        await asyncio.to_thread(is_saving.wait, 10)
+        await kernel.create("b")
+        may_go.set()
+        async with asyncio.timeout(10):
+            while len(loaded(tmp_path)[0].rows) < 2:
+                await asyncio.sleep(0.001)
 
 
 async def test_a_damaged_session_keeps_no_other_from_being_taken_up(tmp_path: Path) -> None:
@@ -87,10 +240,45 @@ async def test_a_session_that_somebody_else_holds_for_a_moment_is_taken_up_after
         assert kernel.supervisor.index.rows["s"].problem == ""
 
 
+@pytest.mark.parametrize("loaded_max", [1, 512])
+async def test_owed_work_goes_on_when_all_of_it_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_max: int
+) -> None:
+    """Not before, and also where it is more than is held at once otherwise."""
+    monkeypatch.setattr(supervisor, "SESSIONS_LOADED_MAX", loaded_max)
+    monkeypatch.setattr(supervisor, "SESSION_UNLOAD_AFTER_MS", 1)
+    names = ["a", "b", "c"]
+    async with Kernel(tmp_path, [never]) as kernel:
+        for name in names:
+            await kernel.create(name)
+            await kernel.submit("go", name)
+    may_go = threading.Event()
+    open_session = SessionDir.open
+
+    def open_late(root: Path, session_id: str, **options: Any) -> Opened:
+        assert session_id != "b" or may_go.wait(10)
+        return open_session(root, session_id, **options)
+
+    monkeypatch.setattr(SessionDir, "open", staticmethod(open_late))
+    kernel = Kernel(tmp_path, [never], generation=2)
+    starting = asyncio.ensure_future(kernel.supervisor.start())
+    async with asyncio.timeout(10):
+        while kernel.supervisor.loaded_total < len(names) - 1:
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert kernel.provider.requests == []
+        may_go.set()
+        await starting
+        while len(kernel.provider.requests) < len(names):
+            await asyncio.sleep(0)
+    await kernel.__aexit__()
+
+
 async def test_who_creates_a_session_is_not_told_that_a_reader_did_not_find_it(tmp_path: Path) -> None:
     async with Kernel(tmp_path, [never]) as kernel:
         for number in range(20):
             name = f"s{number}"
             found, made = await asyncio.gather(kernel.state(name), kernel.create(name), return_exceptions=True)
             assert made is None
-            assert isinstance(found, NotFound) or found.session_id == name
+            assert isinstance(found, NotFound) or (isinstance(found, State) and found.session_id == name)

@@ -181,7 +181,7 @@ async def test_a_damaged_session_is_read_only_and_the_others_go_on(tmp_path: Pat
     journal.write_bytes(damaged)
     for checkpoint in journal.parent.glob("checkpoint-*"):
         checkpoint.unlink()
-    (tmp_path / "daemon" / "index.json").unlink()
+    (tmp_path / "daemon" / "index.jsonl").unlink()
     async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
         with pytest.raises(KheishError) as refusal:
             await kernel.submit(session_id="bad")

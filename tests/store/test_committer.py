@@ -6,10 +6,12 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from kheish.errors import Poisoned, StoreError
+from kheish.limits import COMMIT_BATCH_BYTES_MAX, SYNC_THREADS
 from kheish.store import atomic
 from kheish.store.committer import Committer
 from kheish.store.journal import Framed, Journal
@@ -54,8 +56,21 @@ def gate(monkeypatch: pytest.MonkeyPatch, sessions: list[Session]) -> Gate:
     return Gate(monkeypatch)
 
 
+def append(committer: Committer, journal: Journal, framed: Framed) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(error: Poisoned | None) -> None:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    committer.append(journal, framed, tell)
+    return future
+
+
 def put(committer: Committer, journal: Journal, number: int) -> asyncio.Future[None]:
-    return committer.append(journal, frame(journal, number))
+    return append(committer, journal, frame(journal, number))
 
 
 async def test_what_is_acknowledged_is_in_the_file(committer: Committer, session: Session) -> None:
@@ -98,7 +113,7 @@ async def test_a_batch_is_bounded_in_bytes(
     await asyncio.to_thread(gate.arrived.wait, 10)
     framed = [frame(journal, number) for number in range(2, 12)]
     monkeypatch.setattr("kheish.store.committer.COMMIT_BATCH_BYTES_MAX", 3 * len(framed[-1].line))
-    rest = [committer.append(journal, each) for each in framed]
+    rest = [append(committer, journal, each) for each in framed]
     gate.opened.set()
     await asyncio.gather(first, *rest)
     assert gate.syncs == 1 + 4
@@ -134,6 +149,37 @@ async def test_one_wake_per_batch_in_order_of_submission(
         assert numbers(session.walk()) == list(range(1, session.journal.durable_seq + 1))
 
 
+async def test_batches_that_end_during_one_turn_of_the_loop_are_told_in_order(
+    committer: Committer, sessions: list[Session], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    call = loop.call_soon_threadsafe
+    ended = threading.Semaphore(0)
+    told: list[int] = []
+
+    def noting(callback: object, *arguments: object) -> object:
+        handle = call(callback, *arguments)  # type: ignore[arg-type]
+        ended.release()
+        return handle
+
+    def write(number: int) -> None:
+        journal = sessions[number].journal
+        committer.append(journal, frame(journal, 1), lambda _: told.append(number))
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", noting)
+    write(0)
+    assert gate.arrived.wait(10)
+    for number in (1, 2, 3):
+        write(number)
+    gate.opened.set()
+    assert ended.acquire(timeout=10) and ended.acquire(timeout=10)
+    write(4)
+    assert ended.acquire(timeout=10)
+    while len(told) < 5:
+        await asyncio.sleep(0)
+    assert told == [0, 1, 2, 3, 4]
+
+
 async def test_many_writers_at_once(committer: Committer, sessions: list[Session]) -> None:
     async def write(journal: Journal) -> None:
         for _ in range(20):
@@ -142,6 +188,26 @@ async def test_many_writers_at_once(committer: Committer, sessions: list[Session
     await asyncio.gather(*(write(session.journal) for session in sessions for _ in range(3)))
     for session in sessions:
         assert numbers(session.walk()) == list(range(1, 61))
+
+
+async def test_journals_of_one_batch_are_synced_side_by_side(
+    committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, opened = threading.Event(), threading.Event()
+    together = threading.Barrier(SYNC_THREADS, timeout=10)
+
+    def sync(fd: int) -> None:
+        if opened.is_set():
+            together.wait()
+        arrived.set()
+        assert opened.wait(10)
+
+    monkeypatch.setattr(atomic, "sync_data", sync)
+    first = put(committer, sessions[0].journal, 1)
+    await asyncio.to_thread(arrived.wait, 10)
+    rest = [put(committer, session.journal, 1) for session in sessions[1 : 1 + SYNC_THREADS]]
+    opened.set()
+    await asyncio.gather(first, *rest)
 
 
 async def test_a_failed_session_does_not_stop_others(
@@ -199,11 +265,14 @@ async def test_a_fault_of_the_code_leaves_nobody_waiting(
         await put(committer, session.journal, 1)
 
 
-async def test_a_cancelled_waiter_harms_nobody(committer: Committer, sessions: list[Session], gate: Gate) -> None:
-    first, second = (put(committer, sessions[0].journal, number) for number in (1, 2))
-    first.cancel()
+async def test_who_fails_at_being_told_harms_nobody(committer: Committer, sessions: list[Session], gate: Gate) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    committer.append(sessions[0].journal, frame(sessions[0].journal, 1), lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
+    second = put(committer, sessions[0].journal, 2)
     gate.opened.set()
     await second
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
     assert numbers(sessions[0].walk()) == [1, 2]
 
 
@@ -221,7 +290,9 @@ async def test_work_that_fails_says_so(committer: Committer) -> None:
         await committer.run(lambda: 1 / 0)
 
 
-async def test_closing_drains(session: Session) -> None:
+@pytest.mark.parametrize("batch_bytes_max", [1, COMMIT_BATCH_BYTES_MAX])
+async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kheish.store.committer.COMMIT_BATCH_BYTES_MAX", batch_bytes_max)
     committer = Committer(asyncio.get_running_loop())
     futures = [put(committer, session.journal, number) for number in range(1, 51)]
     await committer.close()
@@ -233,22 +304,17 @@ async def test_closing_drains(session: Session) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kheish-")]
 
 
-async def test_an_idle_committer_sleeps(committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits without a timeout: nothing but an append or a close wakes it."""
-    condition = committer._condition
-    timeouts: list[float | None] = []
-    waiting = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    wait = condition.wait
+async def test_an_idle_committer_sleeps(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads wait without a timeout: nothing but an append or a close wakes them."""
+    timeouts: list[object] = []
 
-    def noting(timeout: float | None = None) -> bool:
-        timeouts.append(timeout)
-        loop.call_soon_threadsafe(waiting.set)
-        return wait(timeout)
+    class Noting(SimpleQueue[object]):
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            timeouts.append(timeout)
+            return super().get(block, timeout)
 
-    monkeypatch.setattr(condition, "wait", noting)
-    with condition:
-        condition.notify()
-    await waiting.wait()
+    monkeypatch.setattr("kheish.store.committer.SimpleQueue", Noting)
+    committer = Committer(asyncio.get_running_loop())
+    await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions])
     await committer.close()
-    assert timeouts == [None]
+    assert timeouts and set(timeouts) == {None}

@@ -192,6 +192,24 @@ def test_a_lock_file_that_was_replaced_is_locked_anew(root: Path, monkeypatch: p
     assert path.exists()
 
 
+def test_a_session_whose_lock_file_was_deleted_or_replaced_is_not_held(root: Path) -> None:
+    session = Session.create(root)
+    path = session.path / "session.lock"
+    session.close()
+    for spoil in (path.unlink, lambda: os.replace(_make(path.with_name("other")), path)):
+        lock = SessionLock(session.path).acquire()
+        assert lock.is_held()
+        spoil()
+        assert not lock.is_held()
+        lock.release()
+    assert not lock.is_held()
+
+
+def _make(path: Path) -> Path:
+    path.touch()
+    return path
+
+
 def test_a_file_system_without_flock_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(fd: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kheish.api.endpoints.runs import view_result
 from kheish.api.router import Call, Endpoint, NoQuery
 from kheish.core import commands
 from kheish.core.approvals import find
@@ -19,8 +20,8 @@ from kheish.wire.approvals import (
     to_command,
 )
 from kheish.wire.body import Body
-from kheish.wire.runs import RunView, run_view
-from kheish.wire.sessions import SessionView, session_view
+from kheish.wire.runs import RunView
+from kheish.wire.sessions import SessionView
 
 if TYPE_CHECKING:
     from kheish.api.app import App
@@ -68,9 +69,9 @@ async def _resolve(app: App, session_id: str, items: list[ResolveOneOfMany], cal
     )
     # The answer leaves only after a rule for all sessions is durable too; repeating the request completes it.
     for resolution in resolutions:
-        rule = applied.state.settled[resolution.request_id].rule
-        if rule is not None:
-            await app.supervisor.policy.add_user_rule(rule)
+        settled = applied.state.settled.get(resolution.request_id)
+        if settled is not None and settled.rule is not None:
+            await app.supervisor.policy.add_user_rule(settled.rule)
     return applied
 
 
@@ -79,23 +80,23 @@ async def resolve_approval(app: App, call: Call[ResolveApproval, NoQuery]) -> Ru
     body = call.body
     item = ResolveOneOfMany(request_id=request_id, **{n: getattr(body, n) for n in body.__struct_fields__})
     applied = await _resolve(app, session_id, [item], call)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    return await view_result(app, applied)
 
 
 async def resolve_in_session(app: App, call: Call[ResolveApprovals, NoQuery]) -> SessionView:
     applied = await _resolve(app, call.path["id"], call.body.resolutions, call)
-    return session_view(applied.state, applied.seq)
+    return app.session_view(applied.state, applied.seq)
 
 
 async def resolve_as_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> RunView:
     applied = await _resolve(app, call.path["id"], call.body.resolutions, call)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    return await view_result(app, applied)
 
 
 async def resolve_in_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> RunView:
     session_id, _ = await app.supervisor.find_run(call.path["id"])
     applied = await _resolve(app, session_id, call.body.resolutions, call)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    return await view_result(app, applied)
 
 
 _RESOLVES = (

@@ -43,9 +43,11 @@ if TYPE_CHECKING:
 
 
 class StreamQuery(Body, frozen=True):
-    """`cursor` is `<generation>.<position>` of the last record seen, or `tail`."""
+    """`cursor` is `<generation>.<position>` of the last record seen, or `tail`. Without `deltas` only records
+    come."""
 
     cursor: GlobalCursor = ""
+    deltas: bool = True
 
 
 class BlobQuery(Body, frozen=True):
@@ -126,7 +128,7 @@ async def list_routes(app: App, call: Call[None, NoQuery]) -> list[RouteView]:
 
 
 async def stream_everything(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
-    return app.streams.everything(start_of(call, parse_global))
+    return app.streams.everything(start_of(call, parse_global), has_deltas=call.query.deltas)
 
 
 async def get_blob(app: App, call: Call[None, BlobQuery]) -> Raw:

@@ -25,7 +25,7 @@ from kheish.wire.permissions import (
     RuleView,
     rule_view,
 )
-from kheish.wire.sessions import SessionView, session_view
+from kheish.wire.sessions import SessionView
 
 if TYPE_CHECKING:
     from kheish.api.app import App
@@ -44,7 +44,7 @@ async def list_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:
 async def add_rule(app: App, call: Call[AddRule, NoQuery]) -> SessionView:
     rule = Rule(pattern=call.body.pattern, behavior=call.body.behavior)
     applied = await app.supervisor.submit(call.path["id"], commands.AddRule(rule=rule), call.caller)
-    return session_view(applied.state, applied.seq)
+    return app.session_view(applied.state, applied.seq)
 
 
 async def list_user_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kheish.api.endpoints.runs import view_result
 from kheish.api.router import Call, Endpoint, NoQuery
 from kheish.core import commands
 from kheish.core.questions import find
@@ -11,8 +12,8 @@ from kheish.errors import NotFound
 from kheish.runtime.actor import Applied
 from kheish.wire.body import Body
 from kheish.wire.questions import AnswerQuestion, QuestionView, ResolveQuestion, question_view, to_answers
-from kheish.wire.runs import RunView, run_view
-from kheish.wire.sessions import SessionView, session_view
+from kheish.wire.runs import RunView
+from kheish.wire.sessions import SessionView
 
 if TYPE_CHECKING:
     from kheish.api.app import App
@@ -65,20 +66,20 @@ async def _answer(
 async def answer_question(app: App, call: Call[AnswerQuestion, NoQuery]) -> RunView:
     session_id, request_id = await _find(app, call.path["id"])
     applied = await _answer(app, session_id, request_id, call.body, call)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    return await view_result(app, applied)
 
 
 async def answer_in_session(app: App, call: Call[ResolveQuestion, NoQuery]) -> SessionView:
     body = call.body.resolution
     applied = await _answer(app, call.path["id"], body.request_id, body, call)
-    return session_view(applied.state, applied.seq)
+    return app.session_view(applied.state, applied.seq)
 
 
 async def answer_in_run(app: App, call: Call[ResolveQuestion, NoQuery]) -> RunView:
     session_id, _ = await app.supervisor.find_run(call.path["id"])
     body = call.body.resolution
     applied = await _answer(app, session_id, body.request_id, body, call)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    return await view_result(app, applied)
 
 
 _ANSWERS = (

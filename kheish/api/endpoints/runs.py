@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
+from heapq import nlargest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from kheish.api.problems import OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
-from kheish.api.streams import TAIL, concerns, parse_seq, public_record
+from kheish.api.streams import TAIL, parse_seq, public_record
 from kheish.core import commands
 from kheish.core.events import Attachment
 from kheish.core.state import Run, State
@@ -86,9 +88,15 @@ async def _keep_attachment(app: App, given: InputAttachment, position: int) -> A
 
 async def find_run(app: App, given: str) -> tuple[State, Run]:
     """By id or unambiguous prefix."""
-    session_id, run_id = await app.supervisor.find_run(given)
-    state, _ = await app.supervisor.state(session_id)
-    return state, state.runs[run_id]
+    return await app.supervisor.run(*await app.supervisor.find_run(given))
+
+
+async def view_result(app: App, applied: Applied) -> RunView:
+    """The run that a command made or touched; where the command was repeated it may be long over."""
+    state = applied.state
+    if applied.result in state.runs:
+        return run_view(state, state.runs[applied.result])
+    return run_view(*await app.supervisor.run(state.session_id, applied.result))
 
 
 async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
@@ -98,6 +106,8 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
     if query.session_id:
         await app.supervisor.state(query.session_id)
     chosen = [rows[query.session_id]] if query.session_id else [row for row in rows.values() if not row.problem]
+    if not query.active:
+        chosen = nlargest(limit, chosen, key=lambda row: row.newest_run_id)  # the newest runs of all are among theirs
     ids = [
         (run_id, row.session_id)
         for row in chosen
@@ -123,16 +133,13 @@ async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     items: list[bytes] = []
     size = 0
     cursor = "null"
-    while cursor == "null" and (
-        page := await app.supervisor.read_records(session_id, after, PAGE_ITEMS_MAX, bytes_max=PAGE_BYTES_MAX)
-    ):
-        for record in page:
-            if concerns(record, run_id):
-                if len(items) == limit or size >= PAGE_BYTES_MAX:
-                    cursor = f'"{after}"'
-                    break
-                items.append(public_record(session_id, record))
-                size += len(items[-1])
+    async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, after)) as pages:
+        async for record in (record async for page in pages for record in page):
+            if len(items) == limit or size >= PAGE_BYTES_MAX:
+                cursor = f'"{after}"'
+                break
+            items.append(public_record(session_id, record))
+            size += len(items[-1])
             after = record.seq
     return Raw(b'{"items":[' + b",".join(items) + b'],"next_cursor":' + cursor.encode() + b"}", "application/json")
 
@@ -152,11 +159,11 @@ async def stream_run(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[b
 
 
 async def cancel_run(app: App, call: Call[StopRun, NoQuery]) -> RunView:
-    session_id, run_id = await app.supervisor.find_run(call.path["id"])
-    applied = await app.supervisor.submit(
-        session_id, commands.CancelRun(run_id=run_id, reason=call.body.reason), call.caller
-    )
-    return run_view(applied.state, applied.state.runs[run_id])
+    state, run = await find_run(app, call.path["id"])
+    if run.is_terminal:
+        return run_view(state, run)
+    command = commands.CancelRun(run_id=run.run_id, reason=call.body.reason)
+    return await view_result(app, await app.supervisor.submit(state.session_id, command, call.caller))
 
 
 ENDPOINTS = (

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 
-from kheish.api.endpoints.runs import SUBMITS, EventsQuery, StreamQuery, start_of, submit_input
+from kheish.api.endpoints.runs import SUBMITS, EventsQuery, StreamQuery, start_of, submit_input, view_result
 from kheish.api.problems import OF_APPEND, OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
+from kheish.core.runs import check_queued
 from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.index import SessionSummary
 from kheish.wire.body import Body, View
-from kheish.wire.runs import EditInput, RunView, StopRun, SubmitInput, run_view
+from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput, run_view
 from kheish.wire.sessions import (
     CreateSession,
     EndSession,
@@ -28,9 +29,9 @@ from kheish.wire.sessions import (
     SessionStatus,
     SessionView,
     SetPermissionMode,
+    SetTitle,
     TranscriptView,
     session_status,
-    session_view,
     transcript_view,
 )
 from kheish.wire.status import RecordPage
@@ -81,7 +82,7 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
         raise Invalid("cannot create a session without a directory: give cwd", code="cwd_missing", path="$.cwd")
     command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=body.permission_mode, title=body.title)
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
-    return session_view(applied.state, applied.seq)
+    return app.session_view(applied.state, applied.seq)
 
 
 def _session_of_key(key: str) -> str:
@@ -117,7 +118,7 @@ async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionVi
     rows.sort(key=lambda row: (-row.updated_at_ms, row.session_id))
     limit = min(query.limit, PAGE_ITEMS_MAX)
     if not (query.page or query.cursor):
-        return [row_view(row) for row in rows[:limit]]
+        return [row_view(app, row) for row in rows[:limit]]
     if query.cursor:
         at_ms, _, session_id = query.cursor.partition(":")
         if not (at_ms and session_id):
@@ -129,12 +130,12 @@ async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionVi
     more = len(rows) > limit
     last = rows[limit - 1] if more else None
     return SessionPage(
-        items=[row_view(row) for row in rows[:limit]],
+        items=[row_view(app, row) for row in rows[:limit]],
         next_cursor=f"{last.updated_at_ms}:{last.session_id}" if last else None,
     )
 
 
-def row_view(row: SessionSummary) -> SessionView:
+def row_view(app: App, row: SessionSummary) -> SessionView:
     return SessionView(
         session_id=row.session_id,
         status=session_status(row.ended, row.active_status),
@@ -146,17 +147,19 @@ def row_view(row: SessionSummary) -> SessionView:
         ended=row.ended,
         seq=row.seq,
         active_run_id=row.active_run_id,
-        queued_run_ids=row.queued_run_ids,
-        pending_approval_ids=row.approval_ids,
-        pending_question_ids=row.question_ids,
+        queued_run_ids=list(row.queued_run_ids),
+        pending_approval_ids=list(row.approval_ids),
+        pending_question_ids=list(row.question_ids),
         runs_total=row.runs_total,
         headline=row.headline,
         problem=row.problem,
+        attached=app.supervisor.hub.attached_to(row.session_id),
     )
 
 
 async def get_session(app: App, call: Call[None, NoQuery]) -> SessionView:
-    return session_view(*await app.supervisor.state(call.path["id"]))
+    state, seq = await app.supervisor.state(call.path["id"])
+    return app.session_view(state, seq)
 
 
 async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
@@ -184,8 +187,7 @@ async def get_transcript(app: App, call: Call[None, TranscriptQuery]) -> Transcr
 
 
 async def submit_run(app: App, call: Call[SubmitInput, NoQuery]) -> RunView:
-    applied = await submit_input(app, call.path["id"], call)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    return await view_result(app, await submit_input(app, call.path["id"], call))
 
 
 async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> SessionView:
@@ -203,10 +205,10 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
         run_id = applied.result
         while True:
             state, seq = await app.supervisor.state(session_id)
-            run = state.runs[run_id]
+            run = state.runs.get(run_id)
             waits = {a.run_id for a in state.approvals.values()} | {q.run_id for q in state.questions.values()}
-            if run.is_terminal or run_id in waits:
-                return session_view(state, seq)
+            if run is None or run.is_terminal or run_id in waits:
+                return app.session_view(state, seq)
             if not await subscription.wait():
                 raise Draining("cannot wait any longer: the daemon is stopping; the run goes on with the next one")
     finally:
@@ -224,18 +226,23 @@ async def interrupt_session(app: App, call: Call[StopRun, NoQuery]) -> Interrupt
         call.path["id"], commands.InterruptSession(reason=call.body.reason), call.caller
     )
     return InterruptView(
-        interrupted=bool(applied.result), run_id=applied.result, session=session_view(applied.state, applied.seq)
+        interrupted=bool(applied.result), run_id=applied.result, session=app.session_view(applied.state, applied.seq)
     )
 
 
 async def end_session(app: App, call: Call[EndSession, NoQuery]) -> SessionView:
     applied = await app.supervisor.submit(call.path["id"], commands.EndSession(reason=call.body.reason), call.caller)
-    return session_view(applied.state, applied.seq)
+    return app.session_view(applied.state, applied.seq)
 
 
 async def set_permission_mode(app: App, call: Call[SetPermissionMode, NoQuery]) -> SessionView:
     applied = await app.supervisor.submit(call.path["id"], commands.SetMode(mode=call.body.mode), call.caller)
-    return session_view(applied.state, applied.seq)
+    return app.session_view(applied.state, applied.seq)
+
+
+async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.RenameSession(title=call.body.title), call.caller)
+    return app.session_view(applied.state, applied.seq)
 
 
 async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
@@ -244,22 +251,30 @@ async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
 
 
 async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
-    command = commands.EditRun(run_id=call.path["run_id"], text=call.body.content)
-    applied = await app.supervisor.submit(call.path["id"], command, call.caller)
-    return run_view(applied.state, applied.state.runs[applied.result])
+    session_id, run_id = call.path["id"], call.path["run_id"]
+    _, run = await app.supervisor.run(session_id, run_id)
+    check_queued(run, "edit")
+    command = commands.EditRun(run_id=run_id, text=call.body.content)
+    return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
+
+
+async def move_queued(app: App, call: Call[MoveInput, NoQuery]) -> RunView:
+    session_id, run_id = call.path["id"], call.path["run_id"]
+    _, run = await app.supervisor.run(session_id, run_id)
+    check_queued(run, "move")
+    command = commands.MoveRun(run_id=run_id, position=call.body.position)
+    return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
 
 async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
-    state, _ = await app.supervisor.state(session_id)
-    if run_id in state.runs and state.runs[run_id].started_at_ms:
-        raise Conflict(
-            f"cannot withdraw {run_id}: it has started, and is {state.runs[run_id].phase}", code="run_state_conflict"
-        )
-    applied = await app.supervisor.submit(
-        session_id, commands.CancelRun(run_id=run_id, reason="withdrawn from the queue"), call.caller
-    )
-    return run_view(applied.state, applied.state.runs[applied.result])
+    state, run = await app.supervisor.run(session_id, run_id)
+    if run.started_at_ms:
+        raise Conflict(f"cannot withdraw {run_id}: it has started, and is {run.phase}", code="run_state_conflict")
+    if run.is_terminal:
+        return run_view(state, run)
+    command = commands.CancelRun(run_id=run_id, reason="withdrawn from the queue")
+    return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
 
 _S = "/v1/sessions"
@@ -294,9 +309,12 @@ ENDPOINTS = (
     _row("POST", _S + "/{id}/end", end_session, "End a session for good", body=EndSession, returns=SessionView),
     _row("POST", _S + "/{id}/permission-mode", set_permission_mode, "Change the permission mode",
          body=SetPermissionMode, returns=SessionView, codes=("operator_required",)),
+    _row("POST", _S + "/{id}/title", set_title, "Give the session another title", body=SetTitle, returns=SessionView),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
          body=EditInput, returns=RunView, codes=("empty_input", "run_state_conflict")),
+    _row("POST", _S + "/{id}/queue/{run_id}/move", move_queued, "Give a queued input another place in the queue",
+         body=MoveInput, returns=RunView, codes=("run_state_conflict",)),
     _row("DELETE", _S + "/{id}/queue/{run_id}", withdraw_queued, "Withdraw a queued input", returns=RunView,
          codes=("run_state_conflict",)),
 )  # fmt: skip

@@ -1,0 +1,31 @@
+"""`kheish`, `kheish tui` and `kheish attach`: the terminal application."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kheish.cli.targets import connect, find_session
+from kheish.client import AsyncKheish
+from kheish.config import load_config
+from kheish.errors import Invalid
+from kheish.paths import config_dir
+
+
+def tui() -> int:
+    return _open("")
+
+
+def attach(session_id: str | None) -> int:
+    return _open(find_session(connect(), session_id))
+
+
+def _open(session_id: str) -> int:
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Invalid("cannot open the application: standard input and output must be a terminal; try `kheish ps`")
+    settings = load_config(config_dir()).tui
+    from kheish.tui.app import KheishApp
+
+    app = KheishApp(AsyncKheish(origin="tui"), settings, session_id=session_id, here=os.path.realpath(os.getcwd()))
+    app.run(mouse=settings.mouse)
+    return app.return_code or 0

@@ -1,0 +1,241 @@
+"""The application: which screen is on top, the link, the board, the look. Everything else belongs to a screen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+
+from textual.app import App
+from textual.command import Provider
+
+from kheish.client import AsyncKheish
+from kheish.config import Tui
+from kheish.errors import KheishError
+from kheish.terminal import one_line
+from kheish.tui.actions import bindings
+from kheish.tui.link import Arrived, Connected, Disconnected, Link
+from kheish.tui.live import Board, Row
+from kheish.tui.look import THEMES, Look, look_of
+from kheish.tui.notices import Notices
+from kheish.tui.preferences import problems_of
+from kheish.tui.screen import KheishScreen
+from kheish.tui.screens.home import Home
+from kheish.tui.widgets.banner import Banner
+
+SESSIONS_SHOWN_MAX = 1_000
+LEAVE_TWICE_S = 3.0
+
+
+def _palette() -> type[Provider]:
+    from kheish.tui.palette import Palette
+
+    return Palette
+
+
+class KheishApp(App[int]):
+    """`session_id`: attach to this one at once. `here` is the directory whose sessions come first."""
+
+    TITLE = "Kheish"
+    CSS_PATH = "kheish.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    COMMANDS = {_palette}
+    BINDINGS = bindings("app")
+
+    def __init__(
+        self, client: AsyncKheish, settings: Tui, *, session_id: str = "", here: str = "", start: bool = True
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.here = here or os.getcwd()
+        self.board = Board()
+        self.link = Link(client, self.post_message, start=start)
+        self.notices = Notices(lambda: self.settings.notices, self.board, self._write, self.set_timer)
+        self._session_id = session_id
+        self._leaves_at_s = 0.0
+        self._is_other_version = False
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = settings.theme if settings.theme in self.available_themes else THEMES[0].name
+        self.set_keymap(settings.keys)
+        if settings.reduced_motion:
+            self.animation_level = "none"
+
+    @property
+    def client(self) -> AsyncKheish:
+        return self.link.client
+
+    @property
+    def look(self) -> Look:
+        return look_of(self.theme_variables, is_dark=self.current_theme.dark, ascii_only=self.settings.ascii)
+
+    @property
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def on_mount(self) -> None:
+        self.push_screen(Home())
+        if self._session_id:
+            self.open_session(self._session_id)
+        for problem in problems_of(self.settings, self.available_themes):
+            self.notify(problem, severity="warning", timeout=8, markup=False)
+        self.notices.show_title()
+        self.run_worker(self.link.run(), name="link", group="link")
+        self.theme_changed_signal.subscribe(self, lambda _: self._tell_screens("look_changed"))
+
+    # -- what the link brings ------------------------------------------------------------------------------------
+
+    async def on_connected(self, message: Connected) -> None:
+        if message.is_first or message.is_new_daemon:
+            self.run_worker(self._load_board(), name="board", group="board", exclusive=True)
+        self._is_other_version = message.is_other_version
+        self._show_banner(
+            "" if not message.is_other_version else
+            f"the daemon is of version {message.status['version']}, this is another one: ctrl+r restarts it"
+        )  # fmt: skip
+        for screen in self._screens():
+            screen.connected(is_new_daemon=message.is_new_daemon)
+
+    def on_disconnected(self, message: Disconnected) -> None:
+        self._show_banner(message.reason, message.retry_at_s, was_stopped=message.was_stopped)
+
+    def on_arrived(self, message: Arrived) -> None:
+        rows: dict[str, Row] = {}
+        for event in message.events:
+            if event.event == "record" and (row := self.board.apply(event.data)) is not None:
+                rows[row.session_id] = row
+        self.notices.arrived(message.events)
+        for screen in self._screens():
+            screen.arrived(message.events)
+            if rows:
+                screen.board_changed(list(rows.values()))
+
+    async def _load_board(self) -> None:
+        try:
+            page, inbox, runs = await asyncio.gather(
+                self.client.sessions.page(limit=SESSIONS_SHOWN_MAX),
+                self.client.daemon.inbox(),
+                self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX),
+            )
+        except KheishError as error:
+            self.say(error)
+            return
+        self.board.load(page["items"], inbox, runs)
+        self.notices.show_title()
+        for screen in self._screens():
+            screen.board_changed(None)
+
+    def on_app_focus(self) -> None:
+        self.notices.focus(True)
+
+    def on_app_blur(self) -> None:
+        self.notices.focus(False)
+
+    def on_unmount(self) -> None:
+        self.notices.close()
+
+    def _write(self, sequence: str) -> None:
+        """To the terminal, beside what is drawn."""
+        if self._driver is not None:
+            self._driver.write(sequence)
+            self._driver.flush()
+
+    async def count_attached(self) -> None:
+        """Who comes and goes is in no journal: it is asked for while it is looked at."""
+        if not self.link.is_up:
+            return
+        with contextlib.suppress(KheishError):
+            page = await self.client.sessions.page(limit=SESSIONS_SHOWN_MAX)
+            for view in page["items"]:
+                if row := self.board.rows.get(view["session_id"]):
+                    row.attached = view["attached"]
+
+    def _screens(self) -> Sequence[KheishScreen[object]]:
+        return [screen for screen in self.screen_stack if isinstance(screen, KheishScreen)]
+
+    def _tell_screens(self, what: str) -> None:
+        for screen in self._screens():
+            getattr(screen, what)()
+
+    def _show_banner(self, text: str, retry_at_s: float = 0.0, *, was_stopped: bool = False) -> None:
+        for screen in self.screen_stack:
+            for banner in screen.query(Banner):
+                banner.show(text, retry_at_s, was_stopped=was_stopped)
+
+    # -- what screens ask for ------------------------------------------------------------------------------------
+
+    def say(self, error: KheishError) -> None:
+        """An error of an action, for as long as it takes to read it."""
+        self.notify(one_line(error.message), severity="error", timeout=8, markup=False)
+
+    def open_session(self, session_id: str) -> None:
+        from kheish.tui.screens.session import Session
+
+        if isinstance(self.screen, Session) and self.screen.session_id == session_id:
+            return
+        self.push_screen(Session(session_id))
+
+    def open_request(self, request_id: str) -> None:
+        """The screen of an approval or question."""
+        if request_id.startswith("question_"):
+            from kheish.tui.screens.question import Question
+
+            self.push_screen(Question(request_id))
+        else:
+            from kheish.tui.screens.approval import Approval
+
+            self.push_screen(Approval(request_id))
+
+    # -- actions of the application ------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "start_daemon":
+            return not self.link.is_up or self._is_other_version
+        return True
+
+    def action_home(self) -> None:
+        while len(self.screen_stack) > 1 and not isinstance(self.screen, Home):
+            self.pop_screen()
+
+    def action_inbox(self) -> None:
+        from kheish.tui.screens.inbox import Inbox
+
+        self._open_once(Inbox)
+
+    def action_status(self) -> None:
+        from kheish.tui.screens.status import Status
+
+        self._open_once(Status)
+
+    def action_settings(self) -> None:
+        from kheish.tui.screens.settings import Settings
+
+        self._open_once(Settings)
+
+    def action_help(self) -> None:
+        from kheish.tui.screens.help import Help
+
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self.screen))
+
+    def _open_once(self, kind: type[KheishScreen[None]]) -> None:
+        if not isinstance(self.screen, kind):
+            self.push_screen(kind())
+
+    async def action_start_daemon(self) -> None:
+        try:
+            await self.link.restart(stop_first=self._is_other_version)
+        except KheishError as error:
+            self.say(error)
+
+    async def action_quit(self) -> None:
+        """Leaves; where the person wants it so, only the second time."""
+        now_s = time.monotonic()
+        if self.settings.confirm_leaving and now_s > self._leaves_at_s + LEAVE_TWICE_S:
+            self._leaves_at_s = now_s
+            self.notify("once more to leave; everything goes on", timeout=LEAVE_TWICE_S)
+            return
+        self.exit(0)

@@ -1,0 +1,125 @@
+"""The application's one connection: what it asks the daemon, and what the daemon tells.
+
+One stream brings the records of all sessions; live text comes to the screen of its session. Where it breaks it is taken up after the last record seen,
+so that nothing is doubled or missing; a daemon that died is started, since its runs are owed, and one that was stopped
+is waited for. Whoever listens gets messages and never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+from textual.message import Message
+
+from kheish import __version__
+from kheish.client import AsyncKheish, StatusView, StreamEvent, launch
+from kheish.client.errors import ApiError, DaemonUnreachable
+from kheish.client.follow import Place, SseParser
+from kheish.errors import KheishError
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
+BROKEN_QUIETLY_S = 1.0
+"""A daemon that is back within this time is not worth a word."""
+
+
+class Arrived(Message):
+    """Events of the stream, in order."""
+
+    def __init__(self, events: Sequence[StreamEvent]) -> None:
+        super().__init__()
+        self.events = events
+
+
+class Connected(Message):
+    """The stream is up. `is_first`: nothing was shown before. `is_new_daemon`: another process answers than before."""
+
+    def __init__(self, status: StatusView, *, is_first: bool, is_new_daemon: bool) -> None:
+        super().__init__()
+        self.status = status
+        self.is_first = is_first
+        self.is_new_daemon = is_new_daemon
+
+    @property
+    def is_other_version(self) -> bool:
+        return self.status["version"] != __version__
+
+
+class Disconnected(Message):
+    """No daemon answers. The next try is at `retry_at_s` of the monotonic clock."""
+
+    def __init__(self, reason: str, retry_at_s: float, *, was_stopped: bool) -> None:
+        super().__init__()
+        self.reason = reason
+        self.retry_at_s = retry_at_s
+        self.was_stopped = was_stopped
+
+
+class Link:
+    """`tell` takes the messages. `client` starts no daemon by itself: the link does."""
+
+    def __init__(self, client: AsyncKheish, tell: Callable[[Message], object], *, start: bool = True) -> None:
+        self.client = client
+        self.is_up = False
+        self._tell = tell
+        self._start = start
+        self._generation = 0
+        self._try_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        place: Place | None = None
+        wait_s = RETRY_FIRST_S
+        while True:
+            was_stopped = place is not None and place.said_bye
+            try:
+                if self._start and not was_stopped:
+                    await asyncio.to_thread(launch.ensure_daemon, self.client.transport)
+                status = await self.client.daemon.status()
+                if place is None:
+                    place = Place("/v1/events/stream", {"deltas": "false"}, status["cursor"])
+                self._note_connected(status)
+                wait_s = RETRY_FIRST_S
+                await self._follow(place)
+                reason = "the daemon is stopping" if place.said_bye else "the connection broke: the daemon died"
+            except ApiError as error:
+                reason = error.message
+                if error.code == "invalid_cursor":
+                    place = None
+            except DaemonUnreachable as error:
+                reason = error.message
+            except KheishError as error:
+                reason = error.message
+            self.is_up = False
+            was_stopped = place is not None and place.said_bye
+            self._tell(Disconnected(reason, time.monotonic() + wait_s, was_stopped=was_stopped))
+            self._try_now.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._try_now.wait(), wait_s)
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+    async def restart(self, *, stop_first: bool = False) -> None:
+        """Starts a daemon, also in the place of one that was stopped or, with `stop_first`, runs. Raises KheishError."""
+        if stop_first:
+            await asyncio.to_thread(launch.stop_daemon)
+        await asyncio.to_thread(launch.ensure_daemon, self.client.transport)
+        self._try_now.set()
+
+    def retry(self) -> None:
+        self._try_now.set()
+
+    def _note_connected(self, status: StatusView) -> None:
+        before, self._generation = self._generation, status["generation"]
+        self.is_up = True
+        self._tell(Connected(status, is_first=not before, is_new_daemon=before not in (0, status["generation"])))
+
+    async def _follow(self, place: Place) -> None:
+        """Returns where the stream ends. Raises DaemonUnreachable where it breaks."""
+        parser = SseParser()
+        async with contextlib.aclosing(self.client.transport.stream_async(place.request())) as stream:
+            async for data in stream:
+                events = [event for event in parser.feed(data) if place.note(event)]
+                if news := [event for event in events if event.event == "record"]:
+                    self._tell(Arrived(news))

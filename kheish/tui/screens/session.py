@@ -1,0 +1,447 @@
+"""One session: what was said and done, what waits, and a place to write.
+
+The transcript is a window of the session's records, which are numbered without a hole: pages before it are fetched as
+one scrolls up, and at its end it follows the session's stream. A window that grows too long loses its other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.widgets import Static
+
+from kheish.client import ApiError, DaemonUnreachable, RecordView, StreamEvent
+from kheish.errors import KheishError
+from kheish.ids import new_id
+from kheish.terminal import one_line
+from kheish.tui.actions import bindings
+from kheish.tui.live import SHELL_ROUTE, Change, Conversation
+from kheish.tui.screen import KheishScreen
+from kheish.tui.widgets.banner import Banner
+from kheish.tui.widgets.composer import Composer
+from kheish.tui.widgets.footer import Footer
+from kheish.tui.widgets.queue import Queue
+from kheish.tui.widgets.summons import Summons
+from kheish.tui.widgets.transcript import Transcript
+from kheish.tui.words import short_path, tokens_text
+
+PAGE_RECORDS = 200
+WINDOW_RECORDS_MAX = 3_000
+SHELL_MODEL = f"{SHELL_ROUTE}/bash"
+TICK_S = 1.0
+DRAW_EVERY_S = 0.04
+MODES = ("default", "accept_edits", "plan", "dont_ask", "bypass")
+
+
+class Session(KheishScreen[None]):
+    CSS = """
+    Session Transcript { height: 1fr; }
+    Session #title { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
+    """
+    BINDINGS = bindings("session")
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__()
+        self.session_id = session_id
+        self._talk = Conversation(session_id)
+        self._last_seq = 0
+        """The session's newest record that is known; the window may end before it."""
+        self._is_loading = True
+        self._is_following = False
+        self._may_reconnect = asyncio.Event()
+        self._held: list[StreamEvent] = []
+        self._drawn_at_s = 0.0
+        self._editing = ""
+        """The queued run whose text is in the composer, in the place of `_unsent`."""
+        self._unsent = ""
+
+    def compose(self) -> ComposeResult:
+        yield Banner()
+        yield Static(markup=False, id="title")
+        yield Transcript(self.look)
+        yield Summons()
+        yield Queue()
+        yield Composer(history_key=self.session_id, cwd="", vim=self.kheish.settings.vim)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.query_one(Composer).focus()
+        self.set_interval(TICK_S, self._tick)
+        self._load()
+
+    # -- the window ----------------------------------------------------------------------------------------------
+
+    @property
+    def _is_at_end(self) -> bool:
+        return self._talk.last_seq >= self._last_seq
+
+    def _load(self, *, at: str = "end") -> None:
+        self.run_worker(self._load_window(at), name="window", group="window", exclusive=True)
+
+    async def _load_window(self, at: str) -> None:
+        self._is_loading = True
+        try:
+            view = await self.client.sessions.get(self.session_id)
+            self._last_seq = max(self._last_seq, view["seq"])
+            self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+            if at == "start":
+                records = await self._page(0, PAGE_RECORDS)
+            else:
+                records = await self._between(max(0, self._last_seq - PAGE_RECORDS), self._last_seq)
+        except KheishError as error:
+            self._is_loading = False
+            self.kheish.say(error)
+            if isinstance(error, ApiError) and error.code == "session_not_found":
+                self.dismiss()
+            return
+        self._talk.show(records)
+        self._is_loading = False
+        self.query_one(Transcript).show(self._talk.entries, at=at)
+        self.query_one(Composer).set_cwd(self._talk.cwd)
+        self._draw_facts()
+        if not self._is_following:
+            self._is_following = True
+            self.run_worker(self._follow(), name="follow", group="follow")
+
+    async def _page(self, after_seq: int, limit: int) -> list[RecordView]:
+        """Records after a seq, as far as one page reaches."""
+        page = await self.client.sessions.events(self.session_id, cursor=str(after_seq), limit=limit)
+        return page["items"]
+
+    async def _between(self, after_seq: int, last_seq: int) -> list[RecordView]:
+        """All records after one seq up to another."""
+        found: list[RecordView] = []
+        while after_seq < last_seq and (page := await self._page(after_seq, last_seq - after_seq)):
+            found += page
+            after_seq = page[-1]["seq"]
+        return found
+
+    def on_transcript_near_top(self) -> None:
+        if self._talk.first_seq > 1 and not self._is_loading:
+            self.run_worker(self._load_before(), name="before", group="window", exclusive=True)
+
+    async def _load_before(self) -> None:
+        self._is_loading = True
+        first = self._talk.first_seq
+        try:
+            older = await self._between(max(0, first - 1 - PAGE_RECORDS), first - 1)
+        except KheishError as error:
+            self.kheish.say(error)
+            return
+        finally:
+            self._is_loading = False
+        self._refold([*older, *self._talk.records][:WINDOW_RECORDS_MAX])
+
+    def on_transcript_near_bottom(self) -> None:
+        if not self._is_at_end and not self._is_loading:
+            self.run_worker(self._load_after(), name="after", group="window", exclusive=True)
+
+    async def _load_after(self) -> None:
+        self._is_loading = True
+        try:
+            newer = await self._page(self._talk.last_seq, PAGE_RECORDS)
+        except KheishError as error:
+            self.kheish.say(error)
+            return
+        finally:
+            self._is_loading = False
+        self._refold([*self._talk.records, *newer][-WINDOW_RECORDS_MAX:])
+
+    def _refold(self, records: list[RecordView]) -> None:
+        """Another window that overlaps with the present one."""
+        self._talk.show(records)
+        self.query_one(Transcript).replace(self._talk.entries)
+        self._draw_facts()
+
+    # -- what arrives --------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """The session's own stream, from what the window holds on: whoever follows is seen by others as attached."""
+        while True:
+            self._may_reconnect.clear()
+            try:
+                events = self.client.events(session_id=self.session_id, cursor=str(self._last_seq))
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        self._hold(event)
+            except DaemonUnreachable:
+                pass
+            except KheishError as error:
+                self.kheish.say(error)
+                return
+            await self._may_reconnect.wait()
+
+    def connected(self, *, is_new_daemon: bool) -> None:
+        self._may_reconnect.set()
+        if not self._is_following:
+            self._load()
+
+    def _hold(self, event: StreamEvent) -> None:
+        """What comes close together is drawn together."""
+        self._held.append(event)
+        if len(self._held) == 1:
+            self.set_timer(max(0.001, self._drawn_at_s + DRAW_EVERY_S - time.monotonic()), self._take)
+
+    def _take(self) -> None:
+        self._drawn_at_s = time.monotonic()
+        held, self._held = self._held, []
+        total = Change()
+        is_record = False
+        for event in held:
+            if event.event == "record":
+                was_at_end = self._is_at_end
+                self._last_seq = max(self._last_seq, event.data["seq"])
+                if not was_at_end:
+                    continue  # it is read when one scrolls there
+                is_record = True
+                change = self._talk.apply(event.data)
+            elif event.event == "delta" and self._is_at_end:
+                change = self._talk.hear(event.data)
+            else:
+                continue
+            if change is not None:
+                total.added += change.added
+                total.changed += change.changed
+        transcript = self.query_one(Transcript)
+        if total.added or total.changed:
+            transcript.change(total)
+        if is_record:
+            self._draw_facts()
+            if len(self._talk.records) > WINDOW_RECORDS_MAX and transcript.is_following:
+                self._refold(self._talk.records[-WINDOW_RECORDS_MAX // 2 :])
+
+    def look_changed(self) -> None:
+        self.query_one(Transcript).look_changed(self.look)
+        self._draw_facts()
+
+    def _tick(self) -> None:
+        if self.is_current:
+            self.query_one(Transcript).tick()
+            if self._talk.active:
+                self._draw_facts()
+
+    def _draw_facts(self) -> None:
+        talk, look = self._talk, self.look
+        transcript = self.query_one(Transcript)
+        self.query_one(Queue).show(talk.queue, look)
+        ended = ("  ended", "$warning") if talk.is_ended else ""
+        self.query_one("#title", Static).update(
+            Content.assemble(
+                (one_line(talk.title or self.session_id, 60), "bold"),
+                (f"  {short_path(talk.cwd)}", "$foreground 60%"),
+                ended,
+            )
+        )
+        self.query_one(Summons).show(list(talk.asks.values()), transcript.unseen, look)
+        composer = self.query_one(Composer)
+        if talk.is_ended:
+            composer.disabled = True
+        composer.hint = self._hint()
+        row = self.kheish.board.rows.get(self.session_id)
+        state = row.status if row else "running" if talk.active else "idle"
+        tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
+        self.query_one(Footer).facts = (
+            talk.mode.replace("_", " ") if talk.mode != "default" else "",
+            one_line(talk.model, 30),
+            f"context {tokens_text(talk.context_tokens)}" if talk.context_tokens else "",
+            f"{tokens_text(tokens)} tok" if tokens else "",
+            f"step {talk.step}" if talk.active else "",
+            state if self.kheish.link.is_up else "not connected",
+        )
+        self.refresh_bindings()
+
+    def _hint(self) -> str:
+        if self._talk.is_ended:
+            return "this session has ended"
+        if self._editing:
+            return "Enter keeps the change, Esc Esc leaves it"
+        if self._talk.active:
+            return "Enter queues, Ctrl+Enter or Ctrl+S steers the run"
+        return "Enter sends · ! shell · @ file"
+
+    # -- what the person writes ----------------------------------------------------------------------------------
+
+    def on_composer_submitted(self, message: Composer.Submitted) -> None:
+        if self._editing:
+            self.run_worker(self._edit_queued(self._editing, message.text))
+            self._stop_editing()
+            return
+        transcript = self.query_one(Transcript)
+        if not self._is_at_end:
+            self._load()
+        transcript.follow_end()
+        self.run_worker(self._submit(message))
+
+    async def _submit(self, message: Composer.Submitted) -> None:
+        how = "queue" if message.how == "shell" else message.how
+        if how == "steer" and not self._talk.active:
+            how = "queue"
+        try:
+            await self.client.sessions.submit(
+                self.session_id,
+                message.text,
+                delivery=how,
+                model=SHELL_MODEL if message.how == "shell" else None,
+                attachments=message.attachments,
+                key=new_id("input"),
+            )
+        except KheishError as error:
+            self.kheish.say(error)
+            self.query_one(Composer).restore(message)
+
+    def _stop_editing(self) -> None:
+        """What was being written comes back."""
+        self._editing = ""
+        self.query_one(Composer).load(self._unsent)
+        self._draw_facts()
+
+    async def _edit_queued(self, run_id: str, text: str) -> None:
+        try:
+            await self.client.sessions.edit_queued(self.session_id, run_id, text)
+        except KheishError as error:
+            self.kheish.say(error)
+
+    def on_composer_left(self) -> None:
+        self.action_back()
+
+    def on_composer_interrupted(self) -> None:
+        if self._editing:
+            self._stop_editing()
+            return
+        self.run_worker(self._interrupt())
+
+    async def _interrupt(self) -> None:
+        try:
+            done = await self.client.sessions.interrupt(self.session_id, reason="interrupted in the TUI")
+        except KheishError as error:
+            self.kheish.say(error)
+            return
+        if not done["interrupted"]:
+            self.notify("nothing runs", timeout=2)
+
+    # -- the queue -----------------------------------------------------------------------------------------------
+
+    def on_queue_edit(self, message: Queue.Edit) -> None:
+        composer = self.query_one(Composer)
+        if not self._editing:
+            self._unsent = composer.text
+        self._editing = message.queued.id
+        composer.load(message.queued.text)
+        composer.focus()
+        self._draw_facts()
+
+    def on_queue_withdraw(self, message: Queue.Withdraw) -> None:
+        self.run_worker(self._withdraw(message.queued.id))
+
+    async def _withdraw(self, run_id: str) -> None:
+        try:
+            await self.client.sessions.withdraw_queued(self.session_id, run_id)
+        except KheishError as error:
+            self.kheish.say(error)
+
+    def on_queue_first(self, message: Queue.First) -> None:
+        self.run_worker(self._move_first(message.queued.id))
+
+    async def _move_first(self, run_id: str) -> None:
+        try:
+            await self.client.sessions.move_queued(self.session_id, run_id, 1)
+        except KheishError as error:
+            self.kheish.say(error)
+
+    def on_queue_closed(self) -> None:
+        self.query_one(Composer).focus()
+
+    # -- what waits for the person -------------------------------------------------------------------------------
+
+    def on_summons_chosen(self, message: Summons.Chosen) -> None:
+        self.kheish.open_request(message.request_id)
+
+    def on_transcript_followed(self, message: Transcript.Followed) -> None:
+        self._draw_facts()
+
+    def on_transcript_chosen(self, message: Transcript.Chosen) -> None:
+        for request_id, entry in self._talk.asks.items():
+            if entry is message.entry:
+                self.kheish.open_request(request_id)
+                return
+        self.query_one(Transcript).expand_entry(message.entry)
+
+    # -- actions -------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        match action:
+            case "steer":
+                return bool(self._talk.active)
+            case "interrupt":
+                return bool(self._talk.active)
+            case "answer":
+                return bool(self._talk.asks)
+            case "queue_focus":
+                return bool(self._talk.queue)
+            case "back":
+                return not self.query_one(Composer).text if self.is_mounted else True
+        return True
+
+    def action_answer(self) -> None:
+        if self._talk.asks:
+            self.kheish.open_request(next(iter(self._talk.asks)))
+
+    def action_back(self) -> None:
+        self.dismiss()
+
+    def action_expand(self) -> None:
+        self.query_one(Transcript).expand_all()
+
+    def action_timeline(self) -> None:
+        from kheish.tui.screens.timeline import Timeline
+
+        self.kheish.push_screen(Timeline(self.session_id))
+
+    def action_run(self) -> None:
+        from kheish.tui.screens.run import Run
+
+        run_id = self._talk.active or _last_run(self._talk.records)
+        if run_id:
+            self.kheish.push_screen(Run(run_id))
+
+    def action_mode(self) -> None:
+        at = MODES.index(self._talk.mode) if self._talk.mode in MODES else 0
+        self.run_worker(self._set_mode(MODES[(at + 1) % 3]))
+
+    async def _set_mode(self, mode: Any) -> None:
+        try:
+            await self.client.sessions.set_permission_mode(self.session_id, mode)
+        except KheishError as error:
+            self.kheish.say(error)
+
+    def action_queue_focus(self) -> None:
+        self.query_one(Queue).focus()
+
+    def action_page_up(self) -> None:
+        self.query_one(Transcript).scroll_page_up(animate=False)
+
+    def action_page_down(self) -> None:
+        self.query_one(Transcript).scroll_page_down(animate=False)
+
+    def action_top(self) -> None:
+        self._load(at="start")
+
+    def action_bottom(self) -> None:
+        if self._is_at_end:
+            self.query_one(Transcript).follow_end()
+        else:
+            self._load()
+
+
+def _last_run(records: Sequence[RecordView]) -> str:
+    for record in reversed(records):
+        for event in record["events"]:
+            if run_id := event.get("run_id"):
+                return str(run_id)
+    return ""

@@ -1,0 +1,45 @@
+"""A line across the screen that says why nothing comes from the daemon, and when the next try is."""
+
+from __future__ import annotations
+
+import time
+from math import ceil
+
+from textual.content import Content
+from textual.timer import Timer
+from textual.widgets import Static
+
+from kheish.terminal import one_line
+
+
+class Banner(Static):
+    """Hidden while there is nothing to say."""
+
+    DEFAULT_CSS = """
+    Banner {
+        display: none; dock: top; height: 1; padding: 0 1; background: $warning; color: $background;
+        text-style: bold; text-wrap: nowrap; text-overflow: ellipsis;
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
+        self._text = ""
+        self._retry_at_s = 0.0
+        self._was_stopped = False
+        self._timer: Timer | None = None
+
+    def show(self, text: str, retry_at_s: float = 0.0, *, was_stopped: bool = False) -> None:
+        self._text, self._retry_at_s, self._was_stopped = one_line(text), retry_at_s, was_stopped
+        self.display = bool(text)
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if text and retry_at_s:
+            self._timer = self.set_interval(0.5, self._draw)
+        self._draw()
+
+    def _draw(self) -> None:
+        wait_s = max(0, ceil(self._retry_at_s - time.monotonic()))
+        what = "ctrl+r starts it" if self._was_stopped else f"not connected, trying again in {wait_s}s"
+        self.update(Content(f"{what} · {self._text}" if self._retry_at_s else self._text))

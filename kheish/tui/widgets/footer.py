@@ -1,0 +1,73 @@
+"""The keys that are valid now, as many as fit, and on the right what is true now."""
+
+from __future__ import annotations
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from kheish.terminal import clean
+from kheish.tui.lines import cut_columns, strip_of
+from kheish.tui.look import rich_color
+
+
+class Footer(Widget):
+    """One line. `facts` are its words on the right, the most important last: those that do not fit are left out."""
+
+    DEFAULT_CSS = """
+    Footer { dock: bottom; height: 1; background: $surface; color: $foreground; }
+    """
+
+    facts: reactive[tuple[str, ...]] = reactive(())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, int, str]] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
+
+    def _keys(self) -> list[tuple[str, str, str]]:
+        """(key, title, action) in the order of the table, the screen's own before the application's."""
+        found: dict[str, tuple[str, str, str]] = {}
+        for _, binding, is_enabled, _ in self.screen.active_bindings.values():
+            if binding.show and is_enabled and binding.action not in found:
+                found[binding.action] = self.app.get_key_display(binding), binding.description, binding.action
+        return sorted(found.values(), key=lambda row: row[2] in ("help", "command_palette"))
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        base = self.rich_style
+        variables = self.app.theme_variables
+        key_style = base + Style(color=rich_color(variables["primary"]))
+        dim = base + Style(dim=True)
+        facts = [clean(fact) for fact in self.facts if fact]
+        while facts and len(" · ".join(facts)) > width * 2 // 3:
+            facts.pop(0)
+        right = cut_columns(" · ".join(facts), width)
+        room = width - len(right) - 2
+        parts: list[tuple[str, Style | None]] = [(" ", base)]
+        at = 1
+        self._places = []
+        for key, title, action in self._keys():
+            length = len(key) + len(title) + 3
+            if at + length > room:
+                break
+            self._places.append((at, at + length - 2, action))
+            parts += [(key, key_style), (f" {title}  ", dim)]
+            at += length
+        left = Strip([Segment(text, style) for text, style in parts])
+        left = left.crop(0, max(0, width - len(right) - 1)).extend_cell_length(width - len(right) - 1, base)
+        return Strip.join([left, strip_of((f"{right} ", base))]).crop(0, width)
+
+    async def on_click(self, event: events.Click) -> None:
+        for start, end, action in self._places:
+            if start <= event.x < end:
+                await self.app.run_action(action, self.screen.focused or self.screen)
+                return
+
+    def watch_facts(self) -> None:
+        self.refresh()

@@ -1,0 +1,88 @@
+"""What waits above the composer: inputs in the queue, and those that steer the active run at its next boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.message import Message
+
+from kheish.terminal import one_line
+from kheish.tui.actions import bindings
+from kheish.tui.lines import cut_columns, strip_of
+from kheish.tui.live import Queued
+from kheish.tui.look import Look
+from kheish.tui.widgets.rows import Item, Rows
+
+LINES_MAX = 5
+
+
+class Queue(Rows):
+    """Hidden while nothing waits."""
+
+    DEFAULT_CSS = """
+    Queue { display: none; height: auto; max-height: 5; padding: 0 1; background: $surface; }
+    """
+    BINDINGS = bindings("queue")
+
+    class Edit(Message):
+        def __init__(self, queued: Queued) -> None:
+            super().__init__()
+            self.queued = queued
+
+    class Withdraw(Edit):
+        pass
+
+    class First(Edit):
+        """To the head of the queue."""
+
+    class Closed(Message):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue: list[Queued] = []
+
+    def show(self, queue: Sequence[Queued], look: Look) -> None:
+        self._queue = list(queue)
+        self.display = bool(queue)
+        self.styles.height = min(LINES_MAX, len(queue))
+        self.set([_item(queued, i, look) for i, queued in enumerate(queue, 1)])
+        if not queue and self.has_focus:
+            self.post_message(self.Closed())
+
+    def _chosen(self) -> Queued | None:
+        return next((queued for queued in self._queue if queued.id == self.cursor), None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("edit", "withdraw", "go_first"):
+            chosen = self._chosen()
+            return chosen is not None and not chosen.is_steered
+        return True
+
+    def action_edit(self) -> None:
+        if (chosen := self._chosen()) is not None:
+            self.post_message(self.Edit(chosen))
+
+    def action_withdraw(self) -> None:
+        if (chosen := self._chosen()) is not None:
+            self.post_message(self.Withdraw(chosen))
+
+    def action_go_first(self) -> None:
+        if (chosen := self._chosen()) is not None:
+            self.post_message(self.First(chosen))
+
+    def action_leave_queue(self) -> None:
+        self.post_message(self.Closed())
+
+
+def _item(queued: Queued, position: int, look: Look) -> Item:
+    head = "steers  " if queued.is_steered else f"queued {position}"
+    text = one_line(queued.text)
+    return Item(
+        queued.id,
+        lambda width: strip_of(
+            (f"{look.marks.queued} ", look.dim),
+            (f"{head}  ", look.dim),
+            (cut_columns(text, width - len(head) - 4, look.marks.ellipsis), look.text),
+        ),
+    )

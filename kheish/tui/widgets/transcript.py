@@ -1,0 +1,332 @@
+"""The conversation as one widget that draws the lines in sight, whatever its length.
+
+Entries are drawn when they come into sight and kept as lines; those that were never seen have a guessed height. Where a
+guess was wrong, or the width changes, the line that the person reads stays where it is. At its end it follows what
+comes; whoever scrolls up stays there, and a mark says that there is more below.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from rich.style import Style
+from textual import events
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+
+from kheish.tui.entries import Drawing
+from kheish.tui.live import Call, Change, Entry
+from kheish.tui.look import Look
+from kheish.tui.widgets.rows import on_style
+
+DRAWN_KEPT = 150
+"""Entries whose lines are kept; it is more than a screen holds."""
+_EDGE_LINES = 40
+"""How near to its end a window asks for more."""
+
+
+class Transcript(ScrollView, can_focus=True):
+    DEFAULT_CSS = """
+    Transcript { background: $background; scrollbar-size-vertical: 1; padding: 0 1; overflow-x: hidden; }
+    """
+
+    class NearTop(Message):
+        """The first entry comes into sight: there may be older ones."""
+
+    class NearBottom(Message):
+        """The last entry of a window that is not at the end of the session comes into sight."""
+
+    class Followed(Message):
+        """Whether the end is in sight and what comes is followed."""
+
+        def __init__(self, is_following: bool) -> None:
+            super().__init__()
+            self.is_following = is_following
+
+    class Chosen(Message):
+        """An entry was clicked."""
+
+        def __init__(self, entry: Entry) -> None:
+            super().__init__()
+            self.entry = entry
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self._look_id = 0
+        self._drawings: list[Drawing] = []
+        self._by_entry: dict[int, Drawing] = {}
+        self._ends: list[int] = []
+        self._drawn: dict[int, Drawing] = {}
+        """Those whose lines are kept, the one that was in sight last at its end."""
+        self._is_all_expanded = False
+        self._unseen = 0
+        self.is_following = True
+        self._is_settling = False
+
+    # -- what it shows -------------------------------------------------------------------------------------------
+
+    @property
+    def entries_total(self) -> int:
+        return len(self._drawings)
+
+    @property
+    def unseen(self) -> int:
+        """Entries that came while it did not follow."""
+        return self._unseen
+
+    def show(self, entries: Sequence[Entry], *, at: str = "end") -> None:
+        """Replaces everything; goes to the `end` or the `start`."""
+        self._drawings = [self._make(entry) for entry in entries]
+        self._by_entry = {id(d.entry): d for d in self._drawings}
+        self._unseen = 0
+        self._follow(at == "end")
+        if at == "start":
+            self.set_reactive(ScrollView.scroll_y, 0.0)
+            self.set_reactive(ScrollView.scroll_target_y, 0.0)
+        self._settle()
+
+    def replace(self, entries: Sequence[Entry]) -> None:
+        """Another window that overlaps with this one: the line that is read stays. Entries are known by their seq."""
+        anchor = self._anchor()
+        before = self._drawings[anchor[0]].entry if anchor else None
+        offset = anchor[1] if anchor else 0
+        self._drawings = [self._make(entry) for entry in entries]
+        self._by_entry = {id(d.entry): d for d in self._drawings}
+        at = next((i for i, d in enumerate(self._drawings) if before and _same(d.entry, before)), None)
+        if at is not None:
+            self._draw(self._drawings[at], self._width, self._now_ms())
+        self._settle((at, offset) if at is not None else None)
+
+    def change(self, change: Change) -> None:
+        for entry in change.added:
+            drawing = self._make(entry)
+            self._drawings.append(drawing)
+            self._by_entry[id(entry)] = drawing
+        if change.added and not self.is_following:
+            self._unseen += len(change.added)
+        self._settle()
+
+    def _make(self, entry: Entry) -> Drawing:
+        drawing = Drawing(entry)
+        drawing.is_expanded = self._is_all_expanded
+        return drawing
+
+    def look_changed(self, look: Look) -> None:
+        self._look = look
+        self._look_id += 1
+        self._settle()
+
+    def expand_all(self) -> bool:
+        """Or collapses all; whether they are expanded now."""
+        anchor = self._anchor()
+        self._is_all_expanded = not self._is_all_expanded
+        for drawing in self._drawings:
+            drawing.is_expanded = self._is_all_expanded
+        self._settle((anchor[0], 0) if anchor else None)
+        return self._is_all_expanded
+
+    def expand_entry(self, entry: Entry) -> None:
+        drawing = self._by_entry.get(id(entry))
+        if drawing is not None:
+            drawing.is_expanded = not drawing.is_expanded
+            self._settle()
+
+    def tick(self) -> None:
+        """Draws what shows a time that runs."""
+        if any(isinstance(d.entry, Call) and d.entry.phase == "running" for d in self._drawings[-50:]):
+            self._settle()
+
+    def reveal(self, entry: Entry) -> None:
+        for i, drawing in enumerate(self._drawings):
+            if drawing.entry is entry:
+                self._follow(False)
+                self._settle((i, 0))
+                return
+
+    def follow_end(self) -> None:
+        self._follow(True)
+        self._settle()
+
+    # -- where things are ----------------------------------------------------------------------------------------
+
+    @property
+    def _width(self) -> int:
+        return max(10, self.scrollable_content_region.width)
+
+    @property
+    def _height(self) -> int:
+        return max(1, self.scrollable_content_region.height)
+
+    @staticmethod
+    def _now_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    def _measure(self) -> None:
+        width = self._width
+        self._ends = list(accumulate(d.height(width) for d in self._drawings))
+
+    def _top(self, index: int) -> int:
+        return self._ends[index - 1] if index else 0
+
+    def _at(self, y: int) -> int:
+        """The entry that holds a line."""
+        return min(bisect_right(self._ends, y), len(self._drawings) - 1)
+
+    def _anchor(self) -> tuple[int, int] | None:
+        """The entry at the top of what is in sight, and its line there: counted from its end, and negative, where it
+        was not drawn, since its end is what is in sight already."""
+        if not self._drawings or not self._ends:
+            return None
+        y = min(round(self.scroll_y), self._ends[-1] - 1)
+        index = self._at(max(0, y))
+        drawing = self._drawings[index]
+        if drawing.is_drawn(self._width, self._look_id, self._now_ms() // 1000):
+            return index, y - self._top(index)
+        return index, y - self._ends[index]
+
+    def _settle(self, anchor: tuple[int, int] | None = None) -> None:
+        """Draws what is in sight and puts it in its place."""
+        if self._is_settling or not self.is_attached:
+            return
+        self._is_settling = True
+        try:
+            if anchor is None and not self.is_following:
+                anchor = self._anchor()
+            self._draw_in_sight(anchor)
+        finally:
+            self._is_settling = False
+        self._forget_out_of_sight()
+        self.refresh()
+
+    def _draw(self, drawing: Drawing, width: int, now_ms: int) -> list[Strip]:
+        self._drawn.pop(id(drawing), None)
+        self._drawn[id(drawing)] = drawing
+        return drawing.draw(width, self._look, self._look_id, now_ms)
+
+    def _forget_out_of_sight(self) -> None:
+        while len(self._drawn) > DRAWN_KEPT:
+            self._drawn.pop(next(iter(self._drawn))).forget()
+
+    def _draw_in_sight(self, anchor: tuple[int, int] | None) -> None:
+        width, height, now_ms = self._width, self._height, self._now_ms()
+        drawings = self._drawings
+        if self.is_following or anchor is None:
+            missing = height
+            for drawing in reversed(drawings):
+                missing -= len(self._draw(drawing, width, now_ms))
+                if missing <= 0:
+                    break
+            self._measure()
+            y = max(0, (self._ends[-1] if self._ends else 0) - height)
+        else:
+            index, offset = anchor
+            missing = height
+            for i in range(index, len(drawings)):
+                lines = self._draw(drawings[i], width, now_ms)
+                if i == index:
+                    if offset < 0:
+                        offset = max(0, len(lines) + offset)
+                    offset = min(offset, max(0, len(lines) - 1))
+                    missing += offset
+                missing -= len(lines)
+                if missing <= 0:
+                    break
+            self._measure()
+            y = self._top(index) + offset
+        total = self._ends[-1] if self._ends else 0
+        if self.virtual_size != Size(width, total):
+            self.virtual_size = Size(width, total)
+            self._refresh_scrollbars()
+        y = max(0, min(y, total - height))
+        if round(self.scroll_y) != y:
+            self.scroll_to(y=y, animate=False, force=True)
+
+    # -- moving --------------------------------------------------------------------------------------------------
+
+    def scroll_to(self, x: float | None = None, y: float | None = None, **options: Any) -> None:
+        """At once: a line that glides cannot stay where it is when the lines above it turn out longer."""
+        super().scroll_to(x, y, **{**options, "animate": False})
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if self._is_settling or not self._drawings:
+            return
+        self._follow(new_value >= self.max_scroll_y - 0.5)
+        self._settle()
+        if new_value < _EDGE_LINES and new_value < old_value:
+            self.post_message(self.NearTop())
+        elif self.max_scroll_y - new_value < _EDGE_LINES and new_value > old_value:
+            self.post_message(self.NearBottom())
+
+    def _follow(self, is_following: bool) -> None:
+        if is_following:
+            self._unseen = 0
+        if self.is_following != is_following:
+            self.is_following = is_following
+            self.post_message(self.Followed(is_following))
+
+    def on_resize(self, event: events.Resize) -> None:
+        self._settle()
+
+    def on_click(self, event: events.Click) -> None:
+        y = round(self.scroll_y) + event.y
+        if self._drawings and self._ends and y < self._ends[-1] and self.text_selection is None:
+            self.post_message(self.Chosen(self._drawings[self._at(y)].entry))
+
+    # -- drawing -------------------------------------------------------------------------------------------------
+
+    def render_line(self, y: int) -> Strip:
+        width = self._width
+        base = self.rich_style
+        line = round(self.scroll_y) + y
+        if not self._ends or line >= self._ends[-1]:
+            return Strip.blank(width, base)
+        index = self._at(line)
+        lines = self._drawings[index].lines
+        at = line - self._top(index)
+        if at >= len(lines):
+            return Strip.blank(width, base)
+        strip = on_style(lines[at], base, width)
+        selection = self.text_selection
+        if selection is not None and (span := selection.get_span(line)) is not None:
+            start, end = span
+            style = self.screen.get_component_rich_style("screen--selection")
+            strip = _select(strip, start, width if end == -1 else end, style)
+        return strip.apply_offsets(0, line)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        first = selection.start.y if selection.start else 0
+        last = selection.end.y if selection.end else (self._ends[-1] if self._ends else 0)
+        lines: list[str] = []
+        for drawing, end in zip(self._drawings, self._ends, strict=True):
+            height = drawing.height(self._width)
+            if end < first or end - height > last:
+                lines += [""] * height
+                continue
+            drawn = drawing.draw(self._width, self._look, self._look_id, self._now_ms())
+            lines += [line.text.rstrip() for line in drawn][:height] + [""] * (height - len(drawn))
+        return selection.extract("\n".join(lines)), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    return type(one) is type(other) and one.seq == other.seq and _name(one) == _name(other)
+
+
+def _name(entry: Entry) -> object:
+    return getattr(entry, "tool_call_id", None) or getattr(entry, "text", None)
+
+
+def _select(strip: Strip, start: int, end: int, style: Style) -> Strip:
+    before, inside, after = strip.crop(0, start), strip.crop(start, end), strip.crop(end)
+    return Strip.join([before, inside.apply_style(style), after])

@@ -1,0 +1,43 @@
+"""What several screens say in the same words."""
+
+from __future__ import annotations
+
+import os
+
+from kheish.narration import call_text
+from kheish.terminal import ago, clean
+from kheish.tui.live import Row
+
+
+def age_text(row: Row, now_ms: int) -> str:
+    if not row.since_ms:
+        return ""
+    age = ago(row.since_ms, now_ms)
+    return {"needs you": f"waiting {age}", "working": f"for {age}", "queued": f"queued {age}"}.get(
+        row.need, f"{age} ago"
+    )
+
+
+def asks_text(row: Row) -> str:
+    """The first thing that the session asks, in one line."""
+    ask = next(iter(row.asks.values()), None)
+    if not ask:
+        return ""
+    more = f"  (+{len(row.asks) - 1})" if len(row.asks) > 1 else ""
+    if "questions" in ask:
+        return str(ask["questions"][0]["question"]) + more
+    return call_text(ask.get("tool", ""), ask.get("input", {})) + more
+
+
+def tokens_text(count: int) -> str:
+    """`950`, `12k`, `1.2M`."""
+    if count < 1000:
+        return str(count)
+    return f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1_000_000:.1f}M"
+
+
+def short_path(path: str) -> str:
+    """With `~` for the home directory."""
+    path = clean(path)
+    home = os.path.expanduser("~")
+    return "~" + path[len(home) :] if path == home or path.startswith(home + os.sep) else path

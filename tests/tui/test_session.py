@@ -1,0 +1,278 @@
+"""A session: what was said and done, what waits, and what the person writes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from kheish.tui.app import KheishApp
+from kheish.tui.live import Call, Change, Note
+from kheish.tui.screens.approval import Approval
+from kheish.tui.screens.home import Home
+from kheish.tui.screens.session import Session
+from kheish.tui.widgets.composer import Composer
+from kheish.tui.widgets.queue import Queue
+from kheish.tui.widgets.transcript import Transcript
+from tests.daemon_process import DaemonProcess, bash, calls, text, tool
+from tests.tui.harness import Keys, check_picture, open_app, shown, until, write
+
+pytestmark = pytest.mark.slow
+
+ANSWER = """\
+## What I found
+
+The test `test_total` fails because **rounding** happens twice:
+
+1. in `cart.py`, line 12
+2. in `report.py`, line 40
+
+```python
+def total(items):
+    return round(sum(items), 2)
+```
+"""
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    made = DaemonProcess(tmp_path_factory.mktemp("session"))
+    try:
+        made.start()
+        made.script(text("Done."), name="done.json", after_last="repeat")
+        made.script(text("", hang=9), name="hang.json", after_last="repeat")
+        made.script(bash("echo deployed"), text("It is out."), name="ask.json")
+        yield made
+    finally:
+        made.close()
+
+
+async def in_session(app: KheishApp, pilot: Keys) -> Session:
+    await until(pilot, lambda: isinstance(app.screen, Session) and not app.screen._is_loading)
+    assert isinstance(app.screen, Session)
+    return app.screen
+
+
+async def test_it_looks_as_it_should(api: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    (api.work / "cart.py").write_text("def total(items):\n    return round(round(sum(items), 2), 2)\n")
+    api.script(
+        calls(tool("read_file", path="cart.py"), tool("bash", command="echo FAILED tests/test_cart.py::test_total"),
+              tool("edit_file", path="cart.py", old_text="round(round(sum(items), 2), 2)",
+                   new_text="round(sum(items), 2)"), reasoning="The total is rounded twice.\nI look at the file."),
+        text(ANSWER), name="look.json",
+    )  # fmt: skip
+    session = api.session("cart", mode="accept_edits")
+    api.client.sessions.add_rule(session, "bash(echo *)", "allow")
+    api.finish(api.submit(session, "why does the total test fail?", model="test/look.json"))
+    for size, name in (((80, 24), "session-80x24"), ((200, 60), "session-200x60")):
+        async with open_app(api, session_id=session, size=size) as (app, pilot):
+            screen = await in_session(app, pilot)
+            await until(pilot, lambda: "report.py" in shown(app))
+            settle_times(screen)
+            await pilot.pause()
+            check_picture(app, name)
+
+
+def settle_times(screen: Session) -> None:
+    """Lets nothing that is shown differ from one time to another."""
+    screen._talk.cwd = "/home/ada/shop"
+    change = Change()
+    for entry in screen._talk.entries:
+        if isinstance(entry, Note):
+            entry.text = re.sub(r"[\d.]+s,", "0.1s,", entry.text)
+        elif isinstance(entry, Call):
+            entry.finished_at_ms = entry.started_at_ms
+        entry.revision += 1
+        change.changed.append(entry)
+    screen.query_one(Transcript).change(change)
+    screen._draw_facts()
+
+
+async def test_what_is_written_is_sent_and_answered(api: DaemonProcess) -> None:
+    session = api.session("chat")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        api.script(text("Hello to you."), name="script.json", after_last="repeat")
+        await write(pilot, "hello there")
+        await pilot.press("enter")
+        await until(pilot, lambda: "Hello to you." in shown(app) and "completed" in shown(app))
+        assert app.screen.query_one(Composer).text == ""
+    (record,) = [r for r in api.records(session) if r["events"][0]["type"] == "run.submitted"]
+    assert record["by"]["origin"] == "tui" and record["events"][0]["text"] == "hello there"
+
+
+async def test_enter_queues_and_ctrl_s_steers_and_both_are_seen(api: DaemonProcess) -> None:
+    session = api.session("busy")
+    api.submit(session, "wait for it", model="test/hang.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "Enter queues" in shown(app) and "teers" in shown(app))
+        await write(pilot, "later please")
+        await pilot.press("enter")
+        await until(pilot, lambda: "queued 1  later please" in shown(app))
+        await write(pilot, "now please")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "steers    now please" in shown(app))
+    kinds = [event["type"] for record in api.records(session) for event in record["events"]]
+    assert kinds.count("run.submitted") == 2 and kinds.count("input.steered") == 1
+    api.client.sessions.end(session)
+
+
+async def test_the_queue_is_edited_ordered_and_withdrawn(api: DaemonProcess) -> None:
+    session = api.session("queue")
+    api.submit(session, "wait for it", model="test/hang.json")
+    for word in ("first", "second"):
+        api.submit(session, word, model="test/done.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "queued 2  second" in shown(app))
+        await pilot.press("ctrl+u")
+        await until(pilot, lambda: isinstance(app.focused, Queue))
+        await pilot.press("down", "f")
+        await until(pilot, lambda: "queued 1  second" in shown(app))
+        await until(pilot, lambda: app.screen.query_one(Queue).cursor != "")
+        await pilot.press("escape")
+        await write(pilot, "mine")
+        await pilot.press("ctrl+u", "e")
+        await until(pilot, lambda: isinstance(app.focused, Composer) and app.focused.text == "second")
+        await write(pilot, " thoughts")
+        await pilot.press("enter")
+        await until(pilot, lambda: "queued 1  second thoughts" in shown(app))
+        assert app.screen.query_one(Composer).text == "mine", "what was being written is back"
+        await pilot.press("ctrl+u", "x")
+        await until(pilot, lambda: "queued 1  first" in shown(app) and "thoughts" not in shown(app))
+    assert [r["request"]["text_preview"] for r in api.client.sessions.queue(session)] == ["first"]
+    api.client.sessions.end(session)
+
+
+async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> None:
+    session = api.session("stop")
+    run_id = api.submit(session, "wait for it", model="test/hang.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await pilot.press("escape")
+        await pilot.pause(0.7)
+        assert api.client.runs.get(run_id)["status"] == "running"
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: "interrupted by" in shown(app))
+    assert api.client.runs.get(run_id)["status"] == "interrupted"
+
+
+async def test_what_waits_is_announced_and_takes_no_key_from_who_writes(api: DaemonProcess) -> None:
+    session = api.session("ask")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await write(pilot, "half a sen")
+        await asyncio.to_thread(api.submit, session, "deploy", model="test/ask.json")
+        await until(pilot, lambda: "ctrl+y allow? bash: echo deployed" in shown(app))
+        await write(pilot, "tence")
+        assert isinstance(app.screen, Session) and app.screen.query_one(Composer).text == "half a sentence"
+        await pilot.press("ctrl+y")
+        await until(pilot, lambda: isinstance(app.screen, Approval))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, Session))
+        assert app.screen.query_one(Composer).text == "half a sentence"
+        (asked,) = api.client.approvals.list(session_id=session)
+        await asyncio.to_thread(api.client.approvals.allow, asked["request_id"])
+        await until(pilot, lambda: "It is out." in shown(app))
+        await until(pilot, lambda: "allow, by user:" in shown(app), "who answered elsewhere is told")
+
+
+async def test_streamed_text_is_seen_as_it_comes(api: DaemonProcess) -> None:
+    session = api.session("stream")
+    words = [f"word{i} " for i in range(40)]
+    api.script({"text": "".join(words), "deltas": words, "pace_ms": 20}, name="slow.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await asyncio.to_thread(api.submit, session, "talk", model="test/slow.json")
+        await until(pilot, lambda: "word3" in shown(app) and "word39" not in shown(app))
+        await until(pilot, lambda: "word39" in shown(app) and "completed" in shown(app))
+        assert shown(app).count("word7 ") == 1
+
+
+async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: DaemonProcess) -> None:
+    session = api.session("long")
+    for i in range(120):
+        run_id = api.submit(session, f"input number {i:03}", model="test/done.json")
+    api.finish(run_id)
+    async with open_app(api, session_id=session) as (app, pilot):
+        screen = await in_session(app, pilot)
+        await until(pilot, lambda: "input number 119" in shown(app))
+        assert 0 < len(screen._talk.records) <= 200 < screen._last_seq
+        transcript = screen.query_one(Transcript)
+        seen: set[str] = set()
+        for _ in range(400):
+            seen |= {word for word in shown(app).split() if word.isdigit() and len(word) == 3}
+            if "input number 000" in shown(app):
+                break
+            transcript.scroll_up(animate=False)
+            await pilot.press("pageup")
+            await pilot.pause(0.01)
+        assert "input number 000" in shown(app) and screen._talk.first_seq == 1
+        await pilot.press("ctrl+end")
+        await until(pilot, lambda: "input number 119" in shown(app))
+        await pilot.press("ctrl+home")
+        await until(pilot, lambda: "input number 000" in shown(app))
+        for _ in range(400):
+            if "input number 119" in shown(app):
+                break
+            await pilot.press("pagedown")
+            await pilot.pause(0.01)
+        assert "input number 119" in shown(app) and screen._is_at_end
+
+
+async def test_shift_tab_changes_the_permission_mode(api: DaemonProcess) -> None:
+    session = api.session("mode")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await pilot.press("shift+tab")
+        await until(pilot, lambda: "accept edits" in shown(app))
+    assert api.client.sessions.get(session)["permission_mode"] == "accept_edits"
+
+
+async def test_a_shell_line_runs_as_a_run_of_its_own(api: DaemonProcess) -> None:
+    session = api.session("shell")
+    api.client.sessions.add_rule(session, "bash(echo *)", "allow")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await write(pilot, "!echo from the shell")
+        await pilot.press("enter")
+        await until(pilot, lambda: "completed" in shown(app))
+        assert "from the shell" in shown(app)
+    (run,) = api.client.sessions.runs(session)
+    assert run["request"]["provider"] == "shell" and run["status"] == "completed"
+
+
+async def test_it_survives_the_death_of_the_daemon_and_misses_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    api = DaemonProcess(tmp_path_factory.mktemp("death"))
+    try:
+        api.start()
+        api.script(bash("echo one"), text("All is well."), name="ask.json")
+        session = api.session("phoenix")
+        api.submit(session, "go", model="test/ask.json")
+        api.until(session, "approval.requested")
+        async with open_app(api, session_id=session) as (app, pilot):
+            await in_session(app, pilot)
+            await until(pilot, lambda: "allow? bash: echo one" in shown(app))
+            await asyncio.to_thread(api.kill)
+            await until(pilot, lambda: "trying again" in shown(app) or "starts it" in shown(app))
+            await asyncio.to_thread(api.start)
+            await until(pilot, lambda: app.link.is_up and "trying again" not in shown(app))
+            assert shown(app).count("waits for your decision") == 1
+            (asked,) = api.client.approvals.list(session_id=session)
+            await asyncio.to_thread(api.client.approvals.allow, asked["request_id"])
+            await until(pilot, lambda: "All is well." in shown(app) and "completed" in shown(app))
+            assert shown(app).count("All is well.") == 1
+            assert [e.seq for e in app.screen._talk.entries] == sorted(e.seq for e in app.screen._talk.entries)  # type: ignore[attr-defined]
+    finally:
+        api.close()
+
+
+async def test_leaving_goes_back_to_all_sessions(api: DaemonProcess) -> None:
+    session = api.session("leave")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await pilot.press("left")
+        await until(pilot, lambda: isinstance(app.screen, Home))
