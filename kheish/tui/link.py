@@ -1,8 +1,8 @@
 """The application's one connection: what it asks the daemon, and what the daemon tells.
 
-One stream brings the records of all sessions; live text comes to the screen of its session. Where it breaks it is taken up after the last record seen,
-so that nothing is doubled or missing; a daemon that died is started, since its runs are owed, and one that was stopped
-is waited for. Whoever listens gets messages and never waits.
+One stream brings the records of all sessions; live text comes to the screen of its session alone. Where it breaks it is
+taken up after the last record seen, so that nothing is doubled or missing. A daemon that died is started, since its runs
+are owed; one that was stopped is waited for. Whoever listens gets messages and never waits.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Link:
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
     async def restart(self, *, stop_first: bool = False) -> None:
-        """Starts a daemon, also in the place of one that was stopped or, with `stop_first`, runs. Raises KheishError."""
+        """Starts a daemon, in the place of the one that runs where `stop_first`. Raises KheishError."""
         if stop_first:
             await asyncio.to_thread(launch.stop_daemon)
         await asyncio.to_thread(launch.ensure_daemon, self.client.transport)
