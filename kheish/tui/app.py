@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Sequence
@@ -124,6 +125,8 @@ class KheishApp(App[int]):
             self.say(error)
             return
         self.board.load(page["items"], inbox, runs)
+        # What was made up to here stays; to look through it again and again would hold keys up for tens of ms.
+        gc.freeze()
         self.notices.show_title()
         for screen in self._screens():
             screen.board_changed(None)

@@ -1,8 +1,8 @@
 """The application's one connection: what it asks the daemon, and what the daemon tells.
 
 One stream brings the records of all sessions; live text comes to the screen of its session alone. Where it breaks it is
-taken up after the last record seen, so that nothing is doubled or missing. A daemon that died is started, since its runs
-are owed; one that was stopped is waited for. Whoever listens gets messages and never waits.
+taken up after the last record seen, so that nothing is doubled or missing. A daemon that died is started again, since
+its runs are owed; one that was stopped is waited for. Whoever listens gets messages and never waits.
 """
 
 from __future__ import annotations
