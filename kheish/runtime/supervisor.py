@@ -213,6 +213,9 @@ class Supervisor:
         info = session_info(self.root, session_id)
         try:
             loaded, state = self._read_state(session_id)
+            if loaded.tail and loaded.fault is None and not _is_owed(state):
+                # Its daemon may have died between a write and its sync, and nobody else settles it before it is shown.
+                SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION).journal.close()
         except (KheishError, OSError) as error:
             return SessionSummary(session_id=session_id, problem=str(error))
         last = loaded.last
@@ -587,6 +590,9 @@ class Supervisor:
     async def find_request(self, request_id: str) -> tuple[str, str]:
         """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
         a prefix while its session is loaded and by its full id always, so that a late answer learns of the first."""
+        for row in self.index.rows.values():
+            if request_id in row.approval_ids or request_id in row.question_ids:
+                return row.session_id, request_id
         found: dict[str, str] = {}
         for row in self.index.rows.values():
             for full in (*row.approval_ids, *row.question_ids):

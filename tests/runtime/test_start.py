@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -18,7 +19,7 @@ from kheish.runtime import index as index_module
 from kheish.runtime import supervisor
 from kheish.runtime.index import Index, SessionSummary, Unsaved
 from kheish.runtime.supervisor import Supervisor
-from kheish.store import session_dir
+from kheish.store import atomic, session_dir
 from kheish.store.locks import SessionLock
 from kheish.store.records import segment_name
 from kheish.store.session_dir import Opened, SessionDir
@@ -202,6 +203,22 @@ async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, mon
         async with asyncio.timeout(10):
             while len(loaded(tmp_path)[0].rows) < 2:
                 await asyncio.sleep(0.001)
+
+
+async def test_what_a_death_may_have_left_unsynced_is_durable_before_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of a session that is not at the end that the index knows is made of what may be in the page cache only."""
+    async with Kernel(tmp_path, []) as kernel:
+        await kernel.create("idle")
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    synced: set[str] = set()
+    for name in ("sync_data", "sync_file"):
+        monkeypatch.setattr(atomic, name, lambda fd: synced.add(os.readlink(f"/proc/self/fd/{fd}")))
+    async with Kernel(tmp_path, []) as kernel:
+        assert "idle" in kernel.supervisor.index.rows
+        assert str(tmp_path / "sessions" / "idle" / segment_name(1)) in synced
+        assert kernel.supervisor.loaded_total == 0, "it is owed nothing"
 
 
 async def test_a_damaged_session_keeps_no_other_from_being_taken_up(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
@@ -115,10 +116,7 @@ async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionVi
         and (not wanted or session_status(row.ended, row.active_status) in wanted)
         and (not query.cwd or row.cwd == query.cwd)
     ]
-    rows.sort(key=lambda row: (-row.updated_at_ms, row.session_id))
     limit = min(query.limit, PAGE_ITEMS_MAX)
-    if not (query.page or query.cursor):
-        return [row_view(app, row) for row in rows[:limit]]
     if query.cursor:
         at_ms, _, session_id = query.cursor.partition(":")
         if not (at_ms and session_id):
@@ -127,6 +125,9 @@ async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionVi
             )
         after = (-parse_seq(at_ms), session_id)
         rows = [row for row in rows if (-row.updated_at_ms, row.session_id) > after]
+    rows = nsmallest(limit + 1, rows, key=lambda row: (-row.updated_at_ms, row.session_id))
+    if not (query.page or query.cursor):
+        return [row_view(app, row) for row in rows[:limit]]
     more = len(rows) > limit
     last = rows[limit - 1] if more else None
     return SessionPage(
