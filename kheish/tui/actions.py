@@ -61,6 +61,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("session", "answer", "ctrl+y", "Answer", "Open what waits for you", True, True),
     Action("session", "back", "left", "Sessions", "With nothing written: back to all sessions", True),
     Action("session", "editor", "ctrl+o", "Editor", "Write in $VISUAL or $EDITOR", False, True),
+    Action("session", "aside", "ctrl+b", "Side question", "Ask something beside the work, which goes on", False, True),
     Action("session", "expand", "ctrl+e", "Expand", "Show tool output and reasoning whole, or collapsed", False, True),
     Action("session", "timeline", "ctrl+t", "Timeline", "Show every record with its time", False, True),
     Action("session", "run", "ctrl+d", "Run", "Show the run's attempts, usage and permissions", False, True),
@@ -75,6 +76,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("queue", "withdraw", "x,delete", "Withdraw", "Take the queued input back", True),
     Action("queue", "go_first", "f", "First", "Let the queued input go first", True),
     Action("queue", "leave_queue", "escape,tab", "Back", "Back to the composer", True),
+    Action("aside_question", "close", "escape", "Back", "Back to the session", True, True),
     # Inbox
     Action("inbox", "open", "enter,l,right", "Open", "Decide or answer what the chosen line asks", True),
     Action("inbox", "session", "s", "Session", "Attach to the session that asks", True),

@@ -41,10 +41,10 @@ def clusters(text: str) -> Iterator[tuple[int, int]]:
         return
     at, end = 0, len(text)
     while at < end:
-        after = at + 1
-        while after < end and (_JOINER in text[after - 1 : after + 1] or not sizes[after]):
-            after += 1
-        yield after, cell_len(text[at:after])
+        after = at + 1 + (text[at] == _JOINER)
+        while after < end and not sizes[after]:
+            after += 1 + (text[after] == _JOINER)
+        yield min(after, end), cell_len(text[at:after])
         at = after
 
 

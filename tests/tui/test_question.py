@@ -178,6 +178,19 @@ async def test_keys_within_the_dead_time_answer_nothing(
         assert not screen._answers[0]
 
 
+async def test_an_enter_that_was_on_its_way_does_not_send_what_comes_up(
+    shared_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = ask(shared_daemon, "twice", DATABASE)
+    async with question(shared_daemon, request_id) as (app, pilot, _):
+        monkeypatch.setattr(request, "DEAD_TIME_S", 3600.0)
+        await pilot.press("enter")
+        await until(pilot, lambda: "your answer" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "too soon" in shown(app))
+    assert is_waiting(shared_daemon, "twice")
+
+
 async def test_what_was_answered_elsewhere_is_shown_with_who(shared_daemon: DaemonProcess) -> None:
     request_id = ask(shared_daemon, "elsewhere", DATABASE)
     async with question(shared_daemon, request_id) as (app, pilot, screen):

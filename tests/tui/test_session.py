@@ -276,3 +276,26 @@ async def test_leaving_goes_back_to_all_sessions(api: DaemonProcess) -> None:
         await in_session(app, pilot)
         await pilot.press("left")
         await until(pilot, lambda: isinstance(app.screen, Home))
+
+
+async def test_a_side_question_is_answered_elsewhere_while_the_run_goes_on(api: DaemonProcess) -> None:
+    session = api.session("main")
+    api.client.sessions.add_rule(session, "bash(echo *)", "allow")
+    run_id = api.submit(session, "wait for it", model="test/hang.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        app.screen._talk.model = "test/done.json"  # type: ignore[attr-defined]
+        await pilot.press("ctrl+b")
+        await until(pilot, lambda: "Beside the work" in shown(app))
+        for number in (1, 2):
+            await write(pilot, f"what is it doing {number}?")
+            await pilot.press("enter")
+            await until(pilot, lambda n=number: shown(app).count("completed in") == n)  # type: ignore[misc]
+        assert shown(app).count("Done.") == 2
+        await pilot.press("escape")
+        await until(pilot, lambda: "Beside the work" not in shown(app))
+    assert api.client.runs.get(run_id)["status"] == "running"
+    assert len(api.client.sessions.runs(session)) == 1
+    first = api.client.sessions.runs("main-aside")[-1]
+    assert "wait for it" in first["input_attachments"][0]["text"]
+    api.client.sessions.end(session)

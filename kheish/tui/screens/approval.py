@@ -38,7 +38,6 @@ RECORDS_PAGE, RECORDS_READ_MAX = 50, 500
 SAYS_LINES_MAX = 3
 MARK_LINES_MAX = 4
 VIEWS = ("as the width allows", "in one column")
-UNCERTAIN_TEXT = "a daemon died during this call; nobody knows whether it took effect"
 _UNCERTAIN = ("verify", "retry", "mark_done", "give_up")
 _WHERE: dict[Remember, str] = {
     "session": "this session",
@@ -229,8 +228,10 @@ class Approval(Request):
             lines += fact("rule", f"{verb} {expose(self._rule)}", width, look, look.warning)
             lines += fact("which is", breadth(self._rule), width, look, look.warning)
             return [*lines, *fact("in", _WHERE[self._remember], width, look)]
+        reason = one_line(view["reason"])
         if self.is_uncertain:
-            lines += fact("known", UNCERTAIN_TEXT, width, look, look.warning)
+            lines += fact("known", reason, width, look, look.warning)
+            reason = ""
         lines += fact("started", self._known.started, width, look)
         lines += fact("file", self._note, width, look, look.warning)
         if view["tool"] == "bash":
@@ -239,7 +240,7 @@ class Approval(Request):
         lines += fact("where", expose(view["cwd"]), width, look)
         lines += fact("run", f"{view['run_id']} of session {expose(view['session_id'])}", width, look)
         rule = f"the rule {expose(view['rule'])}" if view["rule"] else ""
-        lines += fact("asked by", ", ".join(filter(None, (rule, one_line(view["reason"])))), width, look)
+        lines += fact("asked by", ", ".join(filter(None, (rule, reason))), width, look)
         if not self.is_uncertain and not self._can_make_rule:
             why = "for what you changed" if self.edited is not None else "could be shown whole"
             lines += fact("no rule", why, width, look, look.dim)
@@ -260,8 +261,8 @@ class Approval(Request):
             case "edit":
                 return [("take", "Take it"), ("later", "Back")]
         if self.is_uncertain:
-            return [("verify", "Let the model check"), ("retry", "Run it again"), ("mark_done", "It took effect"),
-                    ("give_up", "Give up the run"), ("later", "Later")]  # fmt: skip
+            return [("verify", "Model checks"), ("retry", "Run it again"), ("mark_done", "It took effect"),
+                    ("give_up", "Give up"), ("later", "Later")]  # fmt: skip
         return [("once", "Once"), ("session", "This session"), ("always", "Always"), ("edit", "Edit"),
                 ("deny", "Deny"), ("never", "Deny always"), ("later", "Later")]  # fmt: skip
 
@@ -483,4 +484,4 @@ def started_text(event: Any, now_ms: int) -> str:
 
 
 def ended_text(event: Any) -> str:
-    return f"its process {event['pid']} {'was ended' if event['killed'] else 'had ended'} when the daemon was back"
+    return f"its process {event['pid']} {'was ended' if event['killed'] else 'had ended'} then"

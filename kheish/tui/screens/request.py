@@ -48,7 +48,7 @@ class Request(KheishScreen[None]):
         self._heard = ""
         self._deaf_until_s = math.inf
         self._decision: Timer | None = None
-        self._closing: Timer | None = None
+        self._close_timer: Timer | None = None
         self._swallows_click = False
         self._is_over = False
 
@@ -248,8 +248,8 @@ class Request(KheishScreen[None]):
                     self._heard = settled_text(event, record["by"])
                 elif event["type"] == "approval.requested" and event.get("supersedes") == self.request_id:
                     self.request_id, self._heard, self.settled = event["request_id"], "", ""
-                    if self._closing is not None:
-                        self._closing.stop()
+                    if self._close_timer is not None:
+                        self._close_timer.stop()
                     self.load()
                     self._say("the daemon's rules changed: it is asked again")
         if self._heard and not self.is_sending:
@@ -264,7 +264,7 @@ class Request(KheishScreen[None]):
         self.settled = how
         self._forget_decision()
         self.set_focus(None)
-        self._closing = self.set_timer(SETTLED_SHOWN_S, self.leave)
+        self._close_timer = self.set_timer(SETTLED_SHOWN_S, self.leave)
         self.draw()
 
     def leave(self) -> None:

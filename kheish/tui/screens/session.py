@@ -420,6 +420,12 @@ class Session(KheishScreen[None]):
         except KheishError as error:
             self.kheish.say(error)
 
+    def action_aside(self) -> None:
+        from kheish.tui.screens.aside_question import AsideQuestion
+
+        model = "" if self._talk.model.startswith(f"{SHELL_ROUTE}/") else self._talk.model
+        self.kheish.push_screen(AsideQuestion(self.session_id, self._talk.cwd, model))
+
     def action_queue_focus(self) -> None:
         self.query_one(Queue).focus()
 
