@@ -58,9 +58,9 @@ def look() -> Look:
     return look_of(theme.to_color_system().generate(), is_dark=theme.dark)
 
 
-def streamed(text: str, draw: Callable[[str], object]) -> list[float]:
+def streamed(text: str, draw: Callable[[str], object], pieces: int = PIECES) -> list[float]:
     """CPU of each redraw."""
-    parts = [text[: len(text) * (i + 1) // PIECES] for i in range(PIECES)]
+    parts = [text[: len(text) * (i + 1) // pieces] for i in range(pieces)]
     return [cpu_ms(partial(draw, part)) for part in parts]
 
 
@@ -96,7 +96,7 @@ def blocks(folder: Path, count: int) -> list[Figure]:
     whole = [cpu_ms(draw_whole) for _ in range(rounds)]
     rich_whole = [cpu_ms(lambda: with_rich(text)) for _ in range(rounds)]
     streams = [stream(text) for _ in range(rounds)]
-    rich_stream = sum(streamed(text, with_rich))
+    rich_stream = sum(streamed(text, with_rich, PIECES // 20)) * 20
     total = Figure("12 KB in 400 pieces, CPU", "ms", [sum(pieces) for pieces in streams])
     redraws = Figure("redraw of the growing end", "ms", [ms for pieces in streams for ms in pieces])
     one_fence = Figure(
@@ -108,7 +108,7 @@ def blocks(folder: Path, count: int) -> list[Figure]:
         total._replace(
             goal=f"<= {STREAM_MS_MAX}",
             met=total.median <= STREAM_MS_MAX,
-            note=f"rich.markdown anew each time: {rich_stream:.0f}, {rich_stream / total.median:.0f} times",
+            note=f"rich.markdown anew: {rich_stream:.0f}, {rich_stream / total.median:.0f} times",
         ),
         redraws._replace(goal=f"p99 <= {REDRAW_MS_MAX}", met=redraws.percentile(0.99) <= REDRAW_MS_MAX),
         one_fence._replace(goal=f"p99 <= {REDRAW_MS_MAX}", met=one_fence.percentile(0.99) <= REDRAW_MS_MAX),

@@ -11,6 +11,7 @@ from kheish.config import Tui
 from kheish.tui.app import KheishApp
 from kheish.tui.screens.home import Home
 from kheish.tui.screens.session import Session
+from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Rows
 from tests.daemon_process import DaemonProcess, bash, text
 from tests.tui.harness import Keys, check_picture, open_app, shown, until, write
@@ -197,3 +198,11 @@ async def test_the_cursor_is_seen_without_colours(furnished: DaemonProcess) -> N
             await pilot.pause()
             lines = [rows.render_line(y) for y in range(rows.size.height)]
             assert sum(any(s.style and s.style.reverse for s in line) for line in lines) == 1
+
+
+async def test_the_keys_of_the_footer_can_be_clicked(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await loaded(app, pilot, len(furnished.client.sessions.list()))
+        line = shown(app).splitlines()[-1]
+        await pilot.click(Footer, offset=(line.index("Filter"), 0))
+        await until(pilot, lambda: isinstance(app.focused, Input))

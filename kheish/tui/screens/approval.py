@@ -24,6 +24,7 @@ from kheish.errors import Invalid, KheishError
 from kheish.terminal import ago, clock, expose, one_line
 from kheish.tui.actions import ACTIONS, bindings
 from kheish.tui.arguments import parse_arguments, to_text
+from kheish.tui.editor import edit_outside
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import Look
 from kheish.tui.preview import change
@@ -412,14 +413,12 @@ class Approval(Request):
 
     def _edit_outside(self, text: str) -> str | None:
         """In the person's own editor; None where there is none, or no terminal to give it."""
-        from kheish.tui.widgets.composer import edit_outside
-
         editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
         if not editor:
             return None
         try:
             with self.app.suspend():
-                return edit_outside(text, shlex.split(editor))
+                return edit_outside(text, shlex.split(editor), ".json")
         except SuspendNotSupported:
             return None
 

@@ -225,7 +225,7 @@ class Request(KheishScreen[None]):
             self.is_sending = False
             if self._heard:
                 self.settle(self._heard)
-            elif error.code in ("approval_state_conflict", "question_state_conflict", "approval_not_found"):
+            elif error.code in _OVER:
                 self.settle(_settled_by(error))
             else:
                 self.kheish.say(error)
@@ -233,7 +233,7 @@ class Request(KheishScreen[None]):
                 self.arm()
                 self.draw()
             return
-        others = self._others()
+        others = self._others() if self.is_current else []
         self.leave()
         if others:
             self.kheish.open_request(others[0])
@@ -279,7 +279,9 @@ class Request(KheishScreen[None]):
         return [request_id for request_id in row.asks if request_id != self.request_id] if row else []
 
     def action_later(self) -> None:
-        """Leaves it as it is."""
+        """Leaves it as it is, unless an answer is on its way."""
+        if self.is_sending:
+            return
         if not self.settled:
             self.notify("it goes on waiting", timeout=3)
         self.leave()
@@ -296,6 +298,9 @@ def settled_text(event: Mapping[str, Any], by: Mapping[str, Any]) -> str:
 
 _HOW = {"allow": "allowed", "deny": "denied", "verify": "left to the model to verify", "retry": "run again",
         "mark_done": "marked as done", "give_up": "given up"}  # fmt: skip
+
+
+_OVER = ("approval_state_conflict", "approval_not_found", "question_state_conflict", "question_not_found")
 
 
 def _settled_by(error: KheishError) -> str:

@@ -11,10 +11,8 @@ import os
 import re
 import shlex
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, cast
 
 from rich.segment import Segment
@@ -39,6 +37,7 @@ from kheish.limits import INPUT_CHARS_MAX, KIB, REQUEST_BODY_BYTES_MAX
 from kheish.terminal import clean, one_line
 from kheish.tui import files, fuzzy
 from kheish.tui.actions import ACTIONS, bindings
+from kheish.tui.editor import edit_outside
 from kheish.tui.history import History, Written
 from kheish.tui.look import UNICODE, Marks
 from kheish.tui.screen import KheishScreen
@@ -573,7 +572,7 @@ class Composer(TextArea):
         editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
         try:
             with self.app.suspend():
-                text = edit_outside(text, shlex.split(editor))
+                text = edit_outside(text, shlex.split(editor), ".md")
         except (OSError, ValueError, subprocess.CalledProcessError, SuspendNotSupported) as error:
             self._complain(f"cannot use the editor {one_line(editor, 40)}: {one_line(error)}")
             return
@@ -613,12 +612,3 @@ class Composer(TextArea):
         mark = self._marks.user if is_first else " "
         style = self.get_component_rich_style("composer--mark")
         return Strip.join([Strip([Segment(f"{mark} ", style)]), super().render_line(y)])
-
-
-def edit_outside(text: str, argv: Sequence[str]) -> str:
-    """The text as an editor leaves it. Raises OSError, and CalledProcessError where the editor says that it failed."""
-    with tempfile.TemporaryDirectory(prefix="kheish-") as folder:
-        path = Path(folder, "input.md")
-        path.write_text(text, "utf-8")
-        subprocess.run([*argv, str(path)], check=True)
-        return path.read_text("utf-8", "replace").rstrip("\n")

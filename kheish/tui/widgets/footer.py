@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.binding import ActiveBinding
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
@@ -25,18 +26,18 @@ class Footer(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._places: list[tuple[int, int, str]] = []
+        self._places: list[tuple[int, int, ActiveBinding]] = []
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
 
-    def _keys(self) -> list[tuple[str, str, str]]:
-        """(key, title, action) in the order of the table, the screen's own before the application's."""
-        found: dict[str, tuple[str, str, str]] = {}
-        for _, binding, is_enabled, _ in self.screen.active_bindings.values():
-            if binding.show and is_enabled and binding.action not in found:
-                found[binding.action] = self.app.get_key_display(binding), binding.description, binding.action
-        return sorted(found.values(), key=lambda row: row[2] in ("help", "command_palette"))
+    def _keys(self) -> list[ActiveBinding]:
+        """In the order of the table, the screen's own before the application's."""
+        found: dict[str, ActiveBinding] = {}
+        for active in self.screen.active_bindings.values():
+            if active.binding.show and active.enabled:
+                found.setdefault(active.binding.action, active)
+        return sorted(found.values(), key=lambda active: active.binding.action in ("help", "command_palette"))
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
@@ -52,11 +53,12 @@ class Footer(Widget):
         parts: list[tuple[str, Style | None]] = [(" ", base)]
         at = 1
         self._places = []
-        for key, title, action in self._keys():
+        for active in self._keys():
+            key, title = self.app.get_key_display(active.binding), active.binding.description
             length = len(key) + len(title) + 3
             if at + length > room:
                 break
-            self._places.append((at, at + length - 2, action))
+            self._places.append((at, at + length - 2, active))
             parts += [(key, key_style), (f" {title}  ", dim)]
             at += length
         left = Strip([Segment(text, style) for text, style in parts])
@@ -64,9 +66,9 @@ class Footer(Widget):
         return Strip.join([left, strip_of((f"{right} ", base))]).crop(0, width)
 
     async def on_click(self, event: events.Click) -> None:
-        for start, end, action in self._places:
+        for start, end, active in self._places:
             if start <= event.x < end:
-                await self.app.run_action(action, self.screen.focused or self.screen)
+                await self.app.run_action(active.binding.action, active.node)
                 return
 
     def watch_facts(self) -> None:
