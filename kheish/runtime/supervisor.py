@@ -213,7 +213,7 @@ class Supervisor:
         info = session_info(self.root, session_id)
         try:
             loaded, state = self._read_state(session_id)
-            if loaded.tail and loaded.fault is None and not _is_owed(state):
+            if loaded.tail and not (loaded.fault or loaded.torn or _is_owed(state)):
                 # Its daemon may have died between a write and its sync, and nobody else settles it before it is shown.
                 SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION).journal.close()
         except (KheishError, OSError) as error:

@@ -54,6 +54,8 @@ class _Debts:
         elif kind == "rename":
             self.names.discard(old_path)
             self._made.discard(old_path)
+            if fnmatch(path, _TORN):
+                self.bytes.discard(old_path)
         if kind == "rename" and not fnmatch(path, _TORN):
             owed = [other for other in self.bytes if (other + "/").startswith(old_path + "/")]
             owed += [name for name in self.names if name.startswith(old_path + "/")]
