@@ -42,7 +42,11 @@ def encode_state(state: State) -> bytes:
 
 
 def decode_state(raw: bytes) -> State:
-    return _STATE.decode(raw)
+    """Raises NewerFormat for a value that this version does not know."""
+    try:
+        return _STATE.decode(raw)
+    except msgspec.ValidationError as error:
+        raise NewerFormat(f"cannot read a checkpoint: {error}; it may come from a later version of Kheish") from error
 
 
 def canonical_digest(value: object) -> str:

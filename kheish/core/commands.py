@@ -70,6 +70,10 @@ class MoveRun(Command, tag="move_run", frozen=True):
     position: int
 
 
+class WithdrawRun(Command, tag="withdraw_run", frozen=True):
+    run_id: str
+
+
 class CancelRun(Command, tag="cancel_run", frozen=True):
     run_id: str
     reason: str = ""

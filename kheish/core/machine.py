@@ -36,6 +36,7 @@ COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.SubmitRun: runs.submit,
     c.EditRun: runs.edit,
     c.MoveRun: runs.reorder,
+    c.WithdrawRun: runs.withdraw,
     c.CancelRun: runs.cancel,
     c.ResolveApprovals: approvals.resolve,
     c.AnswerQuestion: questions.answer,

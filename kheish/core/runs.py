@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from kheish.core import tool_calls
-from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun
+from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
 from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
@@ -123,6 +123,21 @@ def check_queued(run: Run, verb: str) -> None:
     """Raises Conflict."""
     if run.phase != "queued":
         raise _illegal(run, verb, "it is queued no more")
+
+
+def withdraw(draft: Draft, command: WithdrawRun) -> str:
+    """Out of the queue; one that was withdrawn stays as it is."""
+    run = find(draft.state, command.run_id)
+    check_not_started(run, "withdraw")
+    if not run.is_terminal:
+        stop(draft, run.run_id, "cancelled", "withdrawn from the queue")
+    return run.run_id
+
+
+def check_not_started(run: Run, verb: str) -> None:
+    """Raises Conflict."""
+    if run.started_at_ms:
+        raise _illegal(run, verb, "it has started")
 
 
 def cancel(draft: Draft, command: CancelRun) -> str:

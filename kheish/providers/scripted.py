@@ -89,7 +89,7 @@ def load_script(path: Path) -> Script:
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
         replies = [_read_reply(number, raw) for number, raw in enumerate(file.replies)]
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ProviderError(f"cannot read the script {path}: {reason}", code="route_not_ready") from error
     return Script([r for r in replies if r.when], [r for r in replies if not r.when], file.after_last)

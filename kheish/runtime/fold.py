@@ -10,7 +10,7 @@ from kheish.core.codec import decode_events
 from kheish.core.commands import Context
 from kheish.core.machine import evolve
 from kheish.core.state import TERMINAL, State
-from kheish.errors import KheishError
+from kheish.errors import Corrupt, KheishError, NewerFormat
 from kheish.ids import time_of
 from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS
 from kheish.store.records import Record
@@ -30,11 +30,20 @@ class Read(Protocol):
 
 
 def fold_records(records: Iterable[Record], state: State) -> State:
-    """The state after these stored records, on top of the one given (which is changed)."""
+    """The state after these stored records, on top of the one given (which is changed). Raises NewerFormat, or Corrupt
+    for a record that is whole but cannot come after those before it."""
     for record in records:
         context = context_of(record)
-        for event in decode_events(record.events_json):
-            evolve(state, event, context)
+        try:
+            for event in decode_events(record.events_json):
+                evolve(state, event, context)
+        except NewerFormat:
+            raise
+        except Exception as error:
+            reason = f"record {record.seq} does not follow from those before it: {error!r}"
+            raise Corrupt(
+                f"cannot use the journal: {reason}; nothing was changed", reason=reason, valid_after=0
+            ) from error
     return state
 
 

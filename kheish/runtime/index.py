@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from kheish.core.state import State, status_of
+from kheish.core.state import REDUCER_VERSION, State, status_of
 from kheish.ids import time_of
 from kheish.runtime.fold import ID_CLOCK_MS
 from kheish.store import atomic
 from kheish.store.session_dir import ends_at, session_names, sessions_dir
 
 INDEX_VERSION = 2
-_HEADER = b'{"v":%d}\n' % INDEX_VERSION
+_HEADER = b'{"v":%d,"reducer":%d}\n' % (INDEX_VERSION, REDUCER_VERSION)
 _ROWS_AT_ONCE = 100
 _OLD_LINES_MIN = 1_000
 _APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -172,7 +172,7 @@ class Index:
             data = atomic.read_file(self.path)
             end = data.rfind(b"\n") + 1
             rows = _decode_lines(memoryview(data)[len(_HEADER) : end]) if data.startswith(_HEADER) else []
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
             return {}
         self._lines = len(rows) if end == len(data) else 0
         return {row.session_id: row for row in rows}

@@ -167,7 +167,7 @@ class Supervisor:
         """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
         work is taken up does it go on, for it would be in the way."""
         stale = await self.committer.run(self._load_index)
-        for row in await self.committer.run(lambda: [self._summarize_from_disk(name) for name in stale]):
+        for row in await asyncio.gather(*[self.committer.run(self._summarize_from_disk, name) for name in stale]):
             if row.created_at_ms or row.problem:
                 self.index.put(row)
         owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
@@ -213,9 +213,13 @@ class Supervisor:
         info = session_info(self.root, session_id)
         try:
             loaded, state = self._read_state(session_id)
-            if loaded.tail and not (loaded.fault or loaded.torn or _is_owed(state)):
+            is_owed = not loaded.fault and (loaded.torn is not None or _is_owed(state))
+            if loaded.tail and not (loaded.fault or is_owed):
                 # Its daemon may have died between a write and its sync, and nobody else settles it before it is shown.
-                SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION).journal.close()
+                try:
+                    SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION).journal.close()
+                except Conflict:  # somebody else holds it: it is taken up after that
+                    is_owed = True
         except (KheishError, OSError) as error:
             return SessionSummary(session_id=session_id, problem=str(error))
         last = loaded.last
@@ -224,15 +228,13 @@ class Supervisor:
             last.seq if last else 0,
             last.gen if last else state.generation,
             last.pos if last else 0,
-            is_owed=_is_owed(state),
+            is_owed=is_owed,
             segment_first_seq=first_seq_of(info.segment) or 0,
             size=info.size,
         )
         row.session_id = session_id
         if loaded.fault is not None:
-            row.problem, row.is_owed = loaded.fault.message, False
-        elif loaded.torn is not None:
-            row.is_owed = True
+            row.problem = loaded.fault.message
         return row
 
     async def drain(self, grace_ms: int) -> None:
@@ -605,11 +607,12 @@ class Supervisor:
                         found[full] = actor.session_id
         if not found:
             for row in self._living_at(time_of(request_id)):
-                state, _ = await self.state(row.session_id)
-                if request_id in state.settled or (
-                    len(state.settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(row.session_id, request_id)
-                ):
-                    return row.session_id, request_id
+                with contextlib.suppress(KheishError, OSError):
+                    settled = (await self.peek(row.session_id)).settled
+                    if request_id in settled or (
+                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(row.session_id, request_id)
+                    ):
+                        return row.session_id, request_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
 

@@ -208,7 +208,7 @@ def _read_manifest(tar: tarfile.TarFile) -> Manifest:
     try:
         check_format(msgspec.json.decode(data, type=_Format).format, "this archive")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise tarfile.ReadError(f"manifest: {error}") from error
     for name in manifest.files:
         if not _is_member_name(name):

@@ -96,7 +96,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
             return None
         checkpoint = msgspec.json.decode(line, type=Checkpoint)
         check_format(checkpoint.v, str(path))
-    except (OSError, msgspec.MsgspecError, NewerFormat):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError, NewerFormat):
         return None
     return checkpoint if checkpoint.seq == checkpoint_seq(path.name) else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
@@ -47,7 +46,6 @@ class Committer:
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         """What is to be committed; None: nothing comes any more."""
         self._held: _Waiting | None = None
-        self._results: deque[_Result] = deque()
         self._closing = False
         self._groups: SimpleQueue[_Group | None] = SimpleQueue()
         """Records of one journal each, of the batch that is being committed; None ends a thread."""
@@ -82,15 +80,9 @@ class Committer:
         self._workers.shutdown()
 
     def _tell_all(self, results: list[_Result]) -> None:
-        """The first is told at once, each other in a turn of its own: all of them would hold the event loop."""
-        self._results += results
-        for _ in results[1:]:
-            self._loop.call_soon(self._tell_next)
-        self._tell_next()
-
-    def _tell_next(self) -> None:
-        tell, error = self._results.popleft()
-        tell(error)
+        """Each by itself: one that fails keeps nobody else waiting."""
+        for tell, error in results:
+            self._loop.call_soon(tell, error)
 
     # -- on the committer's thread ----------------------------------------------------------------------------------
 
@@ -133,10 +125,11 @@ class Committer:
         ]
 
     def _commit_side_by_side(self, groups: dict[Journal, list[Framed]]) -> None:
-        while len(self._helpers) < min(len(groups), SYNC_THREADS) - 1:
-            name = f"kheish-sync_{len(self._helpers)}"
-            self._helpers.append(threading.Thread(target=self._help, name=name, daemon=True))
-            self._helpers[-1].start()
+        with contextlib.suppress(RuntimeError):  # no thread is to be had: those that there are do it all
+            while len(self._helpers) < min(len(groups), SYNC_THREADS) - 1:
+                helper = threading.Thread(target=self._help, name=f"kheish-sync_{len(self._helpers)}", daemon=True)
+                helper.start()
+                self._helpers.append(helper)
         for group in groups.items():
             self._groups.put(group)
         with contextlib.suppress(Empty):

@@ -38,7 +38,7 @@ def read_document(path: Path, type: type[T]) -> T:
         envelope = msgspec.json.decode(line, type=_Envelope)
         check_format(envelope.v, str(path))
         return msgspec.json.decode(envelope.document, type=type)
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise _corrupt(path, str(error)) from error
 
 

@@ -148,7 +148,7 @@ def parse_line(line: bytes) -> Record:
     _check_bytes(line)
     try:
         wire = _decode_record(line)
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise BadLine(f"not a record: {error}") from None
     check_format(wire.v, "a journal record")
     return Record(wire.seq, wire.at, wire.gen, wire.pos, wire.by, wire.events, wire.prev, wire.sum, line)
@@ -159,7 +159,7 @@ def parse_header(line: bytes, path: Path) -> Header:
     _check_bytes(line)
     try:
         header = _decode_header(line)
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise BadLine(f"not a segment header: {error}") from None
     check_format(max(header.v, header.format), str(path))
     return header

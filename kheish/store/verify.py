@@ -50,8 +50,9 @@ def verify_session(
 ) -> list[Fault]:
     """Check framing, chain, generations, continuity, checkpoints and blobs; no fault, no entry.
 
-    With `fold` (records -> canonical state bytes) each checkpoint of `reducer` is compared with the journal's own
-    fold. With `blob_refs` and `blobs` each blob that a record names is read back. With `live` a daemon may be writing.
+    With `fold` (records -> canonical state bytes) the journal must have one, and each checkpoint of `reducer` is
+    compared with it. With `blob_refs` and `blobs` each blob that a record names is read back. With `live` a daemon may
+    be writing.
     """
     for _ in range(_LISTINGS_MAX):
         check = _Check(directory, blob_refs, blobs, live)
@@ -93,6 +94,8 @@ class _Check:
             self._check_checkpoint(checkpoint)
             if fold is not None and checkpoint.reducer == reducer and not self.faults:
                 self._check_fold(checkpoint, fold)
+        if fold is not None and not self.faults:
+            self._fold(self.segments[-1][1], self._seq, fold)
 
     def _report(self, path: Path, line: int, offset: int, reason: str) -> None:
         if len(self.faults) < FAULTS_MAX:
@@ -198,13 +201,16 @@ class _Check:
 
     def _check_fold(self, checkpoint: Checkpoint, fold: Fold) -> None:
         path = self.directory / checkpoint_name(checkpoint.seq)
-        try:
-            state = fold(read_records(self.directory, 1, until_seq=checkpoint.seq))
-        except Exception as error:  # whatever the fold trips over is a finding
-            self._report(path, 1, 0, f"the journal cannot be folded: {error!r}")
-            return
-        if state != bytes(checkpoint.state):
+        state = self._fold(path, checkpoint.seq, fold)
+        if state is not None and state != bytes(checkpoint.state):
             self._report(path, 1, 0, "its state is not the fold of the journal")
+
+    def _fold(self, path: Path, until_seq: int, fold: Fold) -> bytes | None:
+        try:
+            return fold(read_records(self.directory, 1, until_seq=until_seq))
+        except Exception as error:  # whatever the fold trips over is a finding
+            self._report(path, 1, 0, f"the journal cannot be folded: {error}")
+            return None
 
 
 def _replaced_from(following: Path | None) -> int | None:

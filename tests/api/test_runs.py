@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Awaitable
+from pathlib import Path
 
 import pytest
 
+from kheish.api.app import App
+from kheish.api.endpoints.runs import ListQuery, list_runs
+from kheish.api.router import Call
+from kheish.core.state import State
+from kheish.runtime.supervisor import Supervisor
 from tests.api.raw_http import ask, refusal
 from tests.daemon_process import DaemonProcess, Json
+from tests.runtime.kernel import OPERATOR, Kernel, reply
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +31,25 @@ def asked(api: DaemonProcess, session_id: str, content: str = "SHELL") -> tuple[
     run_id = start(api, session_id, content)
     event = api.until(session_id, "approval.requested", "question.requested")
     return run_id, event["request_id"]
+
+
+async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        await kernel.create()
+        made = [await kernel.submit() for _ in range(3)]
+        await kernel.until_status(made[-1], "completed")
+    peeked: list[str] = []
+    peek = Supervisor.peek
+
+    def note(supervisor: Supervisor, session_id: str) -> Awaitable[State]:
+        peeked.append(session_id)
+        return peek(supervisor, session_id)
+
+    monkeypatch.setattr(Supervisor, "peek", note)
+    async with Kernel(tmp_path, [], generation=2) as kernel:
+        app = App(kernel.supervisor, state_root=tmp_path, socket_path=tmp_path / "socket")
+        views = await list_runs(app, Call(path={}, query=ListQuery(), body=None, caller=OPERATOR))
+    assert [view.run_id for view in views] == made[::-1] and peeked == ["s"]
 
 
 def test_runs_are_listed_newest_first_and_by_session(api: DaemonProcess) -> None:

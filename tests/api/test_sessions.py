@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
+from kheish.api.app import App
+from kheish.api.endpoints.sessions import submit_and_wait
+from kheish.api.router import Call, NoQuery
+from kheish.core.contracts import ModelRequest, Reply
+from kheish.limits import SUBSCRIBER_QUEUE_BYTES_MAX
+from kheish.runtime.hub import Frame
+from kheish.wire.runs import SubmitInput
 from tests.api.raw_http import Stream, ask, refusal
 from tests.daemon_process import DaemonProcess, Json
+from tests.runtime.kernel import OPERATOR, Kernel, reply
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +108,8 @@ def test_the_view_of_a_session_agrees_with_its_row_in_the_list(api: DaemonProces
     view = ask(api, "GET", "/v1/sessions/agree").json
     row = next(row for row in ask(api, "GET", "/v1/sessions?limit=1000").json if row["session_id"] == "agree")
     assert view["rules"] == [] and row["rules"] is None
-    assert {**view, "rules": None} == row
+    own = {"rules": None, "attached": 0}  # whoever read the event is about to leave
+    assert view | own == row | own
     assert view["status"] == "waiting_for_approval" and len(view["pending_approval_ids"]) == 1
     assert view["active_run_id"] and len(view["queued_run_ids"]) == 1
 
@@ -208,6 +218,27 @@ def test_a_session_can_have_another_title(api: DaemonProcess) -> None:
     renamed = ask(api, "POST", "/v1/sessions/titled/title", {"title": "The outage"})
     assert renamed.json["title"] == ask(api, "GET", "/v1/sessions/titled").json["title"] == "The outage"
     assert refusal(ask(api, "POST", "/v1/sessions/titled/title", {"title": "x" * 201}))[0] == 400
+
+
+@pytest.mark.parametrize("flood", ["of deltas", "of records"])
+async def test_who_waits_for_a_run_is_not_cut_off_by_what_the_run_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flood: str
+) -> None:
+    async def answer(_: ModelRequest) -> Reply:
+        if flood == "of deltas":
+            frame = Frame(event="delta", session_id="s", data=bytes(SUBSCRIBER_QUEUE_BYTES_MAX + 1))
+            kernel.supervisor.hub.publish(frame)
+        return reply("done")
+
+    if flood == "of records":
+        monkeypatch.setattr("kheish.runtime.hub.SUBSCRIBER_QUEUE_BYTES_MAX", 1)
+    async with Kernel(tmp_path, [answer]) as kernel, asyncio.timeout(10):
+        await kernel.create()
+        app = App(kernel.supervisor, state_root=tmp_path, socket_path=tmp_path / "socket")
+        call = Call(path={"id": "s"}, query=NoQuery(), body=SubmitInput(content="go"), caller=OPERATOR)
+        view = await submit_and_wait(app, call)
+        assert (view.status, view.runs_total) == ("idle", 1)
+        assert kernel.supervisor.hub.subscribers_total == 0
 
 
 def test_the_queue_is_listed_edited_and_withdrawn(api: DaemonProcess) -> None:

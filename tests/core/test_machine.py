@@ -310,8 +310,19 @@ def test_queued_input_can_be_edited_and_withdrawn() -> None:
     assert talk.state.runs[queued].text == "two"
     with pytest.raises(Conflict):
         talk.send(c.EditRun(run_id=active, text="one"))
-    talk.send(c.CancelRun(run_id=queued))
-    assert talk.state.queue == []
+    talk.send(c.WithdrawRun(run_id=queued))
+    assert talk.state.queue == [] and talk.status(queued) == "cancelled"
+    assert talk.send(c.WithdrawRun(run_id=queued)) == [], "once is enough"
+
+
+def test_an_input_that_has_just_started_is_not_withdrawn() -> None:
+    talk = Conversation()
+    talk.submit("1")
+    queued = talk.submit("2")
+    talk.reply("done")
+    with pytest.raises(Conflict, match="it has started"):
+        talk.send(c.WithdrawRun(run_id=queued))
+    assert talk.status(queued) == "running"
 
 
 def test_queued_inputs_change_places() -> None:

@@ -178,11 +178,12 @@ async def test_a_changed_script_is_read_again(tmp_path: Path) -> None:
         ('{"version": 1, "replies": [], "after_last": "stop"}', r"\$\.after_last"),
         ('{"version": 2, "replies": []}', r"\$\.version"),
         ('{"version": 1, "replies": [}', r"JSON is malformed: .*byte 27"),
+        ('{"version": 1, "replies": [{"text": "\xe9"}]}', "'utf-8' codec can't decode byte 0xe9"),
     ],
 )
 async def test_a_fault_in_a_script_names_the_file_and_the_reply(tmp_path: Path, content: str, said: str) -> None:
     play = Play(tmp_path)
-    play.path.write_text(content)
+    play.path.write_text(content, encoding="latin-1")
     with pytest.raises(ProviderError, match=said) as caught:
         await play.attempt()
     assert str(play.path) in caught.value.message

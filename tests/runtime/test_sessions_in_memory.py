@@ -114,6 +114,21 @@ async def test_a_list_does_not_show_what_may_not_be_durable_yet(
         assert list((await opening).approvals) != [approval]
 
 
+async def test_a_settled_request_is_found_without_opening_sessions_and_whatever_is_wrong_with_others(
+    tmp_path: Path,
+) -> None:
+    await waiting(tmp_path, "a", "b", "c")
+    async with Kernel(tmp_path, [ASK], generation=2) as kernel:
+        (wanted,) = (await kernel.supervisor.peek("c")).approvals
+        for name in ("a", "b", "c"):
+            await kernel.send(c.EndSession(), name)
+    (journal,) = (tmp_path / "sessions" / "a").glob("journal-*")
+    async with Kernel(tmp_path, [ASK], generation=3) as kernel:
+        journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
+        assert await kernel.supervisor.find_request(wanted) == ("c", wanted)
+        assert kernel.supervisor.loaded_total == 0
+
+
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 async def test_a_session_that_cannot_be_read_raises_what_is_wrong_with_it(tmp_path: Path, harm: str) -> None:
     await waiting(tmp_path, "s")

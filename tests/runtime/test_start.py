@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from kheish.core.contracts import ModelRequest, Reply
-from kheish.core.state import State
-from kheish.errors import NotFound
+from kheish.core.state import REDUCER_VERSION, State
+from kheish.errors import Corrupt, NotFound
 from kheish.runtime import index as index_module
 from kheish.runtime import supervisor
 from kheish.runtime.index import Index, SessionSummary, Unsaved
@@ -162,7 +163,10 @@ def test_an_index_that_cannot_be_read_or_is_of_another_version_is_made_anew(tmp_
     save(saved)
     good = saved.path.read_bytes()
     header = good.index(b"\n")
-    for bad in (b"", b"\0" * len(good), good[:-5] + b"\0\0\0}\n", b'{"v":1}' + good[header:], good[header + 1 :]):
+    others = [good[:header].replace(field, b"0") + good[header:] for field in re.findall(rb"\d+", good[:header])]
+    assert len(others) == 2, "of the rows and of the fold"
+    no_text = good.replace(b"run_", b"\xf2un_", 1)
+    for bad in (b"", b"\0" * len(good), good[:-5] + b"\0\0\0}\n", no_text, *others, good[header + 1 :]):
         saved.path.write_bytes(bad)
         index, stale = loaded(tmp_path)
         assert (stale, index.rows) == (["s0", "s1"], {})
@@ -208,7 +212,7 @@ async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, mon
 async def test_what_a_death_may_have_left_unsynced_is_durable_before_it_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row of a session that is not at the end that the index knows is made of what may be in the page cache only."""
+    """The row of a session that does not end where the index says is made of what may be in the page cache only."""
     async with Kernel(tmp_path, []) as kernel:
         await kernel.create("idle")
     (tmp_path / "daemon" / "index.jsonl").unlink()
@@ -237,6 +241,33 @@ async def test_a_damaged_session_keeps_no_other_from_being_taken_up(tmp_path: Pa
         assert problems == {name: name == "c" for name in names}
 
 
+@pytest.mark.parametrize("has_index", [True, False])
+async def test_a_session_whose_records_do_not_follow_from_each_other_keeps_no_other_from_being_taken_up(
+    tmp_path: Path, has_index: bool
+) -> None:
+    """Each is whole, and in its place in the chain: no checksum tells."""
+    async with Kernel(tmp_path, []) as kernel:
+        await kernel.create("odd")
+        await kernel.create("good")
+        await kernel.create("imported")
+    for name in ("odd", "imported"):
+        journal = SessionDir.open(tmp_path, name, reducer=REDUCER_VERSION).journal
+        events = b'[{"type":"run.completed","run_id":"run_1","at_ms":1}]'
+        journal.commit([journal.frame(at=1, gen=1, pos=9, by={}, events_json=events)])
+        journal.close()
+    away = (tmp_path / "sessions" / "imported").rename(tmp_path / "away")
+    if not has_index:
+        (tmp_path / "daemon" / "index.jsonl").unlink()
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        away.rename(tmp_path / "sessions" / "imported")
+        await kernel.until_status(await kernel.submit("go", "good"), "completed", "good")
+        for name in ("odd", "imported"):
+            with pytest.raises(Corrupt, match="record 2 does not follow"):
+                await kernel.state(name)
+            assert "record 2 " in kernel.supervisor.index.rows[name].problem
+            assert [record.seq for record in await kernel.supervisor.read_records(name, 0, 10)] == [1, 2]
+
+
 async def test_a_session_that_somebody_else_holds_for_a_moment_is_taken_up_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +286,42 @@ async def test_a_session_that_somebody_else_holds_for_a_moment_is_taken_up_after
                 await asyncio.sleep(0.005)
         await kernel.until_status(run_id, "completed")
         assert kernel.supervisor.index.rows["s"].problem == ""
+
+
+async def test_a_session_without_a_row_that_somebody_else_holds_is_shown_and_read_again_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is owed nothing: what may not be durable yet has to be settled."""
+    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
+    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (0.02,))
+    async with Kernel(tmp_path, []) as kernel:
+        await kernel.create()
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    lock = SessionLock(tmp_path / "sessions" / "s").acquire()
+    async with Kernel(tmp_path, [], generation=2) as kernel:
+        held = kernel.supervisor.index.rows["s"]
+        assert "another process" in held.problem and held.cwd == "/"
+        lock.release()
+        async with asyncio.timeout(10):
+            while kernel.supervisor.index.rows["s"].problem:
+                await asyncio.sleep(0.005)
+        assert kernel.supervisor.index.rows["s"] == replace(held, problem="", is_owed=False)
+
+
+async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Kernel(tmp_path, []) as kernel:
+        for name in ("a", "b"):
+            await kernel.create(name)
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    settle, both = session_dir._settle, threading.Barrier(2, timeout=10)
+
+    def settle_together(*of: Any) -> None:
+        both.wait()
+        settle(*of)
+
+    monkeypatch.setattr(session_dir, "_settle", settle_together)
+    async with Kernel(tmp_path, [], generation=2) as kernel:
+        assert [row.problem for row in kernel.supervisor.index.rows.values()] == ["", ""]
 
 
 @pytest.mark.parametrize("loaded_max", [1, 512])

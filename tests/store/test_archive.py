@@ -175,6 +175,13 @@ def test_a_manifest_that_fits_does_not_make_a_journal_true(full: Session, other:
     refused(other, packed(forged), Corrupt)
 
 
+def test_a_manifest_that_is_no_text_is_refused(full: Session, other: Path) -> None:
+    content = members(exported(full))
+    manifest = content["manifest.json"].replace(SESSION.encode(), b"\xff1")
+    assert manifest != content["manifest.json"]
+    refused(other, packed(content | {"manifest.json": manifest}))
+
+
 @pytest.mark.parametrize(
     "name",
     [

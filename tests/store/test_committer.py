@@ -210,6 +210,44 @@ async def test_journals_of_one_batch_are_synced_side_by_side(
     await asyncio.gather(first, *rest)
 
 
+async def test_where_no_thread_is_to_be_had_all_is_committed_by_those_there_are(
+    committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tool call started may have used up all that the user may have."""
+    start, threads = threading.Thread.start, SimpleQueue[threading.Thread]()
+    threads.put(threading.Thread())
+
+    def start_one(thread: threading.Thread) -> None:
+        if threads.empty():
+            raise RuntimeError("can't start new thread")
+        threads.get()
+        start(thread)
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", start_one)
+        async with asyncio.timeout(10):
+            for number in (1, 2):
+                await asyncio.gather(*(put(committer, session.journal, number) for session in sessions))
+
+
+async def test_a_teller_that_fails_keeps_nobody_else_waiting(
+    committer: Committer, sessions: list[Session], gate: Gate
+) -> None:
+    def fail(_: Poisoned | None) -> None:
+        raise ValueError
+
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    futures = [put(committer, sessions[0].journal, 1)]
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    for session in sessions[1:4]:
+        committer.append(session.journal, frame(session.journal, 1), fail)
+        futures.append(put(committer, session.journal, 2))
+    gate.opened.set()
+    await asyncio.gather(*futures)
+    assert [type(failure) for failure in failures] == [ValueError] * 3
+
+
 async def test_a_failed_session_does_not_stop_others(
     committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from kheish.errors import Conflict, Corrupt, Invalid, NewerFormat, Poisoned
 from kheish.limits import RECORD_BYTES_MAX
+from kheish.store.checkpoint import checkpoint_name, read_checkpoint
+from kheish.store.documents import read_document
 from kheish.store.framing import SEAL_BYTES, ZERO_CHAIN, check_seal, seal
 from kheish.store.journal import read_before, read_records
-from kheish.store.records import Position, Record, frame_record, parse_header, parse_line, segment_name
+from kheish.store.records import BadLine, Position, Record, frame_record, parse_header, parse_line, segment_name
 from kheish.store.segments import OffsetIndex, locate
 from tests.store.disk import FailingDisk
 from tests.store.sessions import NOW_MS, Session, frame, numbers
@@ -52,6 +54,20 @@ def test_a_newer_format_is_refused(session: Session) -> None:
         Session.open(session.root)
     with pytest.raises(NewerFormat):
         parse_line(seal(b'{"v":2,"seq":1,"at":0,"gen":0,"pos":0,"by":{},"events":[],"prev":""}')[0])
+
+
+def test_what_is_no_text_is_refused_under_any_seal(tmp_path: Path) -> None:
+    header = b'{"v":1,"format":1,"session":"\xff","segment":1,"first_seq":1,"chain":"%b"}' % (b"0" * 16)
+    checkpoint, document = tmp_path / checkpoint_name(1), tmp_path / "document.json"
+    with pytest.raises(BadLine):
+        parse_line(seal(b'{"v":1,"seq":1,"at":0,"gen":0,"pos":0,"by":{"principal":"\xff"},"events":[],"prev":""}')[0])
+    with pytest.raises(BadLine):
+        parse_header(seal(header)[0], tmp_path)
+    checkpoint.write_bytes(seal(b'{"v":1,"seq":1,"session":"\xff"}')[0])
+    assert read_checkpoint(checkpoint) is None
+    document.write_bytes(seal(b'{"v":1,"document":"\xff"}')[0])
+    with pytest.raises(Corrupt):
+        read_document(document, str)
 
 
 def test_files_are_private(session: Session) -> None:

@@ -135,7 +135,24 @@ def test_a_checkpoint_that_is_not_the_fold(session: Session) -> None:
 
     (fault,) = verify_session(session.path, stumbling, reducer=REDUCER)
     assert "unknown event" in fault.reason
-    assert verify_session(session.path, stumbling, reducer=REDUCER + 1) == []
+    assert verify_session(session.path, lambda _: b"{}", reducer=REDUCER + 1) == [], "that is another fold's"
+
+
+def test_a_journal_that_has_no_fold(session: Session, small_segments: int) -> None:
+    """Also where the checkpoints have theirs: what comes after them is looked at too."""
+
+    def fold_some(records: Iterable[Record]) -> bytes:
+        known = list(records)
+        if len(known) > 7:
+            raise ValueError("record 8 is odd")
+        return fold(known)
+
+    assert verify_session(session.path, fold_some, reducer=REDUCER) == [], "nothing has a fold"
+    session.append(5)
+    session.checkpoint(4)
+    session.append(5)
+    (fault,) = verify_session(session.path, fold_some, reducer=REDUCER)
+    assert (fault.file, fault.reason) == (str(session.segments[-1]), "the journal cannot be folded: record 8 is odd")
 
 
 def test_a_checkpoint_beyond_the_journal(session: Session) -> None:

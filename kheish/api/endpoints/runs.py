@@ -114,13 +114,13 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
         for run_id in ([row.active_run_id, *row.queued_run_ids] if query.active else row.run_ids)
         if run_id
     ]
-    views = []
-    # Run ids begin with their time of creation.
-    for run_id, session_id in sorted(ids, reverse=True)[:limit]:
-        state = await app.peek(session_id)
-        if state and run_id in state.runs:
-            views.append(run_view(state, state.runs[run_id]))
-    return views
+    newest = sorted(ids, reverse=True)[:limit]  # run ids begin with their time of creation
+    states = {session_id: await app.peek(session_id) for session_id in {session_id for _, session_id in newest}}
+    return [
+        run_view(state, state.runs[run_id])
+        for run_id, session_id in newest
+        if (state := states[session_id]) and run_id in state.runs
+    ]
 
 
 async def get_run(app: App, call: Call[None, NoQuery]) -> RunView:

@@ -16,7 +16,7 @@ from kheish.api.problems import OF_APPEND, OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
-from kheish.core.runs import check_queued
+from kheish.core.runs import check_not_started, check_queued
 from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
@@ -200,7 +200,7 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
             f"cannot wait in session {session_id}: run {state.active} is active; use /runs, which queues",
             code="session_busy",
         )
-    subscription = app.supervisor.hub.subscribe(session_id=session_id)
+    subscription = app.supervisor.hub.subscribe(session_id=session_id, has_deltas=False)
     try:
         applied = await submit_input(app, session_id, call)
         run_id = applied.result
@@ -211,7 +211,10 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
             if run is None or run.is_terminal or run_id in waits:
                 return app.session_view(state, seq)
             if not await subscription.wait():
-                raise Draining("cannot wait any longer: the daemon is stopping; the run goes on with the next one")
+                if not subscription.lost:
+                    raise Draining("cannot wait any longer: the daemon is stopping; the run goes on with the next one")
+                # Too much came at once. The state says what it was.
+                subscription = app.supervisor.hub.subscribe(session_id=session_id, has_deltas=False)
     finally:
         subscription.close()
 
@@ -270,11 +273,10 @@ async def move_queued(app: App, call: Call[MoveInput, NoQuery]) -> RunView:
 async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
     state, run = await app.supervisor.run(session_id, run_id)
-    if run.started_at_ms:
-        raise Conflict(f"cannot withdraw {run_id}: it has started, and is {run.phase}", code="run_state_conflict")
+    check_not_started(run, "withdraw")
     if run.is_terminal:
         return run_view(state, run)
-    command = commands.CancelRun(run_id=run_id, reason="withdrawn from the queue")
+    command = commands.WithdrawRun(run_id=run_id)
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
 
