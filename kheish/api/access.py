@@ -1,7 +1,7 @@
 """Who is at the other end of a connection, and what they may decide.
 
 The kernel tells the peer's uid and pid. The socket's own uid is an operator, unless the peer belongs to a tool call of
-this daemon: a descendant of it, or a process that carries the ids of one of its runs. Such a peer is that run; it may
+this daemon or of another: a descendant of it, or a process that carries the id of a run. Such a peer is that run; it may
 read and submit, but never approve, answer or change policy. A peer is looked at once, when it connects: later its pid
 may be another's.
 """
@@ -21,6 +21,7 @@ from kheish.runtime.supervisor import Caller
 from kheish.tools.processes import identify, is_descendant, read_variable
 
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9:._/-]{0,63}\Z")
+_RUN_ID = re.compile(r"run_[0-9A-Za-z]{1,64}\Z")
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2
 
 
@@ -56,13 +57,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def caller_of(peer: Peer, origin: str, *, is_known: bool) -> Caller:
-    """`is_known` says whether the peer's run is one of this daemon's. Raises Forbidden for another user's process."""
+def caller_of(peer: Peer, origin: str) -> Caller:
+    """Raises Forbidden for another user's process."""
     if peer.uid not in (os.getuid(), 0):
         raise Forbidden(f"cannot serve uid {peer.uid}: this daemon belongs to uid {os.getuid()}")
     origin = origin if _ORIGIN.match(origin) else "http"
-    if peer.run_id and is_known:
-        return Caller(principal=f"run:{peer.run_id}", origin=origin, is_operator=False)
-    if peer.is_ours:
-        return Caller(principal="run:unknown", origin=origin, is_operator=False)
+    if peer.run_id or peer.is_ours:
+        run_id = peer.run_id if _RUN_ID.match(peer.run_id) else "unknown"
+        return Caller(principal=f"run:{run_id}", origin=origin, is_operator=False)
     return Caller(principal=f"user:{peer.uid}", origin=origin, is_operator=True)

@@ -95,8 +95,7 @@ class App:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"kheish-origin", b"").decode("latin-1")
         peer: Peer = scope[PEER]
-        is_known = bool(peer.run_id) and await self.supervisor.session_of_run(peer.run_id) is not None
-        caller = caller_of(peer, origin, is_known=is_known)
+        caller = caller_of(peer, origin)
         endpoint, parts = self.router.find(scope["method"], scope["raw_path"].decode("ascii"))
         if self.supervisor.is_draining and endpoint.is_command:
             raise Draining("cannot take commands: the daemon is stopping; try again")
