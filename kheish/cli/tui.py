@@ -26,6 +26,7 @@ def _open(session_id: str) -> int:
     settings = load_config(config_dir()).tui
     from kheish.tui.app import KheishApp
 
-    app = KheishApp(AsyncKheish(origin="tui", start=False), settings, session_id=session_id, here=os.path.realpath(os.getcwd()))
+    client = AsyncKheish(origin="tui", start=False)
+    app = KheishApp(client, settings, session_id=session_id, here=os.path.realpath(os.getcwd()))
     app.run(mouse=settings.mouse)
     return app.return_code or 0

@@ -8,9 +8,13 @@ import gc
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from textual.app import App
+from textual.binding import Binding
 from textual.command import Provider
+from textual.filter import LineFilter
+from textual.screen import Screen
 
 from kheish.client import AsyncKheish
 from kheish.config import Tui
@@ -19,7 +23,7 @@ from kheish.terminal import one_line
 from kheish.tui.actions import bindings
 from kheish.tui.link import Arrived, Connected, Disconnected, Link
 from kheish.tui.live import Board, Row
-from kheish.tui.look import THEMES, Look, look_of
+from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices
 from kheish.tui.preferences import problems_of
 from kheish.tui.screen import KheishScreen
@@ -56,7 +60,8 @@ class KheishApp(App[int]):
         self.link = Link(client, self.post_message, start=start)
         self.notices = Notices(lambda: self.settings.notices, self.board, self._write, self.set_timer)
         self._session_id = session_id
-        self._leaves_at_s = 0.0
+        self._leaves_at_s = float("-inf")
+        self._banner = ("", 0.0, False)
         self._is_other_version = False
         for theme in THEMES:
             self.register_theme(theme)
@@ -72,6 +77,14 @@ class KheishApp(App[int]):
     @property
     def look(self) -> Look:
         return look_of(self.theme_variables, is_dark=self.current_theme.dark, ascii_only=self.settings.ascii)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        filters = super().get_line_filters()
+        return [*filters, AsciiOnly()] if self.settings.ascii else filters
+
+    def get_key_display(self, binding: Binding) -> str:
+        shown = super().get_key_display(binding)
+        return binding.key.replace("ctrl+", "^") if self.settings.ascii and not shown.isascii() else shown
 
     @property
     def now_ms(self) -> int:
@@ -102,6 +115,8 @@ class KheishApp(App[int]):
 
     def on_disconnected(self, message: Disconnected) -> None:
         self._show_banner(message.reason, message.retry_at_s, was_stopped=message.was_stopped)
+        for screen in self._screens():
+            screen.disconnected()
 
     def on_arrived(self, message: Arrived) -> None:
         rows: dict[str, Row] = {}
@@ -164,9 +179,14 @@ class KheishApp(App[int]):
             getattr(screen, what)()
 
     def _show_banner(self, text: str, retry_at_s: float = 0.0, *, was_stopped: bool = False) -> None:
-        for screen in self.screen_stack:
-            for banner in screen.query(Banner):
-                banner.show(text, retry_at_s, was_stopped=was_stopped)
+        self._banner = (text, retry_at_s, was_stopped)
+        for screen in self._screens():
+            self.show_banner_on(screen)
+
+    def show_banner_on(self, screen: Screen[Any]) -> None:
+        text, retry_at_s, was_stopped = self._banner
+        for banner in screen.query(Banner):
+            banner.show(text, retry_at_s, was_stopped=was_stopped)
 
     # -- what screens ask for ------------------------------------------------------------------------------------
 
@@ -197,6 +217,8 @@ class KheishApp(App[int]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "start_daemon":
             return not self.link.is_up or self._is_other_version
+        if action == "suspend_process":
+            return self._driver is not None and self._driver.can_suspend and _may_suspend()
         return True
 
     def action_home(self) -> None:
@@ -236,9 +258,24 @@ class KheishApp(App[int]):
 
     async def action_quit(self) -> None:
         """Leaves; where the person wants it so, only the second time."""
+        if self.settings.confirm_leaving:
+            self.action_help_quit()
+        else:
+            self.exit(0)
+
+    def action_help_quit(self) -> None:
+        """Leaves the second time; who presses Ctrl+C may have meant something else."""
         now_s = time.monotonic()
-        if self.settings.confirm_leaving and now_s > self._leaves_at_s + LEAVE_TWICE_S:
-            self._leaves_at_s = now_s
-            self.notify("once more to leave; everything goes on", timeout=LEAVE_TWICE_S)
+        if now_s <= self._leaves_at_s + LEAVE_TWICE_S:
+            self.exit(0)
             return
-        self.exit(0)
+        self._leaves_at_s = now_s
+        self.notify("once more to leave; everything goes on", timeout=LEAVE_TWICE_S)
+
+
+def _may_suspend() -> bool:
+    """Whether a shell with job control is there to bring the application back."""
+    with contextlib.suppress(OSError):
+        parent = os.getppid()
+        return os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp()
+    return False

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from textual.message import Message
 
@@ -20,9 +21,10 @@ from kheish.client.errors import ApiError, DaemonUnreachable
 from kheish.client.follow import Place, SseParser
 from kheish.errors import KheishError
 
+Delivered = TypeVar("Delivered")
+
+DIED = "the connection broke: the daemon died"
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
-BROKEN_QUIETLY_S = 1.0
-"""A daemon that is back within this time is not worth a word."""
 
 
 class Arrived(Message):
@@ -63,19 +65,21 @@ class Link:
     def __init__(self, client: AsyncKheish, tell: Callable[[Message], object], *, start: bool = True) -> None:
         self.client = client
         self.is_up = False
+        self.was_stopped = False
+        """No daemon runs since somebody stopped it, so that none is started."""
         self._tell = tell
         self._start = start
         self._generation = 0
         self._try_now = asyncio.Event()
+        self._up_or_stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled."""
         place: Place | None = None
         wait_s = RETRY_FIRST_S
         while True:
-            was_stopped = place is not None and place.said_bye
             try:
-                if self._start and not was_stopped:
+                if self._start and not self.was_stopped:
                     await asyncio.to_thread(launch.ensure_daemon, self.client.transport)
                 status = await self.client.daemon.status()
                 if place is None:
@@ -83,18 +87,22 @@ class Link:
                 self._note_connected(status)
                 wait_s = RETRY_FIRST_S
                 await self._follow(place)
-                reason = "the daemon is stopping" if place.said_bye else "the connection broke: the daemon died"
+                reason = DIED
             except ApiError as error:
                 reason = error.message
                 if error.code == "invalid_cursor":
                     place = None
             except DaemonUnreachable as error:
-                reason = error.message
+                reason = DIED if error.details["is_broken"] else error.message
             except KheishError as error:
                 reason = error.message
             self.is_up = False
-            was_stopped = place is not None and place.said_bye
-            self._tell(Disconnected(reason, time.monotonic() + wait_s, was_stopped=was_stopped))
+            self.was_stopped = place is not None and place.said_bye
+            if self.was_stopped:
+                reason = "the daemon was stopped"
+            else:
+                self._up_or_stopped.clear()
+            self._tell(Disconnected(reason, time.monotonic() + wait_s, was_stopped=self.was_stopped))
             self._try_now.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._try_now.wait(), wait_s)
@@ -107,12 +115,22 @@ class Link:
         await asyncio.to_thread(launch.ensure_daemon, self.client.transport)
         self._try_now.set()
 
-    def retry(self) -> None:
-        self._try_now.set()
+    async def deliver(self, send: Callable[[], Awaitable[Delivered]]) -> Delivered:
+        """What `send` brings, tried again where the daemon dies meanwhile: it sends the same key each time. Raises
+        KheishError."""
+        while True:
+            try:
+                return await send()
+            except DaemonUnreachable as error:
+                if self.was_stopped or not (error.details["is_absent"] or error.details["is_broken"]):
+                    raise
+            await asyncio.sleep(RETRY_FIRST_S)
+            await self._up_or_stopped.wait()
 
     def _note_connected(self, status: StatusView) -> None:
         before, self._generation = self._generation, status["generation"]
-        self.is_up = True
+        self.is_up, self.was_stopped = True, False
+        self._up_or_stopped.set()
         self._tell(Connected(status, is_first=not before, is_new_daemon=before not in (0, status["generation"])))
 
     async def _follow(self, place: Place) -> None:

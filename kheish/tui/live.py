@@ -21,6 +21,8 @@ SHELL_ROUTE = "shell"
 """That of the lines that begin with `!`."""
 OVER = {"run.completed": "completed", "run.failed": "failed", "run.cancelled": "cancelled",
         "run.interrupted": "interrupted"}  # fmt: skip
+RESOLVED = {"allow": "allowed", "deny": "denied", "verify": "left to the model to verify", "retry": "run again",
+            "mark_done": "marked as done", "give_up": "given up"}  # fmt: skip
 
 
 # -- all sessions at a glance ----------------------------------------------------------------------------------------
@@ -270,8 +272,8 @@ class Note(Entry):
 class Queued:
     """An input that waits: for its turn, or, steered, for the active run's next safe boundary."""
 
-    def __init__(self, id: str, text: str, by: str, *, is_steered: bool) -> None:
-        self.id, self.text, self.by, self.is_steered = id, text, by, is_steered
+    def __init__(self, id: str, text: str, by: str, *, is_steered: bool, is_sent: bool = True) -> None:
+        self.id, self.text, self.by, self.is_steered, self.is_sent = id, text, by, is_steered, is_sent
 
 
 class Change:
@@ -304,6 +306,10 @@ class Conversation:
         self.asks: dict[str, Call | Asked] = {}
         self._calls: dict[str, Call] = {}
         self._reply: Reply | None = None
+        self._calling = ""
+        """The model call that is under way."""
+        self._heard_late = ""
+        """The model call of whose live text the beginning was missed."""
         self._inputs: dict[str, tuple[RecordView, AnyEvent]] = {}
         self._routes: dict[str, str] = {}
         self._started_ms: dict[str, int] = {}
@@ -317,13 +323,19 @@ class Conversation:
         return self.records[-1]["seq"] if self.records else 0
 
     def show(self, records: Iterable[RecordView]) -> None:
-        """Replaces the window."""
+        """Replaces the window; a reply that streams goes on where its call is still the last one."""
+        streaming = self._reply
         self.records = []
         self._clear()
         change = Change()
         for record in records:
             self.records.append(record)
             self._fold(record, change)
+        if streaming is not None and streaming.model_call_id == self._calling:
+            self._reply = streaming
+            self.entries.append(streaming)
+        else:
+            self._heard_late = self._calling
 
     def apply(self, record: RecordView) -> Change | None:
         """The next record. None where it was seen already. Raises LookupError where records are missing before it."""
@@ -352,6 +364,8 @@ class Conversation:
             if self._reply_of(delta.get("model_call_id", "")) is not None:
                 return change
             reply = self._reply = Reply(self.last_seq, 0, delta.get("model_call_id", ""))
+            if reply.model_call_id == self._heard_late:
+                reply.text = "… "
             self.entries.append(reply)
             change.added.append(reply)
         else:
@@ -459,7 +473,7 @@ class Conversation:
         how = OVER[event["type"]]
         started = self._started_ms.pop(run_id, 0)
         if run_id == self.active:
-            self.active = ""
+            self.active = self._calling = ""
             self._close_reply(change)
         took = f" in {duration(record['at_ms'] - started)}" if started else ""
         if event["type"] == "run.completed":
@@ -482,6 +496,7 @@ class Conversation:
         match event["type"]:
             case "model_call.started":
                 self.step = event["step"]
+                self._calling, self._heard_late = event["model_call_id"], ""
                 if event["attempt"] > 1:
                     self._drop_partial(event["model_call_id"], change)
             case "model_call.completed":
@@ -527,8 +542,8 @@ class Conversation:
                     edited = event.get("updated_input")
                     if edited is not None:
                         asked.arguments = edited
-                    how = event["resolution"].replace("_", " ") + " with other arguments" * (edited is not None)
-                    asked.answer = _because(f"{how}, by {event['principal']}", event.get("justification", ""))
+                    how = RESOLVED[event["resolution"]] + " with other arguments" * (edited is not None)
+                    asked.answer = _because(f"{how} by {event['principal']}", event.get("justification", ""))
                     asked.phase = "denied" if event["resolution"] == "deny" else "asked"
                     _touch(asked, change)
             case "approval.withdrawn":
@@ -572,7 +587,7 @@ class Conversation:
             reply.is_open = False
         elif reply is not None:
             self._drop_partial(event["model_call_id"], change)
-        self._reply = None
+        self._reply, self._calling = None, ""
         usage = event.get("usage", {})
         for name in self.usage:
             self.usage[name] += usage.get(name, 0)
@@ -582,10 +597,10 @@ class Conversation:
                 self._new_call(record, request["tool_call_id"], request["tool"], request["arguments"], change)
 
     def _drop_partial(self, model_call_id: str, change: Change) -> None:
-        """The text of an attempt that came to nothing is no part of the transcript."""
+        """The text of an attempt that came to nothing is no part of the transcript; that of the next comes below."""
         if self._reply is not None and self._reply.model_call_id == model_call_id:
-            self._reply.text, self._reply.reasoning = "", ""
-            _touch(self._reply, change)
+            self._reply.text = self._reply.reasoning = self._reply.model_call_id = ""
+            self._close_reply(change)
 
     def _answered(self, event: Any, change: Change) -> None:
         asked = self.asks.pop(event["request_id"], None)

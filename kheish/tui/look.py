@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rich.color import Color as RichColor
+from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
+from textual.filter import LineFilter
 from textual.theme import Theme
 
 
@@ -41,6 +43,19 @@ ASCII = Marks(
     user=">", reply="*", thought="~", call="*", note="-", done="+", failed="x", waiting="!", running="*", queued="o",
     idle="-", closed=">", opened="v", bar="|", rule="-", below="v", ellipsis="~",
 )  # fmt: skip
+
+
+_DRAWN = str.maketrans(
+    {"·": "-", "…": "~", "─": "-", "━": "-", "│": "|", "┃": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "▌": "|",
+     "▐": "|", "█": " ", "⏎": "|", "🔎": "? "} | dict.fromkeys("▁▂▃▄▅▆▇▔", " ")
+)  # fmt: skip
+
+
+class AsciiOnly(LineFilter):
+    """What widgets draw with, within ASCII and as wide. The letters of others pass."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [s if s.text.isascii() else Segment(s.text.translate(_DRAWN), s.style, s.control) for s in segments]
 
 
 class Look(NamedTuple):

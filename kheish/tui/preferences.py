@@ -55,6 +55,10 @@ def problems_of(settings: Tui, themes: Iterable[str]) -> list[str]:
         found.append(f"config.toml: there is no theme {settings.theme!r}")
     known = {action.id for action in ACTIONS}
     found += [f"config.toml: there is no action {id_!r} to bind a key to" for id_ in settings.keys if id_ not in known]
+    for action in ACTIONS:
+        for key in keys_of(action, settings.keys) if action.id in settings.keys else ():
+            if other := taken_by(action, key, settings.keys):
+                found.append(f"config.toml: {key} is a key of {action.id!r} and of {other.id!r}")
     return found
 
 

@@ -27,7 +27,7 @@ def change(tool: str, arguments: dict[str, Any], cwd: str) -> Preview | None:
     if tool == "write_file":
         new = arguments["content"]
         note = problem or ("there is no such file yet" if old is None else "it changes nothing" if old == new else "")
-        return Preview(unified(path, old, new), note)
+        return Preview(unified(path, "" if problem else old, new), note)
     before, after = arguments["old_text"], arguments["new_text"]
     if old is None:
         problem = problem or "there is no such file"

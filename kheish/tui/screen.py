@@ -34,6 +34,13 @@ class KheishScreen(Screen[Result]):
     def look(self) -> Look:
         return self.kheish.look
 
+    def on_mount(self) -> None:
+        self.kheish.show_banner_on(self)
+
+    def _on_prune(self) -> None:
+        """It is taken away: what its workers bring has no widget to show it any more."""
+        self.workers.cancel_node(self)
+
     def arrived(self, events: Sequence[StreamEvent]) -> None:
         """Records and live text of all sessions, in order; the board has them already."""
 
@@ -42,6 +49,9 @@ class KheishScreen(Screen[Result]):
 
     def connected(self, *, is_new_daemon: bool) -> None:
         """The link is up again; nothing was missed."""
+
+    def disconnected(self) -> None:
+        """No daemon answers; told again with each try."""
 
     def look_changed(self) -> None:
         """The theme or the marks are others now."""

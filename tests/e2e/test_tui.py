@@ -128,6 +128,30 @@ def test_a_daemon_that_was_stopped_is_waited_for_and_started_by_a_key(tmp_path: 
         stop_for_good(daemon)
 
 
+def test_a_stopped_daemon_is_waited_for_in_a_session_too_and_ctrl_z_and_fg_work(tmp_path: Path) -> None:
+    daemon = DaemonProcess(tmp_path / "home")
+    daemon.script(text("It is said."), name="script.json", after_last="repeat")
+    try:
+        with terminal(daemon, tmp_path, 100, 30) as screen:
+            assert daemon.cli("sessions", "create", "here").returncode == 0
+            screen.enter("kheish attach here")
+            screen.until("Write to the agent")
+            assert daemon.cli("daemon", "stop").returncode == 0
+            screen.until("the daemon was stopped")
+            assert daemon_pid(daemon) == 0, "a screen that follows a session starts none either"
+            screen.press("C-r")
+            screen.until("idle")
+            screen.press("C-z")
+            screen.until("Stopped")
+            screen.enter("fg")
+            screen.until("Write to the agent")
+            screen.enter("say it")
+            screen.until("It is said")
+            leave(screen)
+    finally:
+        stop_for_good(daemon)
+
+
 def test_a_storm_of_sizes_leaves_the_screen_whole(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
     session = shared_daemon.session("storm")
     model = shared_daemon.script(text("A line that is long enough to be wrapped. " * 40), name="storm.json")

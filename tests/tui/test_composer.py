@@ -472,7 +472,7 @@ async def test_a_placeholder_is_deleted_as_one(tmp_path: Path, key: str) -> None
         await pilot.pause()
         await type_in(pilot, "", *key.split(","))
         assert app.composer.text == ""
-        await type_in(pilot, "", "ctrl+z", "enter")
+        await type_in(pilot, "", "ctrl+underscore", "enter")
         assert app.sent == [("queue", ("line\n" * 20).strip())], "and brought back whole"
 
 

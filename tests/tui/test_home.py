@@ -84,7 +84,7 @@ async def test_typing_filters_and_escape_takes_it_back(furnished: DaemonProcess)
     async with open_app(furnished) as (app, pilot):
         await loaded(app, pilot)
         await pilot.press("slash", *"night")
-        await until(pilot, lambda: "1 sessions" in shown(app) and "deploy" not in shown(app))
+        await until(pilot, lambda: "1 session" in shown(app) and "deploy" not in shown(app))
         await pilot.press("escape")
         await loaded(app, pilot)
 
@@ -206,3 +206,50 @@ async def test_the_keys_of_the_footer_can_be_clicked(furnished: DaemonProcess) -
         line = shown(app).splitlines()[-1]
         await pilot.click(Footer, offset=(line.index("Filter"), 0))
         await until(pilot, lambda: isinstance(app.focused, Input))
+
+
+async def test_the_cursor_on_the_first_row_stays_on_who_needs_most(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        rows = app.screen.query_one(Rows)
+        await until(pilot, lambda: rows.cursor == "deploy")
+        app.board.rows["nightly"].asks["approval_0"] = {"tool": "bash", "input": {"command": "true"}}
+        app.board.rows["nightly"].since_ms = 1
+        app.screen.board_changed(None)
+        await until(pilot, lambda: rows.cursor == "nightly", "who has waited longest is first now")
+        rows.move_to("elsewhere")
+        del app.board.rows["nightly"].asks["approval_0"]
+        app.screen.board_changed(None)
+        await until(pilot, lambda: "Working" in shown(app))
+        assert rows.cursor == "elsewhere", "a row that was chosen is kept"
+
+
+async def test_a_reply_goes_to_the_session_it_was_begun_for(furnished: DaemonProcess) -> None:
+    furnished.session("addressee")
+    async with open_app(furnished) as (app, pilot):
+        rows = app.screen.query_one(Rows)
+        await until(pilot, lambda: "addressee" in shown(app))
+        rows.move_to("addressee")
+        await pilot.press("r")
+        await write(pilot, "to you alone")
+        rows.move_to("nightly")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.board.rows["addressee"].headline == "to you alone")
+    furnished.client.sessions.end("addressee")
+
+
+async def test_one_comes_back_to_the_row_that_one_left(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: app.screen.query_one(Rows).cursor == "deploy")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Session) and not app.screen._is_loading)
+        app.board.rows["nightly"].asks["approval_0"] = {"tool": "bash", "input": {"command": "true"}}
+        app.board.rows["nightly"].since_ms = 1
+        await pilot.press("left")
+        await until(pilot, lambda: isinstance(app.screen, Home))
+        assert app.screen.query_one(Rows).cursor == "deploy"
+
+
+async def test_a_low_terminal_is_for_the_list(furnished: DaemonProcess) -> None:
+    async with open_app(furnished, size=(40, 12)) as (app, pilot):
+        await until(pilot, lambda: "nightly" in shown(app) and "deploy" in shown(app))
+        assert "asked by the rule" not in shown(app)

@@ -140,7 +140,24 @@ def test_the_text_of_an_attempt_that_failed_is_taken_back(told: Told, event: Eve
     assert [e.text for e in told.talk.entries if isinstance(e, Reply)] == [""]
     told.hear("text", "A whole one.", model_call_id="m1")
     told.tell(reply("A whole one."))
-    assert [e.text for e in told.talk.entries if isinstance(e, Reply)] == ["A whole one."]
+    assert [e.text for e in told.talk.entries if isinstance(e, Reply)] == ["", "A whole one."]
+    assert isinstance(told.talk.entries[-2], Note), "below what is said of the failure"
+
+
+def test_a_reply_that_streams_goes_on_in_another_window(told: Told) -> None:
+    told.hear("text", "half a sen", model_call_id="m1")
+    told.talk.show(list(told.talk.records))
+    told.hear("text", "tence", model_call_id="m1")
+    entry = told.talk.entries[-1]
+    assert isinstance(entry, Reply) and entry.text == "half a sentence"
+
+
+def test_who_comes_within_a_reply_sees_that_its_beginning_is_not_there(told: Told) -> None:
+    late = Conversation("s")
+    late.show(told.talk.records)
+    late.hear({"session_id": "s", "run_id": "run_1", "kind": "text", "model_call_id": "m1", "text": "tence"})
+    entry = late.entries[-1]
+    assert isinstance(entry, Reply) and entry.text == "… tence"
 
 
 def test_a_call_goes_from_the_request_to_its_result(told: Told) -> None:

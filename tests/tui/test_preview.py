@@ -66,3 +66,9 @@ def test_a_new_file_and_a_write_that_changes_nothing_are_called_so(tmp_path: Pat
 )
 def test_other_calls_have_no_preview(tool: str, arguments: dict[str, object]) -> None:
     assert change(tool, arguments, "/") is None
+
+
+def test_a_file_too_large_to_compare_is_not_called_new(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a" * (TOOL_INPUT_BYTES_MAX + 1))
+    made = change("write_file", {"path": "a.txt", "content": "one\n"}, str(tmp_path))
+    assert made is not None and "too many to compare" in made.note and "/dev/null" not in made.diff

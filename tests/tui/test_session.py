@@ -115,6 +115,7 @@ async def test_enter_queues_and_ctrl_s_steers_and_both_are_seen(api: DaemonProce
         await write(pilot, "now please")
         await pilot.press("ctrl+s")
         await until(pilot, lambda: "steers    now please" in shown(app))
+        assert "queued 1  later please" in shown(app), "what steers has no place in the queue"
     kinds = [event["type"] for record in api.records(session) for event in record["events"]]
     assert kinds.count("run.submitted") == 2 and kinds.count("input.steered") == 1
     api.client.sessions.end(session)
@@ -177,7 +178,7 @@ async def test_what_waits_is_announced_and_takes_no_key_from_who_writes(api: Dae
         (asked,) = api.client.approvals.list(session_id=session)
         await asyncio.to_thread(api.client.approvals.allow, asked["request_id"])
         await until(pilot, lambda: "It is out." in shown(app))
-        await until(pilot, lambda: "allow, by user:" in shown(app), "who answered elsewhere is told")
+        await until(pilot, lambda: "allowed by user:" in shown(app), "who answered elsewhere is told")
 
 
 async def test_streamed_text_is_seen_as_it_comes(api: DaemonProcess) -> None:
@@ -299,3 +300,38 @@ async def test_a_side_question_is_answered_elsewhere_while_the_run_goes_on(api: 
     first = api.client.sessions.runs("main-aside")[-1]
     assert "wait for it" in first["input_attachments"][0]["text"]
     api.client.sessions.end(session)
+
+
+async def test_of_a_damaged_session_all_before_the_fault_is_shown(tmp_path_factory: pytest.TempPathFactory) -> None:
+    api = DaemonProcess(tmp_path_factory.mktemp("damaged"))
+    try:
+        api.start()
+        session = api.session("cracked")
+        model = api.script(*(text(f"The {word} answer.") for word in ("first", "second", "third")), name="three.json")
+        for words in ("one", "two", "three"):
+            api.finish(api.submit(session, words, model=model))
+        api.stop()
+        (journal,) = (api.state / "sessions" / session).glob("journal-*")
+        journal.write_bytes(journal.read_bytes().replace(b"The second answer.", b"The second answeR."))
+        api.start()
+        async with open_app(api, session_id=session) as (app, pilot):
+            screen = await in_session(app, pilot)
+            await until(pilot, lambda: "The first answer." in shown(app))
+            assert "read-only" in shown(app) and "answeR" not in shown(app)
+            assert "cannot read cracked/journal" in shown(app) and not app._notifications, "what is wrong is said once"
+            assert screen.query_one(Composer).disabled and screen.check_action("queue", ()) is False
+            await pilot.press("left")
+            await until(pilot, lambda: isinstance(app.screen, Home))
+    finally:
+        api.close()
+
+
+async def test_the_footer_follows_the_board(api: DaemonProcess) -> None:
+    session = api.session("followed")
+    async with open_app(api, session_id=session) as (app, pilot):
+        screen = await in_session(app, pilot)
+        await until(pilot, lambda: shown(app).endswith("idle"))
+        row = app.board.rows[session]
+        row.last_status = "failed"
+        screen.board_changed([row])
+        await until(pilot, lambda: shown(app).endswith("failed"))

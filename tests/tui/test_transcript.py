@@ -197,3 +197,10 @@ async def test_selected_lines_are_copied_as_they_stand() -> None:
         await pilot.pause()
         copied = app.screen.get_selected_text() or ""
         assert "copy me" in copied and "and me" in copied
+
+
+async def test_the_first_line_is_seen_where_one_goes_to_the_start() -> None:
+    async with page([said(i) for i in range(100, 200)], size=(20, 10)) as (app, pilot):
+        app.transcript.show([said(i, f"number {i}\n" + "a long tail " * 9) for i in range(30)], at="start")
+        await pilot.pause()
+        assert "number 0" in shown_all(app).split("\n")[0]

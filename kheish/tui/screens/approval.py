@@ -388,9 +388,9 @@ class Approval(Request):
         view: ApprovalView = self.view
         edited = self.edited if resolution == "allow" else None
         self.send(
-            lambda: self.client.approvals.resolve(
+            lambda key: self.client.approvals.resolve(
                 view["request_id"], resolution, if_digest=view["digest"], remember=remember, rule=rule,
-                updated_input=edited, justification=justification,
+                updated_input=edited, justification=justification, key=key,
             )
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
 AGES_S = 10.0
 SORTS = ("need", "time", "name")
-WIDE = 120
+WIDE, LOW = 120, 20
 
 
 class Home(KheishScreen[None]):
@@ -42,7 +42,9 @@ class Home(KheishScreen[None]):
     Home.wide #body { layout: horizontal; }
     Home #sessions { height: 1fr; width: 1fr; padding: 0 1; }
     Home #peek { height: 9; border-top: solid $panel; padding: 0 1; color: $foreground; overflow: hidden; }
+    Home.wide #sessions { width: 3fr; }
     Home.wide #peek { height: 1fr; width: 2fr; max-width: 90; border-top: none; border-left: solid $panel; }
+    Home.low #peek { display: none; }
     Home Input { display: none; border: none; height: 1; padding: 0 1; background: $surface; }
     Home Input.open { display: block; }
     Home #title { height: 1; padding: 0 1; background: $surface; }
@@ -56,7 +58,9 @@ class Home(KheishScreen[None]):
         self._sort = 0
         self._is_loaded = False
         self._redraw: Timer | None = None
-        self._asking = ""
+        self._visited = ""
+        """The session that was attached to from here: one comes back to its row."""
+        self._asking: tuple[str, Row | None] = ("", None)
 
     def compose(self) -> ComposeResult:
         yield Banner()
@@ -84,6 +88,7 @@ class Home(KheishScreen[None]):
 
     def on_resize(self) -> None:
         self.set_class(self.size.width >= WIDE, "wide")
+        self.set_class(self.size.height < LOW, "low")
 
     # -- what changes --------------------------------------------------------------------------------------------
 
@@ -100,6 +105,8 @@ class Home(KheishScreen[None]):
 
     def on_screen_resume(self) -> None:
         self._draw()
+        visited, self._visited = self._visited, ""
+        self.query_one(Rows).move_to(visited)
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
@@ -144,7 +151,7 @@ class Home(KheishScreen[None]):
                 items.append(_heading(f"{len(rows) - DONE_SHOWN_MAX} more: / filters", look.dim))
         if not items:
             items = [_heading(line, look.dim) for line in self._empty()]
-        self.query_one(Rows).set(items)
+        self.query_one(Rows).set(items, stay_first=True)
         self._draw_title(groups)
         self._draw_peek()
 
@@ -168,10 +175,11 @@ class Home(KheishScreen[None]):
             parts.append((f"  {look.marks.waiting} {waiting} need{'s' * (waiting == 1)} you", "bold $warning"))
         self.query_one("#title", Static).update(Content.assemble(*parts))
         working = len(groups["working"])
+        count = sum(map(len, groups.values()))
         self.query_one(Footer).facts = (
             f"by {SORTS[self._sort]}",
             f"{working} working" if working else "",
-            f"{sum(map(len, groups.values()))} sessions",
+            f"{count} session{'s' * (count != 1)}",
         )
 
     def _chosen(self) -> Row | None:
@@ -187,7 +195,7 @@ class Home(KheishScreen[None]):
         self.refresh_bindings()
 
     def on_rows_chosen(self, message: Rows.Chosen) -> None:
-        self.kheish.open_session(message.item_id)
+        self._visit(message.item_id)
 
     # -- actions -------------------------------------------------------------------------------------------------
 
@@ -202,7 +210,11 @@ class Home(KheishScreen[None]):
 
     def action_open(self) -> None:
         if row := self._chosen():
-            self.kheish.open_session(row.session_id)
+            self._visit(row.session_id)
+
+    def _visit(self, session_id: str) -> None:
+        self._visited = session_id
+        self.kheish.open_session(session_id)
 
     def action_filter(self) -> None:
         self._open_input("filter", self._filter)
@@ -216,15 +228,15 @@ class Home(KheishScreen[None]):
         self._draw()
 
     def action_new(self) -> None:
-        self._ask("new", f"name of the new session in {short_path(self.kheish.here)} (empty: a new id)")
+        self._ask("new", None, f"name of the new session in {short_path(self.kheish.here)} (empty: a new id)")
 
     def action_rename(self) -> None:
         if row := self._chosen():
-            self._ask("rename", f"title of {row.session_id}", row.title)
+            self._ask("rename", row, f"title of {row.session_id}", row.title)
 
     def action_end(self) -> None:
         if row := self._chosen():
-            self._ask("end", f"type `end` to end {one_line(row.name, 40)} for good; its journal stays")
+            self._ask("end", row, f"type `end` to end {one_line(row.name, 40)} for good; its journal stays")
 
     def action_reply(self) -> None:
         row = self._chosen()
@@ -233,7 +245,7 @@ class Home(KheishScreen[None]):
         if row.asks:
             self.kheish.open_request(next(iter(row.asks)))
         else:
-            self._ask("reply", f"to {one_line(row.name, 40)}: what to do")
+            self._ask("reply", row, f"to {one_line(row.name, 40)}: what to do")
 
     def action_timeline(self) -> None:
         from kheish.tui.screens.timeline import Timeline
@@ -258,8 +270,8 @@ class Home(KheishScreen[None]):
 
     # -- the line that is typed ----------------------------------------------------------------------------------
 
-    def _ask(self, what: str, prompt: str, value: str = "") -> None:
-        self._asking = what
+    def _ask(self, what: str, row: Row | None, prompt: str, value: str = "") -> None:
+        self._asking = what, row
         self._open_input("reply", value, prompt)
 
     def _open_input(self, id: str, value: str, prompt: str = "") -> None:
@@ -298,7 +310,7 @@ class Home(KheishScreen[None]):
         self._close_inputs()
         if event.input.id == "filter":
             return
-        row, what, value = self._chosen(), self._asking, event.value.strip()
+        (what, row), value = self._asking, event.value.strip()
         event.input.value = ""
         self.run_worker(self._do(what, row, value), name=what)
 
@@ -307,11 +319,12 @@ class Home(KheishScreen[None]):
         try:
             if what == "new":
                 view = await self.client.sessions.create(value or None, cwd=self.kheish.here)
-                self.kheish.open_session(view["session_id"])
+                self._visit(view["session_id"])
             elif row is None:
                 return
             elif what == "reply" and value:
-                await self.client.sessions.submit(row.session_id, value, key=new_id("input"))
+                id_, key = row.session_id, new_id("input")
+                await self.kheish.link.deliver(lambda: self.client.sessions.submit(id_, value, key=key))
                 self.notify(f"sent to {one_line(row.name, 40)}", markup=False, timeout=3)
             elif what == "end" and value == "end":
                 await self.client.sessions.end(row.session_id, reason="ended in the TUI")

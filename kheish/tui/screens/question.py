@@ -283,10 +283,12 @@ class Question(Request):
 
     def _send_all(self) -> None:
         answers = [answer.body(question) for question, answer in zip(self._questions, self._answers, strict=True)]
-        self.send(lambda: self.client.questions.answer(self.request_id, answers))
+        self.send(lambda key: self.client.questions.answer(self.request_id, answers, key=key))
 
     def _send_decline(self, why: str) -> None:
-        self.send(lambda: self.client.questions.answer(self.request_id, declined=True, justification=why or None))
+        self.send(
+            lambda key: self.client.questions.answer(self.request_id, declined=True, justification=why or None, key=key)
+        )
 
 
 _ACTIONS = {action.name for action in ACTIONS if action.where == "question"}

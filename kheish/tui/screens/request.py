@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from textual import events
@@ -18,7 +18,9 @@ from textual.timer import Timer
 
 from kheish.client import ApiError, StreamEvent
 from kheish.errors import KheishError
+from kheish.ids import new_id
 from kheish.terminal import ago, one_line
+from kheish.tui.live import RESOLVED
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.choices import Choices
@@ -212,15 +214,16 @@ class Request(KheishScreen[None]):
 
     # -- settled, here or elsewhere ------------------------------------------------------------------------------
 
-    def send(self, answer: Callable[[], Any]) -> None:
-        """`answer` makes the coroutine that settles it."""
+    def send(self, answer: Callable[[str], Awaitable[object]]) -> None:
+        """`answer` settles it, under a key that is the same each time it is tried."""
         self.is_sending = True
         self.draw()
         self.run_worker(self._send(answer), name="answer", group="answer")
 
-    async def _send(self, answer: Callable[[], Any]) -> None:
+    async def _send(self, answer: Callable[[str], Awaitable[object]]) -> None:
+        key = new_id("decision")
         try:
-            await answer()
+            await self.kheish.link.deliver(lambda: answer(key))
         except KheishError as error:
             self.is_sending = False
             if self._heard:
@@ -229,7 +232,8 @@ class Request(KheishScreen[None]):
                 self.settle(_settled_by(error))
             else:
                 self.kheish.say(error)
-                self.load()
+                if self.kheish.link.is_up:
+                    self.load()
                 self.arm()
                 self.draw()
             return
@@ -281,6 +285,7 @@ class Request(KheishScreen[None]):
     def action_later(self) -> None:
         """Leaves it as it is, unless an answer is on its way."""
         if self.is_sending:
+            self._say("the answer is on its way")
             return
         if not self.settled:
             self.notify("it goes on waiting", timeout=3)
@@ -291,13 +296,10 @@ def settled_text(event: Mapping[str, Any], by: Mapping[str, Any]) -> str:
     """`allowed by user:1000 (cli): why`."""
     who = f"{event.get('principal', '') or by.get('principal', '')}"
     origin = f" ({by['origin']})" if by.get("origin") else ""
-    how = _HOW.get(event.get("resolution", ""), "declined" if event.get("declined") else event["type"].split(".")[1])
+    otherwise = "declined" if event.get("declined") else event["type"].split(".")[1]
+    how = RESOLVED.get(event.get("resolution", ""), otherwise)
     why = event.get("justification") or event.get("reason") or ""
     return one_line(f"{how} by {who}{origin}{': ' if why else ''}{why}", 200)
-
-
-_HOW = {"allow": "allowed", "deny": "denied", "verify": "left to the model to verify", "retry": "run again",
-        "mark_done": "marked as done", "give_up": "given up"}  # fmt: skip
 
 
 _OVER = ("approval_state_conflict", "approval_not_found", "question_state_conflict", "question_not_found")
@@ -307,4 +309,4 @@ def _settled_by(error: KheishError) -> str:
     how = str(error.details.get("how", ""))
     if not how:
         return one_line(error.message, 200)
-    return one_line(f"{_HOW.get(how, how)} by {error.details.get('principal', '')}", 200)
+    return one_line(f"{RESOLVED.get(how, how)} by {error.details.get('principal', '')}", 200)

@@ -21,7 +21,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
-from kheish.tui.live import SHELL_ROUTE, Change, Conversation
+from kheish.tui.live import SHELL_ROUTE, Change, Conversation, Note, Queued, Row
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.composer import Composer
@@ -36,6 +36,8 @@ WINDOW_RECORDS_MAX = 3_000
 SHELL_MODEL = f"{SHELL_ROUTE}/bash"
 TICK_S = 1.0
 DRAW_EVERY_S = 0.04
+SLOW_S = 0.5
+"""An input that the daemon has not taken after this time is shown as one that waits."""
 MODES = ("default", "accept_edits", "plan", "dont_ask", "bypass")
 
 
@@ -52,10 +54,14 @@ class Session(KheishScreen[None]):
         self._talk = Conversation(session_id)
         self._last_seq = 0
         """The session's newest record that is known; the window may end before it."""
+        self._problem = ""
+        """Why the session is read-only, if it is."""
         self._is_loading = True
         self._is_following = False
         self._may_reconnect = asyncio.Event()
         self._held: list[StreamEvent] = []
+        self._sending: dict[str, Queued] = {}
+        """Inputs that the daemon has not taken yet, by their keys, where that takes long."""
         self._drawn_at_s = 0.0
         self._editing = ""
         """The queued run whose text is in the composer, in the place of `_unsent`."""
@@ -81,15 +87,18 @@ class Session(KheishScreen[None]):
     def _is_at_end(self) -> bool:
         return self._talk.last_seq >= self._last_seq
 
+    @property
+    def _is_closed(self) -> bool:
+        """Whether nothing can be written to the session any more."""
+        return self._talk.is_ended or bool(self._problem)
+
     def _load(self, *, at: str = "end") -> None:
         self.run_worker(self._load_window(at), name="window", group="window", exclusive=True)
 
     async def _load_window(self, at: str) -> None:
         self._is_loading = True
         try:
-            view = await self.client.sessions.get(self.session_id)
-            self._last_seq = max(self._last_seq, view["seq"])
-            self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+            await self._load_view()
             if at == "start":
                 records = await self._page(0, PAGE_RECORDS)
             else:
@@ -102,12 +111,34 @@ class Session(KheishScreen[None]):
             return
         self._talk.show(records)
         self._is_loading = False
-        self.query_one(Transcript).show(self._talk.entries, at=at)
+        problem = [Note(self._last_seq, 0, self._problem, "error")] if self._problem else []
+        self.query_one(Transcript).show([*self._talk.entries, *problem], at=at)
         self.query_one(Composer).set_cwd(self._talk.cwd)
         self._draw_facts()
-        if not self._is_following:
+        if not self._is_following and not self._problem:
             self._is_following = True
             self.run_worker(self._follow(), name="follow", group="follow")
+
+    async def _load_view(self) -> None:
+        """Of a damaged session there are the records before the fault."""
+        try:
+            view = await self.client.sessions.get(self.session_id)
+        except ApiError as error:
+            if error.code != "session_corrupt":
+                raise
+            self._problem, self._last_seq = error.message, await self._last_readable()
+            return
+        self._problem = view["problem"]
+        self._last_seq = max(self._last_seq, view["seq"])
+        self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+
+    async def _last_readable(self) -> int:
+        """The seq before the fault, which only reading up to it tells."""
+        seq = 0
+        with contextlib.suppress(ApiError):
+            while page := await self._page(seq, PAGE_RECORDS):
+                seq = page[-1]["seq"]
+        return seq
 
     async def _page(self, after_seq: int, limit: int) -> list[RecordView]:
         """Records after a seq, as far as one page reaches."""
@@ -182,6 +213,13 @@ class Session(KheishScreen[None]):
         if not self._is_following:
             self._load()
 
+    def disconnected(self) -> None:
+        self._draw_facts()
+
+    def board_changed(self, rows: Sequence[Row] | None) -> None:
+        if rows is None or any(row.session_id == self.session_id for row in rows):
+            self._draw_facts()
+
     def _hold(self, event: StreamEvent) -> None:
         """What comes close together is drawn together."""
         self._held.append(event)
@@ -227,21 +265,24 @@ class Session(KheishScreen[None]):
                 self._draw_facts()
 
     def _draw_facts(self) -> None:
+        if not self.is_mounted:
+            return
         talk, look = self._talk, self.look
         transcript = self.query_one(Transcript)
-        self.query_one(Queue).show(talk.queue, look)
+        self.query_one(Queue).show([*talk.queue, *self._sending.values()], look)
         ended = ("  ended", "$warning") if talk.is_ended else ""
+        problem = ("  read-only", "$error") if self._problem else ""
         self.query_one("#title", Static).update(
             Content.assemble(
                 (one_line(talk.title or self.session_id, 60), "bold"),
                 (f"  {short_path(talk.cwd)}", "$foreground 60%"),
                 ended,
+                problem,
             )
         )
         self.query_one(Summons).show(list(talk.asks.values()), transcript.unseen, look)
         composer = self.query_one(Composer)
-        if talk.is_ended:
-            composer.disabled = True
+        composer.disabled = self._is_closed
         composer.hint = self._hint()
         row = self.kheish.board.rows.get(self.session_id)
         state = row.status if row else "running" if talk.active else "idle"
@@ -257,6 +298,8 @@ class Session(KheishScreen[None]):
         self.refresh_bindings()
 
     def _hint(self) -> str:
+        if self._problem:
+            return "this session is read-only"
         if self._talk.is_ended:
             return "this session has ended"
         if self._editing:
@@ -282,18 +325,30 @@ class Session(KheishScreen[None]):
         how = "queue" if message.how == "shell" else message.how
         if how == "steer" and not self._talk.active:
             how = "queue"
+        key = new_id("input")
+        slow = self.set_timer(SLOW_S, lambda: self._show_sending(key, message.text))
         try:
-            await self.client.sessions.submit(
-                self.session_id,
-                message.text,
-                delivery=how,
-                model=SHELL_MODEL if message.how == "shell" else None,
-                attachments=message.attachments,
-                key=new_id("input"),
+            await self.kheish.link.deliver(
+                lambda: self.client.sessions.submit(
+                    self.session_id,
+                    message.text,
+                    delivery=how,
+                    model=SHELL_MODEL if message.how == "shell" else None,
+                    attachments=message.attachments,
+                    key=key,
+                )
             )
         except KheishError as error:
             self.kheish.say(error)
             self.query_one(Composer).restore(message)
+        finally:
+            slow.stop()
+            if self._sending.pop(key, None) is not None:
+                self._draw_facts()
+
+    def _show_sending(self, key: str, text: str) -> None:
+        self._sending[key] = Queued(key, text, "", is_steered=False, is_sent=False)
+        self._draw_facts()
 
     def _stop_editing(self) -> None:
         """What was being written comes back."""
@@ -376,10 +431,10 @@ class Session(KheishScreen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         match action:
-            case "steer":
-                return bool(self._talk.active)
-            case "interrupt":
-                return bool(self._talk.active)
+            case "queue" | "newline" | "editor":
+                return not self._is_closed
+            case "steer" | "interrupt":
+                return bool(self._talk.active) and not self._is_closed
             case "answer":
                 return bool(self._talk.asks)
             case "queue_focus":

@@ -292,7 +292,7 @@ def draw_line(line: Line, width: int, seq_width: int, look: Look, me: str) -> St
     record = line.record
     clock = time.strftime("%H:%M:%S", time.localtime(record["at_ms"] / 1000))
     style: Style = getattr(look, STYLE.get(line.color, "text"))
-    head = f"{record['seq']:>{seq_width}}  {clock}  g{record['generation']} "
+    head = f"{record['seq']:>{seq_width}}  {clock}  {'g' + str(record['generation']):<3} "
     author = f" {cut_columns(author_of(record, me), 8, look.marks.ellipsis):<8} "
     text = cut_columns(one_line(line.text), max(0, width - len(head) - len(author)), look.marks.ellipsis)
     return strip_of((head, look.dim), (author, look.accent if author.strip() == "you" else look.dim), (text, style))
@@ -311,7 +311,8 @@ def draw_details(record: RecordView, state: Conversation, width: int, look: Look
     by = record["by"]
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["at_ms"] / 1000))
     lines = [strip_of((f"seq {record['seq']}", look.heading), (f"  {at}.{record['at_ms'] % 1000:03d}", look.dim))]
-    author = f"{by['principal']} through {by['origin']}" + "".join(
+    origin = f" through {by['origin']}" if by["origin"] not in ("", by["principal"]) else ""
+    author = f"{by['principal']}{origin}" + "".join(
         f", {name} {by[name]}" for name in ("command", "key") if by.get(name)
     )  # fmt: skip
     lines += fact("author", one_line(author), width, look)

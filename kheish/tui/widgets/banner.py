@@ -1,4 +1,4 @@
-"""A line across the screen that says why nothing comes from the daemon, and when the next try is."""
+"""Lines across the screen that says why nothing comes from the daemon, and when the next try is."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Banner(Static):
 
     DEFAULT_CSS = """
     Banner {
-        display: none; dock: top; height: 1; padding: 0 1; background: $warning; color: $background;
-        text-style: bold; text-wrap: nowrap; text-overflow: ellipsis;
+        display: none; dock: top; height: auto; max-height: 4; padding: 0 1; background: $warning; color: $background;
+        text-style: bold;
     }
     """
 
@@ -40,6 +40,10 @@ class Banner(Static):
         self._draw()
 
     def _draw(self) -> None:
-        wait_s = max(0, ceil(self._retry_at_s - time.monotonic()))
-        what = "ctrl+r starts it" if self._was_stopped else f"not connected, trying again in {wait_s}s"
-        self.update(Content(f"{what} · {self._text}" if self._retry_at_s else self._text))
+        text = self._text
+        if self._retry_at_s and self._was_stopped:
+            text += " · ctrl+r starts it"
+        elif self._retry_at_s:
+            wait_s = max(0, ceil(self._retry_at_s - time.monotonic()))
+            text = f"not connected, trying again in {wait_s}s · {text}"
+        self.update(Content(text))

@@ -543,6 +543,15 @@ class Composer(TextArea):
             return not self.text
         return self.screen.check_action(action, parameters) if action in SHARED else True
 
+    def action_copy(self) -> None:
+        """What is marked; with nothing marked it clears what is written, which can be undone."""
+        if self.selected_text:
+            super().action_copy()
+        elif self.text:
+            self.clear()
+        else:
+            self.app.action_help_quit()
+
     def action_queue(self) -> None:
         row, column = self.cursor_location
         if self.document.get_line(row)[:column].endswith("\\"):

@@ -43,10 +43,12 @@ class Queue(Rows):
         self._queue: list[Queued] = []
 
     def show(self, queue: Sequence[Queued], look: Look) -> None:
-        self._queue = list(queue)
+        """What steers comes first, since it enters first."""
+        self._queue = sorted(queue, key=lambda queued: not queued.is_steered)
+        steering = sum(queued.is_steered for queued in queue)
         self.display = bool(queue)
         self.styles.height = min(LINES_MAX, len(queue))
-        self.set([_item(queued, i, look) for i, queued in enumerate(queue, 1)])
+        self.set([_item(queued, i, look) for i, queued in enumerate(self._queue, 1 - steering)])
         if not queue and self.has_focus:
             self.post_message(self.Closed())
 
@@ -56,7 +58,7 @@ class Queue(Rows):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("edit", "withdraw", "go_first"):
             chosen = self._chosen()
-            return chosen is not None and not chosen.is_steered
+            return chosen is not None and chosen.is_sent and not chosen.is_steered
         return True
 
     def action_edit(self) -> None:
@@ -76,7 +78,7 @@ class Queue(Rows):
 
 
 def _item(queued: Queued, position: int, look: Look) -> Item:
-    head = "steers  " if queued.is_steered else f"queued {position}"
+    head = "steers  " if queued.is_steered else f"queued {position}" if queued.is_sent else "no answer yet"
     text = one_line(queued.text)
     return Item(
         queued.id,

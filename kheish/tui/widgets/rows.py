@@ -54,11 +54,13 @@ class Rows(ScrollView, can_focus=True):
         """The id of the row under it; "" in an empty list."""
         return self._items[self._cursor].id if 0 <= self._cursor < len(self._items) else ""
 
-    def set(self, items: Sequence[Item]) -> None:
-        """Replaces the rows. The cursor stays on its row, or where that is gone, in its place."""
+    def set(self, items: Sequence[Item], *, stay_first: bool = False) -> None:
+        """Replaces the rows. The cursor stays on its row, or where that is gone, in its place; with `stay_first` one
+        that is on the first row stays there, whatever comes to it."""
         before, at = self.cursor, self._cursor
+        kept = "" if stay_first and at == self._near(0) else before
         self._items = items
-        self._cursor = next((i for i, item in enumerate(items) if item.id == before and before), -1)
+        self._cursor = next((i for i, item in enumerate(items) if item.id == kept and kept), -1)
         if self._cursor < 0:
             self._cursor = self._near(min(max(at, 0), len(items) - 1))
         self.virtual_size = Size(self.scrollable_content_region.width, len(items))
@@ -68,7 +70,7 @@ class Rows(ScrollView, can_focus=True):
 
     def move_to(self, id: str) -> None:
         for i, item in enumerate(self._items):
-            if item.id == id:
+            if id and item.id == id:
                 self._move(i)
 
     def _near(self, index: int) -> int:

@@ -91,7 +91,7 @@ class Transcript(ScrollView, can_focus=True):
         if at == "start":
             self.set_reactive(ScrollView.scroll_y, 0.0)
             self.set_reactive(ScrollView.scroll_target_y, 0.0)
-        self._settle()
+        self._settle((0, 0) if at == "start" and entries else None)
 
     def replace(self, entries: Sequence[Entry]) -> None:
         """Another window that overlaps with this one: the line that is read stays. Entries are known by their seq."""
