@@ -81,7 +81,7 @@ def test_a_run_is_found_by_an_unambiguous_prefix(api: DaemonProcess) -> None:
 def test_a_finished_run_shows_what_it_took(api: DaemonProcess) -> None:
     run = api.finish(start(api, "took", "SHELL", "bypass"))
     assert (run["status"], run["outputs"], run["step"], run["error"]) == ("completed", ["done"], 2, None)
-    assert set(run["usage"].values()) == {0} and len(run["usage"]) == 4, "a script takes no tokens, and says so"
+    assert set(run["usage"].values()) == {0} and len(run["usage"]) == 5, "a script takes no tokens, and says so"
     assert run["queued_position"] is None
     assert run["submitted_at_ms"] <= run["started_at_ms"] <= run["finished_at_ms"] == run["updated_at_ms"]
 
