@@ -11,19 +11,20 @@ _kheish() {
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
     case $COMP_CWORD in
-        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt status doctor completion demo sessions runs approvals questions routes permissions daemon --help --version"; return ;;
+        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage status doctor completion demo sessions runs approvals questions routes secrets permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
                sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
-               runs) _kheish_words "list get wait events stream cancel --help"; return ;;
+               runs) _kheish_words "list get why usage wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
-               routes) _kheish_words "list path --help"; return ;;
+               routes) _kheish_words "list chains path --help"; return ;;
+               secrets) _kheish_words "set list get delete generate import-env --help"; return ;;
                permissions) _kheish_words "check matrix rules allow ask deny forget audit --help"; return ;;
                daemon) _kheish_words "start stop restart status run logs install --help"; return ;;
            esac ;;
     esac
     line=${COMP_WORDS[1]}
-    case $line in sessions | runs | approvals | questions | routes | permissions | daemon) line="$line ${COMP_WORDS[2]}" ;; esac
+    case $line in sessions | runs | approvals | questions | routes | secrets | permissions | daemon) line="$line ${COMP_WORDS[2]}" ;; esac
     case "$line:$prev" in
         "run:-s" | "run:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
         "run:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
@@ -31,11 +32,13 @@ _kheish() {
         "run:--attach") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "run:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
         "wait:--until") _kheish_words "done blocked idle"; return ;;
+        "usage:--by") _kheish_words "model route session day"; return ;;
         "sessions create:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
         "sessions create:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
         "sessions input:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
         "sessions export:-o" | "sessions export:--output") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "runs list:-s" | "runs list:--session" | "runs list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
+        "runs usage:--by") _kheish_words "model route session day"; return ;;
         "runs wait:--until") _kheish_words "done blocked"; return ;;
         "approvals list:-s" | "approvals list:--session" | "approvals list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
         "approvals allow-all:-s" | "approvals allow-all:--session" | "approvals allow-all:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
@@ -63,6 +66,7 @@ _kheish() {
                 "wait") _kheish_words "--until --timeout --json --help" ;;
                 "cancel") _kheish_words "-m --reason --json --help" ;;
                 "interrupt") _kheish_words "-m --reason --json --help" ;;
+                "usage") _kheish_words "--by --since --json --help" ;;
                 "status") _kheish_words "--json --help" ;;
                 "doctor") _kheish_words "--json --help" ;;
                 "completion") _kheish_words "--help" ;;
@@ -88,6 +92,8 @@ _kheish() {
                 "sessions import") _kheish_words "--json --help" ;;
                 "runs list") _kheish_words "-s --session --session-id --active --limit --json --help" ;;
                 "runs get") _kheish_words "--json --help" ;;
+                "runs why") _kheish_words "--json --help" ;;
+                "runs usage") _kheish_words "--by --json --help" ;;
                 "runs wait") _kheish_words "--until --timeout --json --help" ;;
                 "runs events") _kheish_words "--json --help" ;;
                 "runs stream") _kheish_words "--cursor --json --help" ;;
@@ -103,7 +109,14 @@ _kheish() {
                 "questions answer") _kheish_words "--option --decline -m --message --json --help" ;;
                 "questions decline") _kheish_words "-m --message --json --help" ;;
                 "routes list") _kheish_words "--json --help" ;;
+                "routes chains") _kheish_words "--json --help" ;;
                 "routes path") _kheish_words "--json --help" ;;
+                "secrets set") _kheish_words "--from-env --json --help" ;;
+                "secrets list") _kheish_words "--json --help" ;;
+                "secrets get") _kheish_words "--json --help" ;;
+                "secrets delete") _kheish_words "--force --json --help" ;;
+                "secrets generate") _kheish_words "--show --json --help" ;;
+                "secrets import-env") _kheish_words "--json --help" ;;
                 "permissions check") _kheish_words "--tool --arg --input --mode -s --session --json --help" ;;
                 "permissions matrix") _kheish_words "--json --help" ;;
                 "permissions rules") _kheish_words "-s --session --always --json --help" ;;
@@ -149,6 +162,8 @@ _kheish() {
                "sessions export") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions import") COMPREPLY=($(compgen -f -- "$cur")) ;;
                "runs get") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs why") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs usage") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "runs events") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs stream") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;

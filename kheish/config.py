@@ -6,6 +6,9 @@ allow = ["bash(git status*)"]
 ask = ["read_file(secrets/*)"]
 deny = ["bash(sudo *)"]
 
+[secrets]
+keyring = true
+
 [tui]
 theme = "kheish-light"
 
@@ -32,6 +35,12 @@ class Permissions(msgspec.Struct, forbid_unknown_fields=True):
     allow: list[str] = []
     ask: list[str] = []
     deny: list[str] = []
+
+
+class Secrets(msgspec.Struct, forbid_unknown_fields=True):
+    """`keyring`: the master key is in the system's keyring instead of the state root."""
+
+    keyring: bool = False
 
 
 Notice = Literal["off", "bell", "terminal", "desktop"]
@@ -63,6 +72,7 @@ class Tui(msgspec.Struct, forbid_unknown_fields=True):
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
+    secrets: Secrets = msgspec.field(default_factory=Secrets)
     tui: Tui = msgspec.field(default_factory=Tui)
 
 

@@ -93,11 +93,13 @@ class NewerFormat(StoreError):
 
 
 class ProviderError(KheishError):
-    """A model call that did not end in a reply. `retry_after_ms` is what the server asked for, if it did."""
+    """A model call that did not end in a reply. `retry_after_ms` is what the server asked for, if it did; `request_id`
+    the provider's name for the call, if it gave one."""
 
     code = "server_error"
     status = 502
 
-    def __init__(self, message: str, *, code: str, retry_after_ms: int | None = None) -> None:
+    def __init__(self, message: str, *, code: str, retry_after_ms: int | None = None, request_id: str = "") -> None:
         super().__init__(message, code=code)
         self.retry_after_ms = retry_after_ms
+        self.request_id = request_id

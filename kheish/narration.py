@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from kheish.client.views import Answer
 
 WIDTH = 200
+_WHY = {
+    "failover": "the one before failed",
+    "cooling": "the one before is spared",
+    "returned": "the first of the chain again",
+}
 
 
 def call_text(tool: str, arguments: dict[str, Any], width: int = WIDTH) -> str:
@@ -97,6 +102,8 @@ class Renderer:
                 seconds = max(event["retry_at_ms"] - record["at_ms"], 0) / 1000
                 wait = f"{seconds:.0f}" if seconds >= 10 else f"{round(seconds, 1):g}"
                 return f"retrying in {wait} s: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
+            case "model_call.started" if event.get("reason", "primary") not in ("primary", "retry", "resumed"):
+                return f"takes {event['route']}/{event['model']} ({_WHY[event['reason']]})", "yellow"
             case "model_call.died":
                 return "the model call was cut off; it is made again", "yellow"
             case _:

@@ -22,6 +22,7 @@ from kheish.core.state import State
 from kheish.errors import Draining, Invalid, KheishError
 from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
+from kheish.secrets.service import Secrets
 from kheish.wire.body import IDEMPOTENCY_KEY
 from kheish.wire.sessions import SessionView, session_view
 
@@ -43,8 +44,9 @@ _RETRY = b"retry: %d\n" % STREAM_RETRY_MS
 class App:
     """What every endpoint can reach is on this object."""
 
-    def __init__(self, supervisor: Supervisor, *, state_root: Path, socket_path: Path) -> None:
+    def __init__(self, supervisor: Supervisor, secrets: Secrets, *, state_root: Path, socket_path: Path) -> None:
         self.supervisor = supervisor
+        self.secrets = secrets
         self.state_root = state_root
         self.socket_path = socket_path
         self.streams = Streams(supervisor)

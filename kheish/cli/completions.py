@@ -54,6 +54,7 @@ def _ids(kind: str) -> list[str]:
         if kind == "models":
             for route in client.daemon.routes():
                 found += [route["route_id"], f"{route['route_id']}/{route['default_model']}"]
+            found += [chain["chain_id"] for chain in client.daemon.chains()]
     except KheishError:
         pass
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.cli.output import paint, print_json, print_table
+from kheish.cli.output import paint, print_json, print_table, say
 from kheish.cli.targets import connect
 
 
@@ -19,6 +19,28 @@ def list_(as_json: bool) -> int:
             for r in rows
         ],
         {4: lambda text: paint(text, "green" if text == "yes" else "red")},
+    )  # fmt: skip
+    return 0
+
+
+def chains(as_json: bool) -> int:
+    rows = connect().daemon.chains()
+    if as_json:
+        print_json(rows)
+        return 0
+    if not rows:
+        say("there are no chains; see routes.md")
+        return 0
+    spared = {(c["route"], c["model"]): c["code"] for row in rows for c in row["cooling"]}
+    print_table(
+        ("chain", "default", "routes", "spared now"),
+        [
+            (row["chain_id"], "*" if row["is_default"] else "",
+             " > ".join(f"{hop['route']}/{hop['model']}" for hop in row["hops"]),
+             ", ".join(f"{hop['route']}/{hop['model']} ({spared[hop['route'], hop['model']]})"
+                       for hop in row["hops"] if (hop["route"], hop["model"]) in spared))
+            for row in rows
+        ],
     )  # fmt: skip
     return 0
 

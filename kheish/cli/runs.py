@@ -92,6 +92,17 @@ def print_run(view: RunView) -> None:
         print(clean(text))
 
 
+def why(run_id: str, as_json: bool) -> int:
+    view = connect().runs.why(run_id)
+    if as_json:
+        print_json(view)
+    else:
+        print(f"{paint(view['run_id'], 'bold')}  {paint_status(view['status'])}")
+        for line in view["lines"]:
+            print(clean(line).replace("\n", " "))
+    return 0
+
+
 def events(run_id: str, as_json: bool) -> int:
     client = connect()
     cursor = None

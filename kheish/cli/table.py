@@ -11,6 +11,7 @@ SESSION = Param("session", "-s", "--session", help="The session; default: the on
 ONLY_SESSION = Param("session", "-s", "--session", "--session-id", metavar="SESSION", help="Only of this session.")
 LIMIT = Param("limit", "--limit", kind=int, default=100, at_least=1, help="How many at most.")
 JSON_LINES = Param("as_json", "--json", kind=bool, help="JSON lines, as without it.")
+_BY = Param("by", "--by", default="model", choices=("model", "route", "session", "day"), help="What makes a row.")
 MESSAGE = Param("message", "-m", "--message", default="", help="Why; the model is told.")
 REASON = Param("reason", "-m", "--reason", default="", help="Why; kept in the journal.")
 
@@ -128,6 +129,11 @@ DAILY = (
             _arg("target", "A run or a session; default: the session of this directory.", default=None), REASON, JSON),
     Command("interrupt", "runs:interrupt", "Stop the active run of a session; its queue goes on.",
             _arg("target", "A session; default: the one of this directory.", default=None), REASON, JSON),
+    Command("usage", "usage:usage",
+            "Add up, from the journals, what model calls used and cost.\n\n"
+            "Example: kheish usage --by day --since 4w",
+            _BY,
+            Param("since", "--since", default="7d", metavar="TIME", help="Since 90m, 12h, 7d, 4w ago; or all."), JSON),
     Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
     Command("doctor", "diagnostics:doctor",
             "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),
@@ -145,6 +151,7 @@ DAILY = (
 
 _ID = _arg("run_id", "The run, or the beginning of its id.")
 _NAME = _arg("session_id", "The session, or the beginning of its id.")
+_SECRET = _arg("name", "The secret's name: lower-case letters, digits, `.`, `_`, `-`.")
 _NAME_OR_HERE = _arg(
     "session_id", "The session, or the beginning of its id; default: that of this directory.", default=None
 )
@@ -217,6 +224,10 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     ONLY_SESSION,
                     Param("active", "--active", kind=bool, help="Only those that are not over."), LIMIT, JSON),
             Command("get", "runs:get", "Show a run.", _ID, JSON),
+            Command("why", "runs:why",
+                    "Explain, from its journal, which way to a model each call took, and why: what failed, was spared, "
+                    "waited, and took how long.\n\nExample: kheish runs why 01KB", _ID, JSON),
+            Command("usage", "usage:of_run", "Add up what the model calls of a run used and cost.", _ID, _BY, JSON),
             Command("wait", "wait:wait", "Wait for a run; see `kheish wait --help`.",
                     _arg("target", "The run."),
                     Param("until", "--until", default="done", choices=("done", "blocked"), help="What to wait for."),
@@ -259,7 +270,31 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         "Ways to a model.",
         (
             Command("list", "routes:list_", "List the routes, and which is the default.", JSON),
+            Command("chains", "routes:chains", "List the chains of routes, and which are spared now.", JSON),
             Command("path", "routes:path", "Print where routes.toml belongs.", JSON),
+        ),
+    ),
+    "secrets": (
+        "Keys and tokens that the daemon keeps sealed.",
+        (
+            Command("set", "secrets:set_",
+                    "Set a secret: its value is asked for and not shown, or comes from standard input.\n\n"
+                    "Examples:\n\n  kheish secrets set anthropic\n\n  pass show claude | kheish secrets set anthropic",
+                    _SECRET, _arg("value", "Refused: arguments are seen by every process.", default=None, many=True),
+                    Param("from_env", "--from-env", metavar="VARIABLE", help="Take the value of this variable."), JSON),
+            Command("list", "secrets:list_", "List the secrets and what uses them, without their values.", JSON),
+            Command("get", "secrets:get", "Show a secret without its value.", _SECRET, JSON),
+            Command("delete", "secrets:delete", "Delete a secret that no route uses.", _SECRET,
+                    Param("force", "--force", kind=bool, help="Also one that routes use."), JSON),
+            Command("generate", "secrets:generate",
+                    "Make 32 random bytes: set NAME to them, or print them, for KHEISH_AUTH_STORE_MASTER_KEY.\n\n"
+                    "Example: kheish secrets generate webhook --show",
+                    _arg("name", "The secret; default: none is set.", default=None),
+                    Param("show", "--show", kind=bool, help="Print what NAME was set to; nothing shows it later."),
+                    JSON),
+            Command("import-env", "secrets:import_env",
+                    "Set a secret for each provider's key in this environment: ANTHROPIC_API_KEY as `anthropic`, ...",
+                    JSON),
         ),
     ),
     "permissions": (

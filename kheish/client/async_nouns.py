@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ApprovalView,
         Behavior,
         CapabilitiesView,
+        ChainView,
         Delivery,
         HealthView,
         InboxView,
@@ -39,10 +40,13 @@ if TYPE_CHECKING:
         RouteView,
         RuleView,
         RunView,
+        SecretView,
         SessionPage,
         SessionView,
         StatusView,
         TranscriptView,
+        UsageReport,
+        WhyView,
     )
 
 OVER = ("completed", "failed", "interrupted", "cancelled", "idle", "ended")
@@ -287,6 +291,14 @@ class AsyncRuns(_Noun):
         query = {"cursor": cursor, "limit": limit}
         return await self._send("GET", f"/v1/runs/{segment(run_id)}/events", query=query)
 
+    async def why(self, run_id: str) -> WhyView:
+        """Why it went where it went: its model calls, attempt by attempt, and in words."""
+        return await self._send("GET", f"/v1/runs/{segment(run_id)}/why")
+
+    async def usage(self, run_id: str, *, by: Literal["model", "route", "session", "day"] | None = None) -> UsageReport:
+        """What its model calls used and cost."""
+        return await self._send("GET", f"/v1/runs/{segment(run_id)}/usage", query={"by": by})
+
     async def wait(
         self, run_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
     ) -> RunView:
@@ -458,6 +470,23 @@ class AsyncPermissions(_Noun):
         return await self._send("DELETE", "/v1/runtime/permissions/rules", query={"pattern": pattern})
 
 
+class AsyncSecrets(_Noun):
+    async def list(self) -> builtins.list[SecretView]:
+        """By name. No answer holds a value."""
+        return await self._send("GET", "/v1/runtime/secrets")
+
+    async def get(self, name: str) -> SecretView:
+        return await self._send("GET", f"/v1/runtime/secrets/{segment(name)}")
+
+    async def set(self, name: str, value: str) -> SecretView:
+        """Makes or replaces it; what uses it takes the new value at its next use."""
+        return await self._send("POST", "/v1/runtime/secrets", body={"name": name, "value": value})
+
+    async def delete(self, name: str, *, force: bool | None = None) -> SecretView:
+        """The answer is what it was. Refused (`secret_in_use`) while routes use it, unless `force`."""
+        return await self._send("DELETE", f"/v1/runtime/secrets/{segment(name)}", query={"force": force})
+
+
 class AsyncDaemon(_Noun):
     async def status(self) -> StatusView:
         """Version, pid, generation, counts, warnings, and the cursor of the stream of all sessions."""
@@ -474,6 +503,16 @@ class AsyncDaemon(_Noun):
     async def routes(self) -> list[RouteView]:
         """The routes to models, without secrets."""
         return await self._send("GET", "/v1/routes")
+
+    async def chains(self) -> list[ChainView]:
+        """The chains of routes, and which of their hops are spared now."""
+        return await self._send("GET", "/v1/chains")
+
+    async def usage(
+        self, *, by: Literal["model", "route", "session", "day"] | None = None, since_ms: int | None = None
+    ) -> UsageReport:
+        """What all model calls since a time (unix milliseconds) used and cost, added up from the journals."""
+        return await self._send("GET", "/v1/usage", query={"by": by, "since_ms": since_ms}, timeout_s=None)
 
     async def blob(self, sha256: str, *, offset: int | None = None, limit: int | None = None) -> bytes:
         """Stored bytes, such as a long tool output; 1 MiB unless `limit` says otherwise, at most 16."""

@@ -7,7 +7,7 @@ import time
 from kheish import paths
 from kheish.client.errors import DaemonUnreachable
 from kheish.client.http1 import segment
-from kheish.client.nouns import Approvals, Daemon, Permissions, Questions, Runs, Sessions
+from kheish.client.nouns import Approvals, Daemon, Permissions, Questions, Runs, Secrets, Sessions
 from kheish.client.transport import Transport
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ class Kheish:
         self.approvals = Approvals(self)
         self.questions = Questions(self)
         self.permissions = Permissions(self)
+        self.secrets = Secrets(self)
         self.daemon = Daemon(self)
 
     def send(self, request: Request) -> Any:
@@ -93,6 +94,7 @@ class AsyncKheish:
         self.approvals = async_nouns.AsyncApprovals(self)
         self.questions = async_nouns.AsyncQuestions(self)
         self.permissions = async_nouns.AsyncPermissions(self)
+        self.secrets = async_nouns.AsyncSecrets(self)
         self.daemon = async_nouns.AsyncDaemon(self)
 
     async def send(self, request: Request) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ApprovalView,
         Behavior,
         CapabilitiesView,
+        ChainView,
         Delivery,
         HealthView,
         InboxView,
@@ -44,10 +45,13 @@ if TYPE_CHECKING:
         RouteView,
         RuleView,
         RunView,
+        SecretView,
         SessionPage,
         SessionView,
         StatusView,
         TranscriptView,
+        UsageReport,
+        WhyView,
     )
 
 OVER = ("completed", "failed", "interrupted", "cancelled", "idle", "ended")
@@ -290,6 +294,14 @@ class Runs(_Noun):
         query = {"cursor": cursor, "limit": limit}
         return self._send("GET", f"/v1/runs/{segment(run_id)}/events", query=query)
 
+    def why(self, run_id: str) -> WhyView:
+        """Why it went where it went: its model calls, attempt by attempt, and in words."""
+        return self._send("GET", f"/v1/runs/{segment(run_id)}/why")
+
+    def usage(self, run_id: str, *, by: Literal["model", "route", "session", "day"] | None = None) -> UsageReport:
+        """What its model calls used and cost."""
+        return self._send("GET", f"/v1/runs/{segment(run_id)}/usage", query={"by": by})
+
     def wait(
         self, run_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
     ) -> RunView:
@@ -461,6 +473,23 @@ class Permissions(_Noun):
         return self._send("DELETE", "/v1/runtime/permissions/rules", query={"pattern": pattern})
 
 
+class Secrets(_Noun):
+    def list(self) -> builtins.list[SecretView]:
+        """By name. No answer holds a value."""
+        return self._send("GET", "/v1/runtime/secrets")
+
+    def get(self, name: str) -> SecretView:
+        return self._send("GET", f"/v1/runtime/secrets/{segment(name)}")
+
+    def set(self, name: str, value: str) -> SecretView:
+        """Makes or replaces it; what uses it takes the new value at its next use."""
+        return self._send("POST", "/v1/runtime/secrets", body={"name": name, "value": value})
+
+    def delete(self, name: str, *, force: bool | None = None) -> SecretView:
+        """The answer is what it was. Refused (`secret_in_use`) while routes use it, unless `force`."""
+        return self._send("DELETE", f"/v1/runtime/secrets/{segment(name)}", query={"force": force})
+
+
 class Daemon(_Noun):
     def status(self) -> StatusView:
         """Version, pid, generation, counts, warnings, and the cursor of the stream of all sessions."""
@@ -477,6 +506,16 @@ class Daemon(_Noun):
     def routes(self) -> list[RouteView]:
         """The routes to models, without secrets."""
         return self._send("GET", "/v1/routes")
+
+    def chains(self) -> list[ChainView]:
+        """The chains of routes, and which of their hops are spared now."""
+        return self._send("GET", "/v1/chains")
+
+    def usage(
+        self, *, by: Literal["model", "route", "session", "day"] | None = None, since_ms: int | None = None
+    ) -> UsageReport:
+        """What all model calls since a time (unix milliseconds) used and cost, added up from the journals."""
+        return self._send("GET", "/v1/usage", query={"by": by, "since_ms": since_ms}, timeout_s=None)
 
     def blob(self, sha256: str, *, offset: int | None = None, limit: int | None = None) -> bytes:
         """Stored bytes, such as a long tool output; 1 MiB unless `limit` says otherwise, at most 16."""

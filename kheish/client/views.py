@@ -18,6 +18,7 @@ ApprovalKind = Literal["tool_call", "uncertain"]
 Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
 RunStatus = Literal[
     "queued",
     "running",
@@ -115,6 +116,31 @@ class Attachment(TypedDict):
     bytes: NotRequired[int]
 
 
+class Attempt(TypedDict):
+    """One attempt at a model call: what it took and why (`reason`, with what was spared then), and what came of it.
+    `request_id` is the provider's; `first_ms` is 0 where no piece of a reply is known of; `waited_ms` is the pause
+    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known."""
+
+    model_call_id: str
+    step: int
+    attempt: int
+    at_ms: int
+    route: str
+    model: str
+    reason: Choice
+    cooling: list[Cooling]
+    result: Literal["under_way", "replied", "failed", "died"]
+    code: str
+    message: str
+    request_id: str
+    first_ms: int
+    duration_ms: int
+    waited_ms: int
+    discarded: bool
+    usage: Usage
+    cost_usd: float | None
+
+
 class AuthorView(TypedDict):
     """Who a record is by: `principal` is `user:<uid>`, `run:<run id>` or `daemon`; `origin` is what kind of client it
     was; `command` and `key` are there where a client sent one."""
@@ -140,6 +166,24 @@ class CapabilitiesView(TypedDict):
     limits: LimitsView
 
 
+class ChainView(TypedDict):
+    """A chain's id stands wherever a route's may. `cooling` are the hops that are spared now."""
+
+    chain_id: str
+    hops: list[Hop]
+    is_default: bool
+    cooling: list[Cooling]
+
+
+class Cooling(TypedDict):
+    """A hop that failed with this and is spared until then."""
+
+    route: str
+    model: str
+    code: str
+    until_ms: int
+
+
 class DeltaView(TypedDict):
     """`text` is of the model (`text`, `reasoning`) or of a tool that runs (`tool_output`); with `tool_call` the model
     begins to ask for `tool`."""
@@ -163,6 +207,15 @@ class HealthView(TypedDict):
 
 class HeartbeatView(TypedDict):
     type: Literal["heartbeat"]
+
+
+class Hop(TypedDict):
+    """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
+    pass."""
+
+    route: str
+    model: str
+    on: NotRequired[list[str]]
 
 
 class InboxCounts(TypedDict):
@@ -251,6 +304,9 @@ class MessageView(TypedDict):
 
 
 class ModelCallCompleted(TypedDict):
+    """`request_id` is the provider's; `first_ms` and `duration_ms` are how long the first piece of the reply and the
+    whole of it took."""
+
     type: Literal["model_call.completed"]
     run_id: str
     model_call_id: str
@@ -263,6 +319,9 @@ class ModelCallCompleted(TypedDict):
     reasoning: NotRequired[str]
     model: NotRequired[str]
     provider_state: NotRequired[dict[str, Any]]
+    request_id: NotRequired[str]
+    first_ms: NotRequired[int]
+    duration_ms: NotRequired[int]
 
 
 class ModelCallDied(TypedDict):
@@ -281,10 +340,13 @@ class ModelCallFailed(TypedDict):
     attempt: int
     code: str
     message: str
+    request_id: NotRequired[str]
+    duration_ms: NotRequired[int]
 
 
 class ModelCallRetrying(TypedDict):
-    """An attempt failed and the next is due at `retry_at_ms`."""
+    """An attempt failed and the next is due at `retry_at_ms`. `discarded`: it had begun to answer, and what followers
+    saw of that does not count."""
 
     type: Literal["model_call.retrying"]
     run_id: str
@@ -293,10 +355,14 @@ class ModelCallRetrying(TypedDict):
     code: str
     message: str
     retry_at_ms: int
+    discarded: NotRequired[bool]
+    request_id: NotRequired[str]
+    duration_ms: NotRequired[int]
 
 
 class ModelCallStarted(TypedDict):
-    """`step` counts the run's model calls from 1; `attempt` the tries of this one."""
+    """`step` counts the run's model calls from 1; `attempt` the tries of this one. `route` and `model` are what it
+    takes, `reason` says why, `cooling` which hops of the chain are spared now."""
 
     type: Literal["model_call.started"]
     run_id: str
@@ -304,6 +370,10 @@ class ModelCallStarted(TypedDict):
     step: int
     attempt: int
     at_ms: int
+    route: NotRequired[str]
+    model: NotRequired[str]
+    reason: NotRequired[Choice]
+    cooling: NotRequired[list[Cooling]]
 
 
 class Option(TypedDict):
@@ -465,6 +535,7 @@ class RouteView(TypedDict):
     default_model: str
     base_url: str
     api_key_env: str
+    auth_ref: str
     multimodal_input: bool
     is_default: bool
     ready: bool
@@ -564,6 +635,7 @@ class RunSubmitted(TypedDict):
     metadata: NotRequired[dict[str, Any]]
     first: NotRequired[bool]
     body_digest: NotRequired[str]
+    hops: NotRequired[list[Hop]]
 
 
 class RunView(TypedDict):
@@ -591,6 +663,18 @@ class RunView(TypedDict):
     outputs: list[str]
     usage: UsageView
     error: RunError | None
+
+
+class SecretView(TypedDict):
+    """`version` counts how often it was set. `referenced_by` are the routes that use it, null where routes.toml cannot
+    be read. `problem` says why it cannot be used; where its document cannot be read, the numbers are 0."""
+
+    name: str
+    version: int
+    created_at_ms: int
+    updated_at_ms: int
+    referenced_by: list[str] | None
+    problem: str
 
 
 class SessionCounts(TypedDict):
@@ -792,6 +876,31 @@ class Usage(TypedDict):
     output_tokens: NotRequired[int]
     cache_read_tokens: NotRequired[int]
     cache_write_tokens: NotRequired[int]
+    reasoning_tokens: NotRequired[int]
+
+
+class UsageReport(TypedDict):
+    """Of the model calls that were completed since then. `is_whole`: nothing was left out because there is too much."""
+
+    by: Literal["model", "route", "session", "day"]
+    since_ms: int
+    rows: list[UsageRow]
+    total: UsageRow
+    is_whole: bool
+
+
+class UsageRow(TypedDict):
+    """`cost_usd` is null where no price is known; what it leaves out of `calls` is `unpriced_calls`."""
+
+    name: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: float | None
+    unpriced_calls: int
 
 
 class UsageView(TypedDict):
@@ -801,12 +910,24 @@ class UsageView(TypedDict):
     output_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
+    reasoning_tokens: int
 
 
 class WarningView(TypedDict):
     code: str
     message: str
     session_id: str
+
+
+class WhyView(TypedDict):
+    """`hops` is the chain of the run; `lines` tells in words what `attempts` says."""
+
+    run_id: str
+    session_id: str
+    status: RunStatus
+    hops: list[Hop]
+    attempts: list[Attempt]
+    lines: list[str]
 
 
 AnyEvent = (

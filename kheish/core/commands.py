@@ -6,12 +6,24 @@ from typing import Any
 
 import msgspec
 
-from kheish.core.events import Answer, Arguments, Attachment, Delivery, Mode, Remember, Resolution, Rule
+from kheish.core.events import (
+    Answer,
+    Arguments,
+    Attachment,
+    Cooling,
+    Delivery,
+    Hop,
+    Mode,
+    Remember,
+    Resolution,
+    Rule,
+)
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What surrounds every command and outcome. `id_base` seeds the ids of whatever the decision makes;
-    `is_operator` says whether the caller may decide for a human: a local person's client, never a run."""
+    `is_operator` says whether the caller may decide for a human: a local person's client, never a run. `cooling` are
+    the ways to a model that the daemon spares now."""
 
     at_ms: int
     id_base: str
@@ -21,6 +33,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     is_operator: bool = False
     key: str = ""
     body_digest: str = ""
+    cooling: tuple[Cooling, ...] = ()
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command"):
@@ -51,6 +64,8 @@ class AddRule(Command, tag="add_rule", frozen=True):
 
 
 class SubmitRun(Command, tag="submit_run", frozen=True):
+    """`hops` is the whole chain, where there is more to it than the route and the model."""
+
     text: str
     route: str
     model: str
@@ -58,6 +73,7 @@ class SubmitRun(Command, tag="submit_run", frozen=True):
     kind: str = "input"
     attachments: tuple[Attachment, ...] = ()
     metadata: dict[str, Any] = {}
+    hops: tuple[Hop, ...] = ()
 
 
 class EditRun(Command, tag="edit_run", frozen=True):

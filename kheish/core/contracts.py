@@ -106,7 +106,8 @@ class ReplyToolCall(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """A complete reply. A stream that ends early never becomes one."""
+    """A complete reply. A stream that ends early never becomes one. `request_id` is the provider's name for the
+    call."""
 
     text: str
     stop_reason: StopReason
@@ -115,6 +116,7 @@ class Reply(Struct, frozen=True):
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}
+    request_id: str = ""
 
 
 FailureCode = Literal[

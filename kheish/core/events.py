@@ -24,6 +24,10 @@ ApprovalKind = Literal["tool_call", "uncertain"]
 Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
+"""Why an attempt takes the hop that it takes: `primary`, it is the first of its chain; `failover`, the attempt before
+failed on another; `cooling`, those before it in the chain cool down; `returned`, the first is to be had again; `retry`,
+the same again after a pause; `resumed`, the same again because the daemon died."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -65,6 +69,26 @@ class Usage(Struct, frozen=True):
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Those of the output that were reasoning, where the provider says so."""
+
+
+class Hop(Struct, frozen=True):
+    """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
+    pass."""
+
+    route: str
+    model: str
+    on: tuple[str, ...] = ()
+
+
+class Cooling(Struct, frozen=True):
+    """A hop that failed with this and is spared until then."""
+
+    route: str
+    model: str
+    code: str
+    until_ms: int
 
 
 class Process(Struct, frozen=True):
@@ -153,6 +177,8 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Goes to the head of the queue: it interrupted the run before it."""
     body_digest: str = ""
     """Digest of the request, kept with its idempotency key."""
+    hops: tuple[Hop, ...] = ()
+    """Of a run with a chain, all of it; `route` and `model` are those of the first."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -224,16 +250,24 @@ class RunInterrupted(Event, tag="run.interrupted", frozen=True):
 
 
 class ModelCallStarted(Event, tag="model_call.started", frozen=True):
-    """`step` counts the run's model calls from 1; `attempt` the tries of this one."""
+    """`step` counts the run's model calls from 1; `attempt` the tries of this one. `route` and `model` are what it
+    takes, `reason` says why, `cooling` which hops of the chain are spared now."""
 
     run_id: str
     model_call_id: str
     step: int
     attempt: int
     at_ms: int
+    route: str = ""
+    model: str = ""
+    reason: Choice = "primary"
+    cooling: tuple[Cooling, ...] = ()
 
 
 class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
+    """`request_id` is the provider's; `first_ms` and `duration_ms` are how long the first piece of the reply and the
+    whole of it took."""
+
     run_id: str
     model_call_id: str
     attempt: int
@@ -246,10 +280,14 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     model: str = ""
     provider_state: dict[str, Any] = {}
     """What a provider needs back verbatim with this reply (signed reasoning blocks), keyed by driver."""
+    request_id: str = ""
+    first_ms: int = 0
+    duration_ms: int = 0
 
 
 class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
-    """An attempt failed and the next is due at `retry_at_ms`."""
+    """An attempt failed and the next is due at `retry_at_ms`. `discarded`: it had begun to answer, and what followers
+    saw of that does not count."""
 
     run_id: str
     model_call_id: str
@@ -257,6 +295,9 @@ class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
     code: str
     message: str
     retry_at_ms: int
+    discarded: bool = False
+    request_id: str = ""
+    duration_ms: int = 0
 
 
 class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
@@ -265,6 +306,8 @@ class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
     attempt: int
     code: str
     message: str
+    request_id: str = ""
+    duration_ms: int = 0
 
 
 class ModelCallDied(Event, tag="model_call.died", frozen=True):

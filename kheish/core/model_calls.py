@@ -5,22 +5,23 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from kheish.core import runs
+from kheish.core import chains, runs
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import Context
 from kheish.core.contracts import AssistantMessage, FailureCode, Reply
 from kheish.core.draft import Draft
 from kheish.core.events import (
+    Choice,
     ModelCallCompleted,
     ModelCallDied,
     ModelCallFailed,
     ModelCallRetrying,
     ModelCallStarted,
     ToolRequest,
-    Usage,
 )
 from kheish.core.outcomes import ModelFailed, ModelReplied, RetryDue
 from kheish.core.state import ModelCall, Run, State, ToolCall
+from kheish.core.usage import add_usage
 from kheish.limits import (
     MODEL_ATTEMPTS_MAX,
     MODEL_REPLY_BYTES_MAX,
@@ -91,6 +92,9 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             reasoning=reply.reasoning,
             model=reply.model,
             provider_state=reply.provider_state,
+            request_id=reply.request_id,
+            first_ms=outcome.first_ms,
+            duration_ms=outcome.duration_ms,
         )
     )
     if reply.stop_reason == "refused" and not requests:
@@ -117,30 +121,64 @@ def failed(draft: Draft, outcome: ModelFailed) -> None:
         return
     call = run.model_call
     failure = FAILURES.get(outcome.code, Failure(False, ""))  # type: ignore[call-overload]
-    if failure.is_retryable and call.failures + 1 < MODEL_ATTEMPTS_MAX:
-        draft.emit(
-            ModelCallRetrying(
-                run_id=run.run_id,
-                model_call_id=call.model_call_id,
-                attempt=call.attempt,
-                code=outcome.code,
-                message=outcome.message,
-                retry_at_ms=draft.at_ms + retry_delay_ms(call.failures, outcome.retry_after_ms, outcome.jitter),
-            )
-        )
+    if failure.is_retryable and call.failures + 1 < MODEL_ATTEMPTS_MAX * len(run.chain):
+        _go_on(draft, run, call, outcome)
         return
     tries = f" after {call.failures + 1} attempts" if call.failures else ""
     explained = f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}"
-    give_up(draft, run, outcome.code, outcome.message, explained)
+    give_up(draft, run, outcome.code, outcome.message, explained, outcome.request_id, outcome.duration_ms)
 
 
-def give_up(draft: Draft, run: Run, code: str, message: str, explained: str = "") -> None:
+def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> None:
+    """At once with the next hop that is to be had; else after a pause. What had begun to answer is tried again once
+    before it is left."""
+    cooling = draft.context.cooling
+    is_left = (not outcome.has_output or call.stays) and chains.is_left_for(run.chain[run.hop], outcome.code)
+    hop = chains.find_available(run.chain, cooling, (*call.tried, run.hop)) if is_left else None
+    delay_ms = 0
+    if hop is None:
+        asked_ms = outcome.retry_after_ms
+        if is_left and run.hops:
+            asked_ms = chains.cooling_ms(run.chain, cooling, draft.at_ms)
+        delay_ms = retry_delay_ms(call.failures // len(run.chain), asked_ms, outcome.jitter)
+    draft.emit(
+        ModelCallRetrying(
+            run_id=run.run_id,
+            model_call_id=call.model_call_id,
+            attempt=call.attempt,
+            code=outcome.code,
+            message=outcome.message,
+            retry_at_ms=draft.at_ms + delay_ms,
+            discarded=outcome.has_output,
+            request_id=outcome.request_id,
+            duration_ms=outcome.duration_ms,
+        )
+    )
+    if hop is not None:
+        start_attempt(draft, run, call, hop, "failover")
+
+
+def give_up(
+    draft: Draft,
+    run: Run,
+    code: str,
+    message: str,
+    explained: str = "",
+    request_id: str = "",
+    duration_ms: int = 0,
+) -> None:
     """The present model call fails for good, and its run with it; `explained` is the message for people."""
     call = run.model_call
     assert call is not None
     draft.emit(
         ModelCallFailed(
-            run_id=run.run_id, model_call_id=call.model_call_id, attempt=call.attempt, code=code, message=message
+            run_id=run.run_id,
+            model_call_id=call.model_call_id,
+            attempt=call.attempt,
+            code=code,
+            message=message,
+            request_id=request_id,
+            duration_ms=duration_ms,
         )
     )
     runs.fail(draft, run.run_id, code, explained or message)
@@ -158,17 +196,30 @@ def retry_due(draft: Draft, outcome: RetryDue) -> None:
     run = current(draft.state, outcome.run_id, outcome.model_call_id, outcome.attempt)
     if run is None or run.model_call is None or not run.model_call.retry_at_ms:
         return
-    start_attempt(draft, run.run_id, run.model_call)
+    hop, reason = chains.choose(run, draft.context.cooling)
+    if run.model_call.stays or hop == run.hop:
+        hop, reason = run.hop, "retry"
+    start_attempt(draft, run, run.model_call, hop, reason)
 
 
-def start_attempt(draft: Draft, run_id: str, call: ModelCall) -> None:
+def start(draft: Draft, run: Run) -> None:
+    """The run's next model call."""
+    call = ModelCall(model_call_id=draft.new_id("modelcall"), step=run.step + 1, attempt=0)
+    start_attempt(draft, run, call, *chains.choose(run, draft.context.cooling))
+
+
+def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Choice) -> None:
     draft.emit(
         ModelCallStarted(
-            run_id=run_id,
+            run_id=run.run_id,
             model_call_id=call.model_call_id,
             step=call.step,
             attempt=call.attempt + 1,
             at_ms=draft.at_ms,
+            route=run.chain[hop].route,
+            model=run.chain[hop].model,
+            reason=reason,
+            cooling=chains.cooling_in(run.hops, draft.context.cooling),
         )
     )
 
@@ -180,12 +231,24 @@ def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
     run = state.runs[event.run_id]
     old = run.model_call
     call = (
-        replace(old, attempt=event.attempt, retry_at_ms=0)
+        replace(
+            old,
+            attempt=event.attempt,
+            retry_at_ms=0,
+            tried=old.tried if old.stays or event.reason in ("failover", "resumed") else (),
+            stays=old.stays and event.reason != "failover",
+        )
         if old is not None and old.model_call_id == event.model_call_id
         else ModelCall(model_call_id=event.model_call_id, step=event.step, attempt=event.attempt)
     )
     state.runs[event.run_id] = replace(
-        run, model_call=call, step=event.step, calls=(), answered=False, updated_at_ms=event.at_ms
+        run,
+        model_call=call,
+        step=event.step,
+        calls=(),
+        answered=False,
+        updated_at_ms=event.at_ms,
+        hop=chains.place_of(run.hops, event.route, event.model),
     )
 
 
@@ -206,7 +269,7 @@ def on_completed(state: State, event: ModelCallCompleted, context: Context) -> N
         calls=tuple(ToolCall(request=r, arguments=r.arguments) for r in event.tool_requests),
         answered=True,
         output=event.text or run.output,
-        usage=_add(run.usage, event.usage),
+        usage=add_usage(run.usage, event.usage),
         updated_at_ms=event.at_ms,
     )
 
@@ -214,7 +277,14 @@ def on_completed(state: State, event: ModelCallCompleted, context: Context) -> N
 def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> None:
     run = state.runs[event.run_id]
     assert run.model_call is not None
-    call = replace(run.model_call, failures=run.model_call.failures + 1, retry_at_ms=event.retry_at_ms)
+    old = run.model_call
+    call = replace(
+        old,
+        failures=old.failures + 1,
+        retry_at_ms=event.retry_at_ms,
+        tried=(*old.tried, run.hop) if run.hops else (),
+        stays=event.discarded and not old.stays,
+    )
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
 
 
@@ -227,7 +297,3 @@ def on_died(state: State, event: ModelCallDied, context: Context) -> None:
     assert run.model_call is not None
     call = replace(run.model_call, deaths=run.model_call.deaths + 1)
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
-
-
-def _add(a: Usage, b: Usage) -> Usage:
-    return Usage(**{name: getattr(a, name) + getattr(b, name) for name in Usage.__struct_fields__})

@@ -15,14 +15,19 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
 
 
 class ModelReplied(Outcome, tag="model_replied", frozen=True):
+    """`first_ms` and `duration_ms` are how long the first piece of the reply and the whole of it took."""
+
     run_id: str
     model_call_id: str
     attempt: int
     reply: Reply
+    first_ms: int = 0
+    duration_ms: int = 0
 
 
 class ModelFailed(Outcome, tag="model_failed", frozen=True):
-    """`jitter` in [0, 1) spreads the retry; randomness is not the core's."""
+    """`jitter` in [0, 1) spreads the retry; randomness is not the core's. `has_output`: followers saw some of a
+    reply."""
 
     run_id: str
     model_call_id: str
@@ -31,6 +36,9 @@ class ModelFailed(Outcome, tag="model_failed", frozen=True):
     message: str
     retry_after_ms: int | None = None
     jitter: float = 0.0
+    has_output: bool = False
+    request_id: str = ""
+    duration_ms: int = 0
 
 
 class RetryDue(Outcome, tag="retry_due", frozen=True):

@@ -42,7 +42,7 @@ def build_request(state: State, run: Run, messages: Sequence[Message], tools: Ma
         attempt=call.attempt,
         ordinal=state.ordinal,
         step=call.step,
-        model=run.model,
+        model=run.chain[run.hop].model,
         system=system,
         messages=tuple(messages),
         tools=tuple(

@@ -62,7 +62,7 @@ def _recover_model_call(draft: Draft, run: Run) -> None:
     assert call is not None
     draft.emit(ModelCallDied(run_id=run.run_id, model_call_id=call.model_call_id, attempt=call.attempt))
     if call.deaths + 1 < MODEL_DEATHS_MAX:
-        model_calls.start_attempt(draft, run.run_id, call)
+        model_calls.start_attempt(draft, run, call, run.hop, "resumed")
         return
     message = f"the daemon died {call.deaths + 1} times during this model call; it is not made again"
     model_calls.give_up(draft, run, "daemon_died", message)

@@ -94,6 +94,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             metadata=command.metadata,
             first=command.delivery == "interrupt",
             body_digest=draft.context.body_digest,
+            hops=command.hops,
         )
     )
     return run_id
@@ -193,6 +194,7 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         updated_at_ms=event.submitted_at_ms,
         origin=context.origin,
         principal=context.principal,
+        hops=event.hops,
     )
     if event.first:
         state.queue.insert(0, event.run_id)

@@ -18,6 +18,7 @@ from kheish.core.events import (
     Arguments,
     Attachment,
     Effect,
+    Hop,
     Mode,
     Process,
     Question,
@@ -50,7 +51,8 @@ ToolCallPhase = Literal["requested", "waiting", "allowed", "started", "uncertain
 
 
 class ModelCall(Struct, frozen=True):
-    """A model call that is not finished. `retry_at_ms` > 0: it waits for that time instead of running."""
+    """A model call that is not finished. `retry_at_ms` > 0: it waits for that time instead of running. `tried` are the
+    hops that failed since it last began again; `stays`: the present one had begun to answer and is tried again once."""
 
     model_call_id: str
     step: int
@@ -58,6 +60,8 @@ class ModelCall(Struct, frozen=True):
     failures: int = 0
     deaths: int = 0
     retry_at_ms: int = 0
+    tried: tuple[int, ...] = ()
+    stays: bool = False
 
 
 class ToolCall(Struct, frozen=True):
@@ -117,6 +121,14 @@ class Run(Struct, frozen=True):
     usage: Usage = Usage()
     error_code: str = ""
     error_message: str = ""
+    hops: tuple[Hop, ...] = ()
+    hop: int = 0
+    """That of the last attempt, by its place in the chain."""
+
+    @property
+    def chain(self) -> tuple[Hop, ...]:
+        """The ways to a model that the run may take, the first one first."""
+        return self.hops or (Hop(route=self.route, model=self.model),)
 
     @property
     def is_terminal(self) -> bool:

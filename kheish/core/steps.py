@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kheish.core import approvals, questions, runs, tool_calls
+from kheish.core import approvals, model_calls, questions, runs, tool_calls
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
-from kheish.core.events import InputEntered, ModelCallStarted, RunCompleted, RunStarted
+from kheish.core.events import InputEntered, RunCompleted, RunStarted
 from kheish.core.state import Run, ToolCall
 from kheish.limits import TOOL_CALLS_PARALLEL_MAX, TOOL_CALLS_PER_STEP_MAX
 
@@ -35,15 +35,7 @@ def advance(draft: Draft) -> bool:
             f"the run reached its limit of {draft.settings.steps_max} model calls",
         )
         return True
-    draft.emit(
-        ModelCallStarted(
-            run_id=run.run_id,
-            model_call_id=draft.new_id("modelcall"),
-            step=run.step + 1,
-            attempt=1,
-            at_ms=draft.at_ms,
-        )
-    )
+    model_calls.start(draft, run)
     return True
 
 

@@ -52,15 +52,16 @@ def run_daemon() -> int:
 async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceManager) -> int:
     from kheish.api.app import App
     from kheish.api.server import Server
-    from kheish.daemon.wiring import build_supervisor
+    from kheish.daemon.wiring import build_secrets, build_supervisor
 
     stop = lifecycle.install_signals()
     gc.disable()  # whatever is made until the daemon is ready stays
     listener = manager.take_listener(socket)
-    supervisor = build_supervisor(root, paths.config_dir(), lock)
+    secrets = build_secrets(root, paths.config_dir())
+    supervisor = build_supervisor(root, paths.config_dir(), lock, secrets)
     try:
         await supervisor.start()
-        app = App(supervisor, state_root=root, socket_path=socket)
+        app = App(supervisor, secrets, state_root=root, socket_path=socket)
         server = Server(app, socket, listener)
         await server.start()
         log.info("ready", extra={"version": __version__, "generation": lock.generation, "pid": os.getpid()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from kheish.config import FILE_NAME, load_config
@@ -10,7 +11,9 @@ from kheish.core.events import Behavior, Process, Rule
 from kheish.core.permissions import parse_pattern
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
-from kheish.runtime.supervisor import Supervisor
+from kheish.runtime.supervisor import Supervisor, SystemClock
+from kheish.secrets.master_key import MasterKey
+from kheish.secrets.service import Secrets
 from kheish.store.locks import DaemonLock
 from kheish.tools.processes import kill_tree
 from kheish.tools.registry import load_tools
@@ -44,11 +47,18 @@ def config_rules(config_dir: Path) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock) -> Supervisor:
+def build_secrets(root: Path, config_dir: Path) -> Secrets:
+    """Takes the master key out of the environment. Raises Invalid."""
+    key_path = root / "daemon" / "auth-store-master.key"
+    master_key = MasterKey(key_path, os.environ, in_keyring=load_config(config_dir).secrets.keyring)
+    return Secrets(root / "daemon" / "secrets", master_key, SystemClock())
+
+
+def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Secrets) -> Supervisor:
     return Supervisor(
         root,
         generation=lock.generation,
-        providers=Routes(config_dir),
+        providers=Routes(config_dir, reveal=secrets.reveal),
         tools=load_tools(),
         kill_tree=end_process,
         raise_generation=lock.raise_generation,

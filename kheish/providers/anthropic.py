@@ -1,6 +1,7 @@
 """`anthropic`: the Messages API through the official SDK.
 
-Retries are the machine's, hence max_retries=0. The system text and the last message carry cache breakpoints: the
+Thinking goes back signed, to the server and the model that it came from; no other could read it. Retries are the
+machine's, hence max_retries=0. The system text and the last message carry cache breakpoints: the
 transcript only grows, so each call reads what the one before it wrote.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from kheish.core.contracts import (
     AssistantMessage,
@@ -24,7 +27,7 @@ from kheish.core.contracts import (
 from kheish.core.events import Attachment, StopReason, Usage
 from kheish.errors import ProviderError
 from kheish.providers import sdk
-from kheish.providers.failures import translate
+from kheish.providers.failures import request_id, translate
 from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
 
 if TYPE_CHECKING:
@@ -77,23 +80,27 @@ class Anthropic:
         self._multimodal = multimodal
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
-        body = await sdk.build_body(request, lambda: to_body(request, request.blobs if self._multimodal else {}))
+        server = self._client.base_url.host
+        blobs = request.blobs if self._multimodal else {}
+        body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        id_ = ""
         try:
             events = await self._client.messages.create(**body, stream=True)
-            reader = Reader()
+            id_ = request_id(events.response.headers, self._api_key)
+            reader = Reader(server, request.model)
             async with events:
                 async for event in events:
                     if delta := reader.read(event):
                         yield delta
             reply = reader.reply()
         except Exception as error:
-            raise translate(error, self._api_key) from error
-        yield reply
+            raise translate(error, self._api_key, id_) from error
+        yield replace(reply, request_id=id_)
 
 
-def to_body(request: ModelRequest, blobs: Mapping[str, bytes]) -> Json:
+def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
     """The request as the Messages API takes it; `blobs` holds what is shown of its attachments."""
-    messages = to_turns(request.messages, blobs)
+    messages = to_turns(request.messages, {"server": server, "model": request.model}, blobs)
     if messages:
         messages[-1]["content"][-1]["cache_control"] = _CACHED
     body: Json = {
@@ -109,13 +116,13 @@ def to_body(request: ModelRequest, blobs: Mapping[str, bytes]) -> Json:
     return body
 
 
-def to_turns(messages: tuple[Message, ...], blobs: Mapping[str, bytes]) -> list[Json]:
+def to_turns(messages: tuple[Message, ...], origin: Json, blobs: Mapping[str, bytes]) -> list[Json]:
     """User and assistant turns by turns: neighbours of one role are joined, and blank texts, which the API refuses,
     are left out."""
     turns: list[Json] = []
     for message in messages:
         role = "assistant" if isinstance(message, AssistantMessage) else "user"
-        blocks = to_blocks(message, blobs)
+        blocks = to_blocks(message, origin, blobs)
         if not blocks:
             continue
         if turns and turns[-1]["role"] == role:
@@ -125,13 +132,15 @@ def to_turns(messages: tuple[Message, ...], blobs: Mapping[str, bytes]) -> list[
     return turns
 
 
-def to_blocks(message: Message, blobs: Mapping[str, bytes]) -> list[Json]:
+def to_blocks(message: Message, origin: Json, blobs: Mapping[str, bytes]) -> list[Json]:
     match message:
         case UserMessage():
             said = [{"type": "text", "text": message.text}] if message.text.strip() else []
             return said + [to_attachment_block(attachment, blobs) for attachment in message.attachments]
         case AssistantMessage():
-            thinking = message.provider_state.get(DRIVER, {}).get("thinking", [])
+            kept = message.provider_state.get(DRIVER, {})
+            # What was journaled without an origin is from before there were chains.
+            thinking = kept.get("thinking", []) if kept.get("origin", origin) == origin else []
             text = [{"type": "text", "text": message.text}] if message.text.strip() else []
             uses = [
                 {"type": "tool_use", "id": call.tool_call_id, "name": call.tool, "input": call.arguments}
@@ -158,7 +167,8 @@ def to_attachment_block(attachment: Attachment, blobs: Mapping[str, bytes]) -> J
 class Reader:
     """Puts a reply together from the events of the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: str, model: str) -> None:
+        self._origin = {"server": server, "model": model}
         self._blocks: dict[int, Json] = {}
         self._model = ""
         self._stop_reason = ""
@@ -202,6 +212,9 @@ class Reader:
 
     def _count(self, usage: Any) -> None:
         """Counts in later events are totals, not differences; absent ones stay."""
+        details = getattr(usage, "output_tokens_details", None)
+        if (count := getattr(details, "thinking_tokens", None)) is not None:
+            self._usage["reasoning_tokens"] = count
         for ours, theirs in (
             ("input_tokens", "input_tokens"),
             ("output_tokens", "output_tokens"),
@@ -231,5 +244,5 @@ class Reader:
             usage=Usage(**self._usage),
             reasoning="".join(block.get("thinking", "") for block in thinking),
             model=self._model,
-            provider_state={DRIVER: {"thinking": thinking}} if thinking else {},
+            provider_state={DRIVER: {"origin": self._origin, "thinking": thinking}} if thinking else {},
         )

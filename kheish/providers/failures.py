@@ -14,7 +14,7 @@ from typing import Any
 
 from kheish.core.contracts import FailureCode
 from kheish.errors import ProviderError
-from kheish.limits import PROVIDER_MESSAGE_CHARS_MAX, RETRY_AFTER_MAX_MS
+from kheish.limits import PROVIDER_MESSAGE_CHARS_MAX, REQUEST_ID_CHARS_MAX, RETRY_AFTER_MAX_MS
 from kheish.providers.transcript import storable
 
 BY_WORD: dict[str, FailureCode] = {
@@ -127,8 +127,15 @@ def code_of(status: int | None, words: tuple[str, ...], message: str) -> Failure
     return code
 
 
-def translate(error: Exception, api_key: str) -> ProviderError:
-    """Any exception of a model call as a row of the table. What it says is cut, on one line and without secrets."""
+def translate(error: Exception, api_key: str, id_: str = "") -> ProviderError:
+    """Any exception of a model call as a row of the table. What it says is cut, on one line and without secrets. `id_`
+    is the provider's name for the call, where its answer had begun."""
+    translated = _translate(error, api_key)
+    translated.request_id = translated.request_id or id_
+    return translated
+
+
+def _translate(error: Exception, api_key: str) -> ProviderError:
     if isinstance(error, ProviderError):
         return ProviderError(shorten(error.message, api_key), code=error.code, retry_after_ms=error.retry_after_ms)
     kinds = {kind.__name__ for kind in type(error).__mro__}
@@ -148,6 +155,7 @@ def translate(error: Exception, api_key: str) -> ProviderError:
             shorten(f"{status}: {message}" if status else message, api_key),
             code=code_of(status, words, message),
             retry_after_ms=retry_after_ms(headers),
+            request_id=request_id(headers, api_key),
         )
     if isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
         return ProviderError(shorten(f"the provider sent what cannot be read: {error}", api_key), code="server_error")
@@ -177,6 +185,12 @@ def read_body(body: Any) -> tuple[int | None, tuple[str, ...], str]:
         words,
         message if isinstance(message, str) else "",
     )
+
+
+def request_id(headers: Mapping[str, str], api_key: str) -> str:
+    """The provider's name for a call, by which its support finds it: Anthropic's `request-id`, or the `x-request-id` of
+    OpenAI and its kin. Without secrets too: a server may say anything there."""
+    return shorten(headers.get("request-id") or headers.get("x-request-id") or "", api_key)[:REQUEST_ID_CHARS_MAX]
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int | None:

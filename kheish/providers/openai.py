@@ -13,6 +13,8 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from kheish.core.contracts import (
     AssistantMessage,
     Delta,
@@ -29,7 +31,7 @@ from kheish.core.contracts import (
 from kheish.core.events import Attachment, StopReason, Usage
 from kheish.errors import ProviderError
 from kheish.providers import sdk
-from kheish.providers.failures import fault, translate
+from kheish.providers.failures import fault, request_id, translate
 from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
 
 if TYPE_CHECKING:
@@ -80,8 +82,10 @@ class OpenAI:
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}
         body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        id_ = ""
         try:
             events = await self._client.responses.create(**body, stream=True)
+            id_ = request_id(events.response.headers, self._api_key)
             reader = Reader(server, request.model)
             async with events:
                 async for event in events:
@@ -89,8 +93,8 @@ class OpenAI:
                         yield delta
             reply = reader.reply()
         except Exception as error:
-            raise translate(error, self._api_key) from error
-        yield reply
+            raise translate(error, self._api_key, id_) from error
+        yield replace(reply, request_id=id_)
 
 
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
@@ -247,4 +251,5 @@ def _usage(usage: Any) -> Usage:
         output_tokens=usage.output_tokens or 0,
         cache_read_tokens=read,
         cache_write_tokens=written,
+        reasoning_tokens=getattr(getattr(usage, "output_tokens_details", None), "reasoning_tokens", None) or 0,
     )

@@ -11,6 +11,8 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from kheish.core.contracts import (
     AssistantMessage,
     Delta,
@@ -27,7 +29,7 @@ from kheish.core.events import StopReason, Usage
 from kheish.core.prompt import VIEWABLE
 from kheish.errors import ProviderError
 from kheish.providers import sdk
-from kheish.providers.failures import BY_FINISH_REASON, translate
+from kheish.providers.failures import BY_FINISH_REASON, request_id, translate
 from kheish.providers.transcript import Media, attachment_text, media_of, read_tool_call, storable
 
 if TYPE_CHECKING:
@@ -85,8 +87,10 @@ class OpenAICompatible:
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}
         body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        id_ = ""
         try:
             chunks = await self._client.chat.completions.create(**body, stream=True)
+            id_ = request_id(chunks.response.headers, self._api_key)
             reader = Reader(server)
             async with chunks:
                 async for chunk in chunks:
@@ -94,8 +98,8 @@ class OpenAICompatible:
                         yield delta
             reply = reader.reply()
         except Exception as error:
-            raise translate(error, self._api_key) from error
-        yield reply
+            raise translate(error, self._api_key, id_) from error
+        yield replace(reply, request_id=id_)
 
 
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
@@ -254,4 +258,5 @@ def _usage(usage: Any) -> Usage:
         output_tokens=usage.completion_tokens or 0,
         cache_read_tokens=read,
         cache_write_tokens=written,
+        reasoning_tokens=getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None) or 0,
     )

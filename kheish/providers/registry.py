@@ -8,13 +8,22 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kheish.errors import Conflict, Invalid, KheishError, ProviderError
-from kheish.providers.routes import FILE_NAME, OWN_SERVER, SHELL, Route, RouteTable, load_routes, routes_from_env
+from kheish.core.events import Hop
+from kheish.errors import Conflict, Invalid, KheishError, NotFound, ProviderError
+from kheish.providers.routes import (
+    BUILT_IN,
+    FILE_NAME,
+    OWN_SERVER,
+    Route,
+    RouteTable,
+    load_routes,
+    routes_from_env,
+)
 from kheish.runtime.ports import Provider
 
 LOCAL_SERVERS = (
@@ -25,26 +34,27 @@ LOCAL_SERVERS = (
 _PROBE_TIMEOUT_S = 0.3
 _PROBE_KEPT_S = 30.0
 
-BUILT_IN = {
-    "scripted": Route(driver="scripted"),
-    "rehearsal": Route(driver="rehearsal"),
-    SHELL: Route(driver=SHELL),
-}
-"""Always there, unless a file gives the name to another route (never that of `shell`). The model of `scripted` is the
-path of its script."""
+Reveal = Callable[[str], Awaitable[str]]
+"""The value of a secret, by its name. Raises KheishError."""
+
+
+async def no_secret(name: str) -> str:
+    raise NotFound(f"cannot find secret {name}", code="secret_not_found")
 
 
 class Routes:
-    """Implements `runtime.ports.Providers`. Keys are read from the daemon's environment when a route is first used and
-    never shown. A changed `routes.toml` is in force from the next run."""
+    """Implements `runtime.ports.Providers`. Keys are read whenever a route is used, from the daemon's environment or
+    from its secrets, and never shown: a changed secret opens a new client at the next call. A changed `routes.toml` is
+    in force from the next run."""
 
-    def __init__(self, config_dir: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, config_dir: Path, environ: Mapping[str, str] | None = None, reveal: Reveal = no_secret) -> None:
         self._directory = config_dir
         self._environ = os.environ if environ is None else environ
         self._stamp: tuple[int, int] | None = None
         self._file: RouteTable | None = None
         self._local: tuple[float, RouteTable | None] = (float("-inf"), None)
-        self._open: dict[tuple[str, Route], Provider] = {}
+        self._reveal = reveal
+        self._open: dict[str, tuple[Route, str, Provider]] = {}
         self._opening = asyncio.Lock()
 
     async def table(self) -> RouteTable:
@@ -56,6 +66,7 @@ class Routes:
             {**chosen.routes, **{k: v for k, v in BUILT_IN.items() if k not in chosen.routes}},
             chosen.default_route,
             chosen.source,
+            chosen.chains,
         )
 
     def _from_file(self) -> RouteTable | None:
@@ -80,25 +91,14 @@ class Routes:
             self._local = (time.monotonic(), found)
         return found
 
-    async def resolve(self, selector: str | None) -> tuple[str, str]:
+    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
         table = await self.table()
-        route_id, model = table.default_route, selector or ""
-        prefix, slash, rest = model.partition("/")
-        if slash and prefix in table.routes:
-            route_id, model = prefix, rest
-        elif model in table.routes:
-            route_id, model = model, ""
-        route = table.routes[route_id]
-        model = model or route.model
-        if not model:
-            raise Invalid(
-                f"cannot use route {route_id} without a model: write {route_id}/MODEL",
-                code="model_missing",
-                path="$.model",
-            )
-        if problem := self._problem(route):
-            raise Conflict(f"cannot use route {route_id}: {problem}", code="route_not_ready")
-        return route_id, model
+        hops = table.chains.get(selector or table.default_route) or (_one_hop(table, selector or ""),)
+        for hop in hops:
+            _, problem = await self._key(table.routes[hop.route])
+            if problem:
+                raise Conflict(f"cannot use route {hop.route}: {problem}", code="route_not_ready")
+        return hops
 
     async def open(self, route_id: str) -> Provider:
         try:
@@ -108,17 +108,17 @@ class Routes:
         route = table.routes.get(route_id)
         if route is None:
             raise ProviderError(f"cannot find route {route_id}: it is no longer configured", code="route_not_ready")
-        if problem := self._problem(route):
+        key, problem = await self._key(route)
+        if problem:
             raise ProviderError(f"cannot use route {route_id}: {problem}", code="route_not_ready")
         async with self._opening:
-            provider = self._open.get((route_id, route))
-            if provider is None:
-                provider = await self._connect(route)
-                self._open[route_id, route] = provider
-        return provider
+            known = self._open.get(route_id)
+            if known is None or known[:2] != (route, key):
+                known = self._open[route_id] = (route, key, await self._connect(route, key))
+        return known[2]
 
-    async def _connect(self, route: Route) -> Provider:
-        key, base_url = self._key(route), self._base_url(route)
+    async def _connect(self, route: Route, key: str) -> Provider:
+        base_url = self._base_url(route)
         match route.driver:
             case "scripted":
                 from kheish.providers.scripted import Scripted
@@ -150,20 +150,28 @@ class Routes:
         variable, own = OWN_SERVER.get(route.driver, ("", ""))
         return route.base_url or self._environ.get(variable, "").strip() or own
 
-    def _key(self, route: Route) -> str:
-        """Without the white space that files leave at its end."""
-        return self._environ.get(route.key_env, "").strip() if route.key_env else ""
-
-    def _problem(self, route: Route) -> str:
-        key = self._key(route)
-        if route.key_env and not key:
-            return f"{route.key_env} is not set where the daemon was started; set it, then `kheish daemon restart`"
+    async def _key(self, route: Route) -> tuple[str, str]:
+        """(the key, without the white space that files leave at its end; what is wrong with it, or "")."""
+        if route.auth_ref:
+            holder, then = f"the secret {route.auth_ref}", ""
+            try:
+                key = (await self._reveal(route.auth_ref)).strip()
+            except KheishError as error:
+                return "", error.message
+        else:
+            holder, then = route.key_env, ", then `kheish daemon restart`"
+            key = self._environ.get(holder, "").strip() if holder else ""
+            if holder and not key:
+                return "", f"{holder} is not set where the daemon was started; set it{then}"
         if not (key.isascii() and key.isprintable()):
-            return f"{route.key_env} holds characters that no key has; set it anew, then `kheish daemon restart`"
-        return ""
+            return "", f"{holder} holds characters that no key has; set it anew{then}"
+        return key, ""
 
     async def describe(self) -> list[dict[str, Any]]:
         table = await self.table()
+        default_hops = table.chains.get(table.default_route)
+        default_route = default_hops[0].route if default_hops else table.default_route
+        problems = {route_id: (await self._key(route))[1] for route_id, route in table.routes.items()}
         return [
             {
                 "route_id": route_id,
@@ -171,14 +179,43 @@ class Routes:
                 "default_model": route.model,
                 "base_url": route.base_url,
                 "api_key_env": route.key_env,
+                "auth_ref": route.auth_ref,
                 "multimodal_input": route.is_multimodal,
-                "is_default": route_id == table.default_route,
-                "ready": not self._problem(route),
-                "problem": self._problem(route),
+                "is_default": route_id == default_route,
+                "ready": not problems[route_id],
+                "problem": problems[route_id],
                 "source": table.source if BUILT_IN.get(route_id) is not route else "built in",
             }
             for route_id, route in table.routes.items()
         ]
+
+    async def describe_chains(self) -> list[dict[str, Any]]:
+        table = await self.table()
+        return [
+            {"chain_id": chain_id, "hops": list(hops), "is_default": chain_id == table.default_route}
+            for chain_id, hops in table.chains.items()
+        ]
+
+
+def _one_hop(table: RouteTable, selector: str) -> Hop:
+    """`[route/]model`, of the default route where no other is named; of a default that is a chain its first route."""
+    chain = table.chains.get(table.default_route)
+    route_id, model = chain[0].route if chain else table.default_route, selector
+    prefix, slash, rest = model.partition("/")
+    if slash and prefix in table.chains:
+        raise Invalid(f"cannot use {selector}: the chain {prefix} has its own models", path="$.model")
+    if slash and prefix in table.routes:
+        route_id, model = prefix, rest
+    elif model in table.routes:
+        route_id, model = model, ""
+    model = model or table.routes[route_id].model
+    if not model:
+        raise Invalid(
+            f"cannot use route {route_id} without a model: write {route_id}/MODEL",
+            code="model_missing",
+            path="$.model",
+        )
+    return Hop(route=route_id, model=model)
 
 
 def find_local_server() -> RouteTable | None:

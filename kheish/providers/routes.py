@@ -7,6 +7,9 @@ default_route = "claude"
 driver = "anthropic"
 default_model = "claude-opus-4-6"
 api_key_env = "ANTHROPIC_API_KEY"
+
+[chains.careful]
+routes = ["claude", { route = "gpt/gpt-5.4-mini", on = ["overloaded"] }, "local"]
 """
 
 from __future__ import annotations
@@ -20,7 +23,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kheish.core.chains import MAY_PASS
+from kheish.core.contracts import FailureCode
+from kheish.core.events import Hop
 from kheish.errors import Invalid
+from kheish.limits import CHAIN_HOPS_MAX
+from kheish.wire.secrets import SECRET_NAME
 
 Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal", "shell"]
 SHELL: Literal["shell"] = "shell"
@@ -50,18 +58,21 @@ DEFAULT_MODEL: dict[str, str] = {
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to a model. The key itself is never here, only the name of the variable that holds it; a driver has
-    its usual one, and a server with a `base_url` of its own needs none unless it is named. `multimodal_input` says
-    whether the model is shown images and documents."""
+    """One way to a model. The key itself is never here, only the name of the secret (`auth_ref`) or of the variable
+    that holds it; a driver has its usual one, and a server with a `base_url` of its own needs none unless it is named.
+    `multimodal_input` says whether the model is shown images and documents."""
 
     driver: Driver
     default_model: str = ""
     api_key_env: str = ""
+    auth_ref: str = ""
     base_url: str = ""
     multimodal_input: bool | None = None
 
     @property
     def key_env(self) -> str:
+        if self.auth_ref:
+            return ""
         if self.api_key_env or (self.base_url and self.driver == "openai_compatible"):
             return self.api_key_env
         return KEY_ENV.get(self.driver, "")
@@ -75,18 +86,40 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.driver in ("anthropic", "openai") if self.multimodal_input is None else self.multimodal_input
 
 
+BUILT_IN = {
+    "scripted": Route(driver="scripted"),
+    "rehearsal": Route(driver="rehearsal"),
+    SHELL: Route(driver=SHELL),
+}
+"""Always there, unless a file gives the name to another route (never that of `shell`). The model of `scripted` is the
+path of its script."""
+
+
 class RouteTable(msgspec.Struct, frozen=True):
-    """The routes in force; `source` says where they come from."""
+    """The routes in force, and the chains of them; `source` says where they come from. The default may be a chain."""
 
     routes: dict[str, Route]
     default_route: str
     source: str
+    chains: dict[str, tuple[Hop, ...]] = {}
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: Literal[1]
     routes: dict[str, Any]
+    chains: dict[str, Any] = {}
     default_route: str = ""
+
+
+class _Hop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    route: str
+    on: tuple[FailureCode, ...] = ()
+
+
+class _Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`routes` are `route[/model]` in the order in which they are taken; `on` says for which failures one is left."""
+
+    routes: tuple[str | _Hop, ...]
 
 
 def load_routes(path: Path) -> RouteTable | None:
@@ -109,9 +142,10 @@ def load_routes(path: Path) -> RouteTable | None:
     default = file.default_route or (next(iter(routes)) if len(routes) == 1 else "")
     if not default:
         raise _fault(path, text, (), "default_route is needed where there are several routes")
-    if default not in routes:
+    chains = {chain_id: _read_chain(path, text, chain_id, table, routes) for chain_id, table in file.chains.items()}
+    if default not in routes and default not in chains:
         raise _fault(path, text, ("default_route",), f"default_route names no route: {default}")
-    return RouteTable(routes, default, str(path))
+    return RouteTable(routes, default, str(path), chains)
 
 
 def _of_kin(base_url: str, default_model: str, api_key_env: str) -> Route:
@@ -177,7 +211,43 @@ def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
         raise fault("base_url", f"base_url {problem}")
     if route.api_key_env and not _VARIABLE.match(route.api_key_env):
         raise fault("api_key_env", "api_key_env must be the name of an environment variable, not a key")
+    if route.auth_ref and not re.fullmatch(SECRET_NAME.removesuffix("$"), route.auth_ref):
+        raise fault("auth_ref", "auth_ref must be the name of a secret, not a key")
+    if route.auth_ref and route.api_key_env:
+        raise fault("auth_ref", "it has both an auth_ref and an api_key_env; one of them holds the key")
     return route
+
+
+def _read_chain(path: Path, text: str, chain_id: str, table: Any, routes: Mapping[str, Route]) -> tuple[Hop, ...]:
+    def fault(key: str, reason: str) -> Invalid:
+        return _fault(path, text, ("chains", chain_id, key), f"chain {chain_id}: {reason}")
+
+    try:
+        chain = msgspec.convert(table, _Chain)
+    except msgspec.ValidationError as error:
+        key, reason = _explain(error)
+        raise fault(key if not key or key in table else "routes", reason) from error
+    if not _ROUTE_ID.match(chain_id):
+        raise fault("", "this is no chain id: lower-case letters, digits, `.`, `_`, `-`")
+    if chain_id in routes or chain_id in BUILT_IN:
+        raise fault("", "a route has this name")
+    hops: list[Hop] = []
+    for given in chain.routes:
+        named = given if isinstance(given, _Hop) else _Hop(route=given)
+        route_id, _, model = named.route.partition("/")
+        route = routes.get(route_id) or BUILT_IN.get(route_id)
+        if route is None or route_id == SHELL:
+            raise fault("routes", f"{route_id} is no route" if route is None else f"{SHELL} is no way to a model")
+        if never := [code for code in named.on if code not in MAY_PASS]:
+            raise fault("routes", f"a route is not left for {never[0]}; it may be for {', '.join(MAY_PASS)}")
+        if not (model or route.model):
+            raise fault("routes", f"{route_id} needs a model: write {route_id}/MODEL")
+        hops.append(Hop(route=route_id, model=model or route.model, on=named.on))
+    if len({(hop.route, hop.model) for hop in hops}) < len(hops):
+        raise fault("routes", "the same route and model are in it twice")
+    if not 1 <= len(hops) <= CHAIN_HOPS_MAX:
+        raise fault("routes", f"it needs between 1 and {CHAIN_HOPS_MAX} routes")
+    return tuple(hops)
 
 
 def _url_problem(base_url: str) -> str:

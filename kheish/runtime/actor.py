@@ -25,6 +25,7 @@ from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError, Poisoned
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS
+from kheish.runtime.circuits import Circuits
 from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.policy import Policy
@@ -51,6 +52,7 @@ class Kernel(msgspec.Struct):
     hub: Hub
     committer: Committer
     policy: Policy
+    circuits: Circuits
     generation: int
     next_pos: Callable[[], int]
     on_change: Callable[[Actor], None]
@@ -123,6 +125,7 @@ class Actor:
             if not letter.answer.done():
                 letter.answer.set_result(Applied(decision.result, self.seq, self.state))
             return
+        self.kernel.circuits.note_decided(decision.events, context.at_ms)
         by = {"principal": context.principal, "origin": context.origin}
         if not isinstance(letter.message, Outcome):
             by["command"] = str(letter.message.__struct_config__.tag)

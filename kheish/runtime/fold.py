@@ -83,7 +83,7 @@ def find_made(read: Read, end_seq: int, id_: str) -> int:
     made_at_ms = time_of(id_)
     if made_at_ms is None:
         return 0
-    near = _find_time(read, end_seq, made_at_ms - ID_CLOCK_MS)
+    near = find_time(read, end_seq, made_at_ms - ID_CLOCK_MS)
     for first_seq, until_seq in ((near, end_seq), (1, near - 1)):
         for record in read(first_seq, until_seq=until_seq):
             if f'"{id_}"'.encode() in record.events_json and any(
@@ -93,7 +93,7 @@ def find_made(read: Read, end_seq: int, id_: str) -> int:
     return 0
 
 
-def _find_time(read: Read, end_seq: int, at_ms: int) -> int:
+def find_time(read: Read, end_seq: int, at_ms: int) -> int:
     """A seq shortly before the first record of this time or later; looked for from the end on, for it is mostly near,
     and only at records whose offset is known where one of the journal's is."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -21,6 +22,8 @@ from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.ports import Providers
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
+
+_draw: Callable[[], float] = random.random
 
 
 class DeltaPublisher:
@@ -84,26 +87,54 @@ async def call_model(
 ) -> ModelReplied | ModelFailed:
     """One attempt. Only cancellation escapes; everything else is an outcome."""
     deltas = DeltaPublisher(hub, request.session_id, effect.run_id, model_call_id=effect.model_call_id)
+    began_s = time.monotonic()
+    first_ms = 0
+    has_output = False
+
+    def failed(code: str, message: str, retry_after_ms: int | None = None, request_id: str = "") -> ModelFailed:
+        return ModelFailed(
+            run_id=effect.run_id,
+            model_call_id=effect.model_call_id,
+            attempt=effect.attempt,
+            code=code,
+            message=message,
+            retry_after_ms=retry_after_ms,
+            jitter=_draw(),
+            has_output=has_output,
+            request_id=request_id,
+            duration_ms=_ms_since(began_s),
+        )
+
     try:
         provider = await providers.open(route)
         request = await add_blobs(request, blobs, committer)
+        began_s = time.monotonic()
         async with contextlib.aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:
+                first_ms = first_ms or _ms_since(began_s)
                 if isinstance(item, Reply):
                     return ModelReplied(
                         run_id=effect.run_id,
                         model_call_id=effect.model_call_id,
                         attempt=effect.attempt,
                         reply=_checked(item),
+                        first_ms=first_ms,
+                        duration_ms=_ms_since(began_s),
                     )
+                has_output = True
                 _publish(deltas, item)
-        return _failed(effect, "connection", "the stream ended before the reply was complete", None)
+        return failed("connection", "the stream ended before the reply was complete")
     except ProviderError as error:
-        return _failed(effect, error.code, error.message, error.retry_after_ms)
+        return failed(error.code, error.message, error.retry_after_ms, error.request_id)
     except Exception as error:
-        return _failed(effect, "invalid", f"{type(error).__name__} in the provider {route}", None)
+        return failed("invalid", f"{type(error).__name__} in the provider {route}")
     finally:
         deltas.flush()
+
+
+def _ms_since(began_s: float) -> int:
+    """At least 1: 0 means that it did not happen."""
+    return max(1, round((time.monotonic() - began_s) * 1000))
 
 
 def _checked(reply: Reply) -> Reply:
@@ -125,16 +156,3 @@ def _publish(deltas: DeltaPublisher, item: Delta) -> None:
     else:
         deltas.flush()
         deltas.send("tool_call", tool=item.tool)
-
-
-def _failed(effect: CallModel, code: str, message: str, retry_after_ms: int | None) -> ModelFailed:
-    jitter: Callable[[], float] = random.random
-    return ModelFailed(
-        run_id=effect.run_id,
-        model_call_id=effect.model_call_id,
-        attempt=effect.attempt,
-        code=code,
-        message=message,
-        retry_after_ms=retry_after_ms,
-        jitter=jitter(),
-    )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
-from kheish.core.events import Process
+from kheish.core.events import Hop, Process
 
 
 class Clock(Protocol):
@@ -31,12 +31,17 @@ class Provider(Protocol):
 class Providers(Protocol):
     """The routes of this daemon."""
 
-    async def resolve(self, selector: str | None) -> tuple[str, str]:
-        """`[route/]model` (or None for the default) -> (route, model). Raises Invalid or ProviderError."""
+    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
+        """The ways that a chain, or `[route/]model` (or None for the default), stands for: at least one, the first one
+        first. Raises Invalid or Conflict."""
         ...
 
     async def open(self, route: str) -> Provider:
         """The provider of a route; loads SDKs off the event loop on first use. Raises ProviderError."""
+        ...
+
+    async def describe_chains(self) -> list[dict[str, Any]]:
+        """The chains: chain_id, hops, is_default."""
         ...
 
     async def describe(self) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from kheish.core.tool_calls import lookup
 from kheish.errors import Invalid, KheishError
 from kheish.limits import PROCESS_KILL_GRACE_MS
 from kheish.runtime.actor import Actor
+from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.tool_calls import run_tool
@@ -45,6 +46,7 @@ class Reconciler:
         *,
         clock: Clock,
         providers: Providers,
+        circuits: Circuits,
         tools: dict[str, Tool],
         blobs: Blobs,
         kill_tree: KillTree,
@@ -53,6 +55,7 @@ class Reconciler:
     ) -> None:
         self._clock = clock
         self._providers = providers
+        self._circuits = circuits
         self._tools = tools
         self._blobs = blobs
         self._kill_tree = kill_tree
@@ -118,16 +121,19 @@ class Reconciler:
                 except (KheishError, OSError) as error:
                     return _failed(effect, "session_unreadable", str(error))
                 run = actor.state.runs[effect.run_id]
+                hop = run.chain[run.hop]
                 request = build_request(actor.state, run, messages, actor.kernel.policy.settings.tools)
-                return await call_model(
+                outcome = await call_model(
                     effect,
                     request,
-                    run.route,
+                    hop.route,
                     providers=self._providers,
                     hub=actor.kernel.hub,
                     blobs=self._blobs,
                     committer=actor.kernel.committer,
                 )
+                self._circuits.note_outcome(hop, outcome, self._clock.now_ms())
+                return outcome
             case WakeAt():
                 left_ms = min(effect.at_ms - self._clock.now_ms(), effect.wait_ms_max)
                 await asyncio.sleep(max(0, left_ms) / 1000)

@@ -42,8 +42,9 @@ from kheish.limits import (
     STREAM_CHUNK_BYTES,
 )
 from kheish.runtime.actor import Actor, Applied, Kernel
+from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
-from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, fold_records, fold_run
+from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_records, fold_run
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
@@ -117,12 +118,14 @@ class Supervisor:
         self.index = Index(root)
         self.committer = Committer(asyncio.get_running_loop())
         self.disk = DiskWatch(root, self.committer)
+        self.circuits = Circuits()
         specs = {name: tool.spec for name, tool in tools.items()}
         self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,
             policy=self.policy,
+            circuits=self.circuits,
             generation=generation,
             next_pos=self._next_pos,
             on_change=self._changed,
@@ -130,6 +133,7 @@ class Supervisor:
         self._reconciler = Reconciler(
             clock=self.clock,
             providers=providers,
+            circuits=self.circuits,
             tools=tools,
             blobs=self.blobs,
             kill_tree=kill_tree,
@@ -286,8 +290,9 @@ class Supervisor:
         return await actor.submit(outcome, lambda: self._context(DAEMON))
 
     def _context(self, caller: Caller, key: str = "", body_digest: str = "") -> Context:
+        at_ms = self.clock.now_ms()
         return Context(
-            at_ms=self.clock.now_ms(),
+            at_ms=at_ms,
             id_base=new_id("x").partition("_")[2],
             generation=self.generation,
             principal=caller.principal,
@@ -295,6 +300,7 @@ class Supervisor:
             is_operator=caller.is_operator,
             key=key,
             body_digest=body_digest,
+            cooling=self.circuits.cooling(at_ms),
         )
 
     def _next_pos(self) -> int:
@@ -547,6 +553,14 @@ class Supervisor:
                 yield found
                 if ends(found[-1], run_id):
                     return
+
+    async def read_since(self, session_id: str, since_ms: int) -> AsyncGenerator[list[Record], None]:
+        """The durable records of a session from shortly before a time on, page by page."""
+        read, until = self._reader(session_id)
+        after_seq = await self.committer.run(find_time, read, until, since_ms) - 1 if until and since_ms else 0
+        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
+            after_seq = page[-1].seq
+            yield page
 
     async def _find_made(self, session_id: str, id_: str) -> int:
         """The seq of the record that made a run, an approval or a question, or 0. Raises NotFound, Corrupt, OSError."""

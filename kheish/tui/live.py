@@ -591,7 +591,7 @@ class Conversation:
         usage = event.get("usage", {})
         for name in self.usage:
             self.usage[name] += usage.get(name, 0)
-        self.context_tokens = sum(usage.values())
+        self.context_tokens = sum(usage.get(name, 0) for name in self.usage)
         for request in event.get("tool_requests", ()):
             if request["tool"] != "ask_user_question":
                 self._new_call(record, request["tool_call_id"], request["tool"], request["arguments"], change)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kheish.core.events import Attachment, Delivery
+from kheish.core.events import Attachment, Delivery, Hop
 from kheish.core.state import Run, RunStatus, State, status_of
+from kheish.core.why import Attempt
 from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
 from kheish.wire.approvals import ApprovalView, approval_view
 from kheish.wire.body import Body, View
@@ -72,6 +73,18 @@ class UsageView(View, frozen=True):
     output_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
+    reasoning_tokens: int
+
+
+class WhyView(View, frozen=True):
+    """`hops` is the chain of the run; `lines` tells in words what `attempts` says."""
+
+    run_id: str
+    session_id: str
+    status: RunStatus
+    hops: list[Hop]
+    attempts: list[Attempt]
+    lines: list[str]
 
 
 class RequestSummary(View, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 
 from kheish import limits
 from kheish.core.contracts import ToolSpec
-from kheish.core.events import AnyEvent, ApprovalKind, Delivery, Effect, Mode, Resolution, ToolKind
+from kheish.core.events import AnyEvent, ApprovalKind, Cooling, Delivery, Effect, Hop, Mode, Resolution, ToolKind
 from kheish.wire.approvals import ApprovalView
 from kheish.wire.body import View
 from kheish.wire.questions import QuestionView
@@ -74,11 +74,21 @@ class RouteView(View, frozen=True):
     default_model: str
     base_url: str
     api_key_env: str
+    auth_ref: str
     multimodal_input: bool
     is_default: bool
     ready: bool
     problem: str
     source: str
+
+
+class ChainView(View, frozen=True):
+    """A chain's id stands wherever a route's may. `cooling` are the hops that are spared now."""
+
+    chain_id: str
+    hops: list[Hop]
+    is_default: bool
+    cooling: list[Cooling]
 
 
 class ToolView(View, frozen=True):

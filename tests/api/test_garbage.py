@@ -20,6 +20,8 @@ import pytest
 from kheish.api.app import App
 from kheish.api.server import Server
 from kheish.limits import CONNECTIONS_MAX, KIB, MIB
+from kheish.secrets.master_key import MasterKey
+from kheish.secrets.service import Secrets
 from tests.api.conftest import obey
 from tests.api.raw_http import Stream, ask, connect, exchange, read_all, read_answer, refusal
 from tests.daemon_process import DaemonProcess
@@ -508,7 +510,8 @@ async def test_nothing_of_a_connection_outlives_it(tmp_path: Path) -> None:
         run_id = await kernel.submit()
         await kernel.until_status(run_id, "completed")
         path = tmp_path / "socket"
-        server = Server(App(kernel.supervisor, state_root=tmp_path, socket_path=path), path)
+        secrets = Secrets(tmp_path, MasterKey(tmp_path / "key", {}, in_keyring=False), kernel.supervisor.clock)
+        server = Server(App(kernel.supervisor, secrets, state_root=tmp_path, socket_path=path), path)
         await server.start()
         chance = random.Random(SEED)
 

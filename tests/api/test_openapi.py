@@ -269,6 +269,10 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("GET", r, id=queued["run_id"])
     walk("GET", r + "/events", id=run["run_id"])
     walk("GET", r + "/stream", id=run["run_id"])
+    walk("GET", r + "/why", id=run["run_id"])
+    walk("GET", r + "/usage", query="?by=day", id=run["run_id"])
+    walk("GET", "/v1/usage", query="?by=session&since_ms=1")
+    walk("GET", "/v1/chains")
     walk("GET", "/v1/events/stream")
     for name, path in (("three", s + "/approvals"), ("four", s + "/approval-runs"), ("five", r + "/approvals")):
         run_id = api.submit(name, "SHELL")
@@ -290,6 +294,10 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     ask(api, "POST", f"/v1/approvals/{always}", {"resolution": "deny", "remember": "always", "rule": "bash(echo*)"})
     assert [rule["pattern"] for rule in walk("GET", "/v1/runtime/permissions/rules")] == ["bash(echo*)"]
     walk("DELETE", "/v1/runtime/permissions/rules", query="?pattern=bash(echo*)")
+    walk("POST", "/v1/runtime/secrets", {"name": "one", "value": "s3cret"})
+    walk("GET", "/v1/runtime/secrets")
+    walk("GET", "/v1/runtime/secrets/{name}", name="one")
+    walk("DELETE", "/v1/runtime/secrets/{name}", query="?force=true", name="one")
     assert walk.asked == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 

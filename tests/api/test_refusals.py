@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheish.api.endpoints import ENDPOINTS
-from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX, REQUEST_BODY_BYTES_MAX
+from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX, REQUEST_BODY_BYTES_MAX, SECRET_CHARS_MAX
 from tests.api.raw_http import Connection, ask, exchange, refusal
 from tests.daemon_process import DaemonProcess
 
@@ -88,6 +88,14 @@ def test_what_is_no_json_is_malformed(api: DaemonProcess, body: bytes) -> None:
         ("POST", "/v1/questions/a", {"answers": [{}]}, "$.answers[0].question_id"),
         ("POST", "/v1/questions/a", {"answers": [{"question_id": "1"}] * 5}, "$.answers"),
         ("POST", "/v1/runtime/permissions/check", {"tool_name": "bash", "mode_override": "x"}, "$.mode_override"),
+        ("POST", "/v1/runtime/secrets", {"name": "Upper", "value": "x"}, "$.name"),
+        ("POST", "/v1/runtime/secrets", {"name": "a/b", "value": "x"}, "$.name"),
+        ("POST", "/v1/runtime/secrets", {"name": "a", "value": " \n"}, "$.value"),
+        ("POST", "/v1/runtime/secrets", {"name": "a", "value": "x" * (SECRET_CHARS_MAX + 1)}, "$.value"),
+        ("POST", "/v1/runtime/secrets", {"name": "a"}, "$.value"),
+        ("GET", "/v1/runtime/secrets/Upper", None, "name"),
+        ("GET", "/v1/runtime/secrets/..%2f..%2fx", None, "name"),
+        ("DELETE", "/v1/runtime/secrets/a?force=perhaps", None, "$.force"),
         ("PATCH", f"{S}/queue/run_x", {"content": ""}, "$.content"),
         ("GET", "/v1/sessions?limit=0", None, "$.limit"),
         ("GET", "/v1/sessions?limit=many", None, "$.limit"),

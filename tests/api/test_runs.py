@@ -13,6 +13,7 @@ from kheish.api.app import App
 from kheish.api.endpoints.runs import ListQuery, list_runs
 from kheish.api.router import Call
 from kheish.core.state import State
+from kheish.daemon.wiring import build_secrets
 from kheish.runtime.supervisor import Supervisor
 from tests.api.raw_http import ask, refusal
 from tests.daemon_process import DaemonProcess, Json
@@ -47,7 +48,9 @@ async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Supervisor, "peek", note)
     async with Kernel(tmp_path, [], generation=2) as kernel:
-        app = App(kernel.supervisor, state_root=tmp_path, socket_path=tmp_path / "socket")
+        app = App(
+            kernel.supervisor, build_secrets(tmp_path, tmp_path), state_root=tmp_path, socket_path=tmp_path / "socket"
+        )
         views = await list_runs(app, Call(path={}, query=ListQuery(), body=None, caller=OPERATOR))
     assert [view.run_id for view in views] == made[::-1] and peeked == ["s"]
 
@@ -81,7 +84,7 @@ def test_a_run_is_found_by_an_unambiguous_prefix(api: DaemonProcess) -> None:
 def test_a_finished_run_shows_what_it_took(api: DaemonProcess) -> None:
     run = api.finish(start(api, "took", "SHELL", "bypass"))
     assert (run["status"], run["outputs"], run["step"], run["error"]) == ("completed", ["done"], 2, None)
-    assert set(run["usage"].values()) == {0} and len(run["usage"]) == 4, "a script takes no tokens, and says so"
+    assert set(run["usage"].values()) == {0} and len(run["usage"]) == 5, "a script takes no tokens, and says so"
     assert run["queued_position"] is None
     assert run["submitted_at_ms"] <= run["started_at_ms"] <= run["finished_at_ms"] == run["updated_at_ms"]
 

@@ -26,6 +26,7 @@ from kheish.cli.table import DAILY, GROUPS
 from kheish.client.diagnostics import KEYS
 from kheish.core import commands, effects, events, machine, outcomes
 from kheish.core.contracts import ToolSpec
+from kheish.core.events import Hop
 from kheish.providers.registry import BUILT_IN, Routes
 from kheish.providers.routes import DEFAULT_MODEL, FROM_KEYS, KEY_ENV, SHELL, Driver
 from kheish.tools.registry import TOOLS, load_tools
@@ -104,7 +105,7 @@ async def test_every_driver_that_a_file_may_name_can_be_connected(tmp_path: Path
         f'version = 1\n[routes.r]\ndriver = "{driver}"\ndefault_model = "m"\napi_key_env = "K"\n'
     )
     routes = Routes(tmp_path, {"K": "k"})
-    assert await routes.resolve(None) == ("r", "m")
+    assert await routes.resolve(None) == (Hop(route="r", model="m"),)
     assert hasattr(await routes.open("r"), "stream")
 
 
@@ -139,8 +140,10 @@ def test_names_and_flags_of_commands_are_unique() -> None:
 
 # -- the wire -------------------------------------------------------------------------------------------------------
 
-NOUNS = ("approvals", "permissions", "questions", "runs", "sessions")
+NOUNS = ("approvals", "permissions", "questions", "runs", "sessions", "usage")
 """One file name in every layer; `wire/status.py` has what the daemon says of itself."""
+NOUNS_OF_ROOMS = ("secrets",)
+"""The same, with a room of that name instead of a part of the core."""
 
 
 def wire_modules() -> dict[str, ModuleType]:
@@ -148,10 +151,11 @@ def wire_modules() -> dict[str, ModuleType]:
 
 
 def test_every_noun_has_the_same_file_name_in_every_layer() -> None:
-    assert set(wire_modules()) == {*NOUNS, "status", "body"}
-    for noun in NOUNS:
-        for layer in ("core", "wire", "api.endpoints", "cli"):
-            assert import_module(f"kheish.{layer}.{noun}").__doc__
+    assert set(wire_modules()) == {*NOUNS, *NOUNS_OF_ROOMS, "status", "body"}
+    for noun in (*NOUNS, *NOUNS_OF_ROOMS):
+        own = f"core.{noun}" if noun in NOUNS else noun
+        for module in (own, f"wire.{noun}", f"api.endpoints.{noun}", f"cli.{noun}"):
+            assert import_module(f"kheish.{module}").__doc__
 
 
 def test_every_module_of_endpoints_is_in_the_table() -> None:

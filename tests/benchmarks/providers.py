@@ -7,15 +7,19 @@ import multiprocessing
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
 from kheish.client.http1 import Request
+from kheish.core.commands import SubmitRun
+from kheish.core.contracts import ModelRequest, Reply
 from kheish.core.effects import CallModel
+from kheish.core.events import Hop
 from kheish.core.outcomes import ModelReplied
+from kheish.errors import ProviderError
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import call_model
 from kheish.store.blobs import Blobs
@@ -25,6 +29,7 @@ from tests.daemon_process import DaemonProcess
 from tests.providers.requests import make_request
 from tests.providers.wire_server import Answer, WireServer, serving
 from tests.providers.wires import COMPLETIONS, MESSAGES, RESPONSES, WIRES, Wire
+from tests.runtime.kernel import Kernel
 
 STREAMS = 20
 DELTAS = 200
@@ -185,4 +190,51 @@ SDK_CALLS: dict[Wire, Callable[[Any], Awaitable[Any]]] = {
     ),
 }
 
-SCENES = {"first_use": first_use, "deltas": deltas}
+# -- failover -------------------------------------------------------------------------------------------------------
+
+
+def failover(folder: Path, count: int) -> list[Figure]:
+    """From the failure of a hop to the call of the next: the decision, its record on the disk, and the way there."""
+    return [asyncio.run(_fail_over(folder / "failover", count))]
+
+
+async def _fail_over(folder: Path, count: int) -> Figure:
+    failed_s = 0.0
+    taken_ms: list[float] = []
+
+    class Hops:
+        def __init__(self, route: str) -> None:
+            self._route = route
+
+        async def stream(self, request: ModelRequest) -> AsyncIterator[Reply]:
+            nonlocal failed_s
+            if self._route == "primary":
+                failed_s = time.perf_counter()
+                raise ProviderError("busy", code="overloaded")
+            taken_ms.append((time.perf_counter() - failed_s) * 1000)
+            yield Reply(text="done", stop_reason="end")
+
+    hops = tuple(Hop(route=route, model="m") for route in ("primary", "fallback"))
+    kernel = Kernel(folder, [])
+    kernel.provider.open = _opener(Hops)  # type: ignore[method-assign, assignment]
+    async with kernel:
+        await kernel.create()
+        for _ in range(count):
+            kernel.supervisor.circuits.note_outcome(hops[0], _REPLIED, 0)
+            run_id = await kernel.send(SubmitRun(text="go", route="primary", model="m", hops=hops))
+            await kernel.until_status(run_id, "completed")
+    figure = Figure("failover: from a failed hop to the call of the next", "ms", taken_ms)
+    return figure._replace(goal="< 5", met=figure.median < 5)
+
+
+_REPLIED = ModelReplied(run_id="", model_call_id="", attempt=1, reply=Reply(text="", stop_reason="end"))
+
+
+def _opener(make: Callable[[str], Any]) -> Callable[[str], Awaitable[Any]]:
+    async def open_(route: str) -> Any:
+        return make(route)
+
+    return open_
+
+
+SCENES = {"first_use": first_use, "deltas": deltas, "failover": failover}

@@ -20,6 +20,8 @@ from kheish.client.http1 import Request
 from kheish.core.commands import EditRun
 from kheish.core.contracts import ModelRequest, Reply
 from kheish.runtime.hub import Frame, Hub
+from kheish.secrets.master_key import MasterKey
+from kheish.secrets.service import Secrets
 from tests.benchmarks.figures import Figure, sample_ms
 from tests.benchmarks.kernel import daemon, read_watch
 from tests.benchmarks.restart import CLIENTS, in_parallel, many, start_patiently, until
@@ -200,7 +202,8 @@ async def _serve(pipe: Pipe, root: Path, record_bytes: int) -> None:
 
     async with Kernel(root, [never]) as made:
         path = root / "daemon" / "s"
-        app = App(made.supervisor, state_root=root, socket_path=path)
+        secrets = Secrets(root / "secrets", MasterKey(root / "key", {}, in_keyring=False), made.supervisor.clock)
+        app = App(made.supervisor, secrets, state_root=root, socket_path=path)
         server = Server(app, path)
         await server.start()
         await made.create()

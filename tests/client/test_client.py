@@ -217,6 +217,10 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert status["pid"] == served.pid
     assert [f.event for f in _first(call, 1)] == ["sync"]
     assert call("daemon", "routes")[0]["route_id"]
+    assert call("daemon", "chains") == []
+    assert call("daemon", "usage", by="session", since_ms=0)["total"]["calls"] >= 2
+    assert call("runs", "usage", run["run_id"], by="day")["total"]["calls"] == 2
+    assert call("runs", "why", run["run_id"])["lines"][0] == "the run takes test/script.json"
     assert call("daemon", "health")["status"] == "ok" and call("daemon", "readiness")["status"] == "ready"
     assert call("daemon", "openapi")["openapi"] == "3.1.0"
     assert "submit_run" in call("daemon", "capabilities")["operations"]
@@ -224,6 +228,10 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert checked["decision"] == "deny" and checked["matched_rule"] == "bash(rm *)"
     assert call("permissions", "check", "bash", mode_override="bypass")["decision"] == "allow"
     assert "bash" in [row["tool_name"] for row in call("permissions", "matrix", session_id=name)]
+    assert call("secrets", "set", name, "s3cret")["version"] == 1
+    kept = call("secrets", "set", name, "an0ther")
+    assert kept["version"] == 2 and kept in call("secrets", "list")
+    assert call("secrets", "get", name) == kept == call("secrets", "delete", name, force=True)
 
     for noun, method in (("sessions", "resolve_approvals"), ("sessions", "resolve_approvals_of_run"),
                          ("runs", "resolve_approvals")):  # fmt: skip

@@ -9,8 +9,8 @@ from kheish.core import outcomes as o
 from kheish.core.codec import decode_events, decode_state, encode_events, encode_state
 from kheish.core.contracts import Message, Reply, ReplyToolCall, ToolSpec
 from kheish.core.draft import Settings
-from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool
-from kheish.core.events import Answer, Behavior, Event, Process, Rule, RuleScope
+from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
+from kheish.core.events import Answer, Behavior, Cooling, Event, Process, Rule, RuleScope
 from kheish.core.machine import decide, evolve, fold, pending
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.state import State, status_of
@@ -54,6 +54,7 @@ class Conversation:
         self.clock = 0
         self.generation = 1
         self.pids = 100
+        self.cooling: tuple[Cooling, ...] = ()
         self.send(c.CreateSession(session_id="s", cwd="/work", mode=mode))
 
     @property
@@ -68,7 +69,12 @@ class Conversation:
         for _ in range(8):
             digits = ALPHABET[number & 31] + digits
             number >>= 5
-        defaults: dict[str, Any] = {"principal": "user:1", "origin": "test", "is_operator": True}
+        defaults: dict[str, Any] = {
+            "principal": "user:1",
+            "origin": "test",
+            "is_operator": True,
+            "cooling": self.cooling,
+        }
         return c.Context(
             at_ms=self.clock,
             id_base=f"{digits}{'0' * 18}",
@@ -97,7 +103,7 @@ class Conversation:
 
     def submit(self, text: str, **fields: Any) -> str:
         keys = {k: fields.pop(k) for k in ("key", "body_digest", "principal", "is_operator") if k in fields}
-        self.send(c.SubmitRun(text=text, route="r", model="m", **fields), **keys)
+        self.send(c.SubmitRun(**{"text": text, "route": "r", "model": "m", **fields}), **keys)
         return self.result
 
     def resolve(self, resolution: Any = "allow", **fields: Any) -> list[Event]:
@@ -143,6 +149,12 @@ class Conversation:
                 **fields,
             )
         )
+
+    def wake(self) -> list[Event]:
+        """The pause before another attempt is over."""
+        wake = next(e for e in self.effects() if isinstance(e, WakeAt))
+        self.clock = max(self.clock, wake.at_ms)
+        return self.send(o.RetryDue(run_id=wake.run_id, model_call_id=wake.model_call_id, attempt=wake.attempt))
 
     def start_process(self, effect: RunTool) -> list[Event]:
         self.pids += 1

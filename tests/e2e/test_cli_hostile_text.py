@@ -73,6 +73,9 @@ COMMANDS = [
     "sessions transcript approval",
     "runs list",
     "runs get {run}",
+    "runs why {run}",
+    "runs usage {run}",
+    "usage --by session",
     "permissions audit -s over",
     "approve no\x1b[2J\u202ething",
 ]

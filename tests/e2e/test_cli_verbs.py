@@ -522,6 +522,23 @@ def test_routes_are_listed_and_their_file_is_named(kheish: DaemonProcess) -> Non
     assert kheish.cli_json("routes", "path") == {"path": f"{kheish.config}/routes.toml"}
 
 
+def test_a_run_is_explained_and_its_use_added_up(kheish: DaemonProcess) -> None:
+    run_id = idle(kheish, "explained")
+    told = kheish.cli("runs", "why", run_id).stdout.splitlines()
+    way = "scripted/explained.json"
+    assert told[:3] == [f"{run_id}  completed", f"the run takes {way}", f"step 1: {way}"]
+    assert told[-1] == "the run completed"
+    assert [a["step"] for a in kheish.cli_json("runs", "why", run_id)["attempts"]] == [1, 2]
+    table = kheish.cli("runs", "usage", run_id, "--by", "route").stdout
+    assert re.search(r"^scripted +2 +0 +0 +0 +0 +unknown$", table, re.MULTILINE), table
+    rows = kheish.cli_json("usage", "--by", "session", "--since", "1h")["rows"]
+    assert {row["name"]: row["calls"] for row in rows}["explained"] == 2
+    assert kheish.cli_json("usage", "--since", "all")["since_ms"] == 0
+    refused = kheish.cli("usage", "--since", "yesterday")
+    assert refused.returncode and "write 90m, 12h, 7d, 4w or all" in refused.stderr
+    assert "there are no chains" in kheish.cli("routes", "chains").stderr
+
+
 def test_permissions_are_checked_listed_and_changed(kheish: DaemonProcess) -> None:
     idle(kheish, "permissions")
     assert kheish.cli("permissions", "check", "--tool", "bash", "--arg", "ls", "--mode", "plan").stdout == "deny\n"

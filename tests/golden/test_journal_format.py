@@ -135,6 +135,7 @@ class Writer:
         self.clock_ms = 1_800_000_000_000
         self.pids = 4000
         self.result = ""
+        self.cooling: tuple[e.Cooling, ...] = ()
 
     def send(self, message: c.Command | o.Outcome, key: str = "", principal: str = "user:1000") -> None:
         self.clock_ms += 1000
@@ -151,6 +152,7 @@ class Writer:
             is_operator=principal.startswith("user:") and not is_outcome,
             key=key,
             body_digest=canonical_digest(msgspec.to_builtins(message)) if key else "",
+            cooling=self.cooling,
         )
         decision = decide(self.state, message, context, self.settings)
         assert decision.events, message
@@ -176,7 +178,7 @@ class Writer:
         )
 
     def submit(self, text: str, key: str = "", **fields: Any) -> str:
-        self.send(c.SubmitRun(text=text, route="anthropic", model="claude-x", **fields), key)
+        self.send(c.SubmitRun(**{"text": text, "route": "anthropic", "model": "claude-x", **fields}), key)
         return self.result
 
     def owed(self, type_: type[Any]) -> Any:
@@ -184,17 +186,40 @@ class Writer:
 
     def reply(self, text: str, *calls: ReplyToolCall, **fields: Any) -> None:
         call = self.owed(CallModel)
-        reply = Reply(text=text, stop_reason="tool_use" if calls else "end", tool_calls=calls, **fields)
-        self.send(
-            o.ModelReplied(run_id=call.run_id, model_call_id=call.model_call_id, attempt=call.attempt, reply=reply)
+        reply = Reply(
+            text=text,
+            stop_reason="tool_use" if calls else "end",
+            tool_calls=calls,
+            request_id="req_011CSHoEeqs5C35K2UUqR7Fy",
+            **fields,
         )
+        replied = o.ModelReplied(
+            run_id=call.run_id,
+            model_call_id=call.model_call_id,
+            attempt=call.attempt,
+            reply=reply,
+            first_ms=310,
+            duration_ms=900,
+        )
+        self.send(replied)
 
-    def fail(self, code: str, message: str) -> None:
+    def fail(self, code: str, message: str, **fields: Any) -> None:
         call = self.owed(CallModel)
         failed = o.ModelFailed(
-            run_id=call.run_id, model_call_id=call.model_call_id, attempt=call.attempt, code=code, message=message
+            run_id=call.run_id,
+            model_call_id=call.model_call_id,
+            attempt=call.attempt,
+            code=code,
+            message=message,
+            request_id="req_0fail",
+            duration_ms=80,
+            **fields,
         )
         self.send(failed)
+
+    def wake(self) -> None:
+        wake = self.owed(WakeAt)
+        self.send(o.RetryDue(run_id=wake.run_id, model_call_id=wake.model_call_id, attempt=wake.attempt))
 
     def start_process(self) -> None:
         effect = self.owed(RunTool)
@@ -223,6 +248,11 @@ def call(tool: str, malformed: str = "", **arguments: Any) -> ReplyToolCall:
     return ReplyToolCall(provider_id="toolu_01", tool=tool, arguments=arguments, malformed=malformed)
 
 
+HOPS = (
+    e.Hop(route="anthropic", model="claude-x", on=("overloaded", "rate_limited")),
+    e.Hop(route="openai", model="gpt-x"),
+    e.Hop(route="kin", model="kin-x"),
+)
 QUESTIONS = [
     {
         "header": "Way",
@@ -249,15 +279,16 @@ def write(root: Path) -> None:
     )
     w.submit("Look at this.", key="first", attachments=attachments, metadata={"ticket": 4821})
     w.fail("rate_limited", "429: slow down")
-    wake = w.owed(WakeAt)
-    w.send(o.RetryDue(run_id=wake.run_id, model_call_id=wake.model_call_id, attempt=wake.attempt))
+    w.wake()
     w.reply(
         "I look.",
         call("bash", command="make test"),
         call("bash", command="sudo make"),
         call("read_file", path="README.md"),
         call("bash", malformed='{"command": "ls'),
-        usage=e.Usage(input_tokens=1200, output_tokens=80, cache_read_tokens=1000, cache_write_tokens=200),
+        usage=e.Usage(
+            input_tokens=1200, output_tokens=80, cache_read_tokens=1000, cache_write_tokens=200, reasoning_tokens=30
+        ),
         reasoning="Tests first.",
         model="claude-x-1",
         provider_state={"anthropic": {"thinking": [{"type": "thinking", "thinking": "Tests first."}]}},
@@ -290,6 +321,17 @@ def write(root: Path) -> None:
     )
     w.reply("Done.")
     w.checkpoint()
+
+    # A chain: one hop is left, the next breaks off and is taken once more, with a death before the last answers.
+    w.submit("By any way.", hops=HOPS)
+    w.cooling = (e.Cooling(route="anthropic", model="claude-x", code="overloaded", until_ms=w.clock_ms + 5_000),)
+    w.fail("overloaded", "529: busy")
+    w.fail("connection", "the stream ended before the reply was complete", has_output=True)
+    w.wake()
+    w.fail("server_error", "500: oh no")
+    w.die()
+    w.reply("By this one.")
+    w.cooling = ()
 
     # A daemon dies in a model call (with a torn tail), in a read, and in a command that a human had approved.
     w.submit("Again.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_asyncio
 
 from kheish.core.contracts import AssistantMessage, ToolMessage, UserMessage
 from kheish.core.events import Attachment
+from kheish.providers.anthropic import to_body
 from kheish.runtime.ports import Provider
 from tests.providers.requests import make_call, make_request, read
 from tests.providers.wire_server import Answer, WireServer
@@ -14,7 +17,8 @@ from tests.providers.wires import MESSAGES, asked, thought
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-STATE = {"anthropic": {"thinking": [{"type": "thinking", "thinking": "hm", "signature": "c2ln"}]}}
+THINKING = [{"type": "thinking", "thinking": "hm", "signature": "c2ln"}]
+STATE = {"anthropic": {"origin": {"server": "127.0.0.1", "model": "some-model"}, "thinking": THINKING}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -55,6 +59,22 @@ async def test_turns_alternate_and_nothing_blank_is_sent(server: WireServer, pro
     assert body["system"] == [
         {"type": "text", "text": "You are a test.", "cache_control": {"type": "ephemeral"}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("origin", "sent"),
+    [
+        ({"origin": {"server": "127.0.0.1", "model": "some-model"}}, THINKING),
+        ({"origin": {"server": "127.0.0.1", "model": "another-model"}}, []),
+        ({"origin": {"server": "api.anthropic.com", "model": "some-model"}}, []),
+        ({}, THINKING),  # as it was journaled before there were chains
+    ],
+)
+async def test_thinking_goes_back_only_to_where_it_came_from(origin: dict[str, Any], sent: list[Any]) -> None:
+    state = {"anthropic": {"thinking": THINKING, **origin}}
+    message = AssistantMessage(text="so", provider_state=state)
+    (turn,) = to_body(make_request(message), "127.0.0.1", {})["messages"]
+    assert [block for block in turn["content"] if block["type"] == "thinking"] == sent
 
 
 async def test_thinking_is_kept_with_its_signature_to_go_back(server: WireServer, provider: Provider) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kheish.client.errors import ApiError
+from kheish.core.events import Hop
 from kheish.errors import Conflict, Invalid, ProviderError
 from kheish.providers import registry
 from kheish.providers.registry import Routes
@@ -218,7 +219,7 @@ async def test_any_one_key_is_enough(tmp_path: Path, key: str, route_id: str) ->
     routes = Routes(tmp_path, {key: "k"})
     table = await routes.table()
     assert (table.default_route, table.source) == (route_id, "environment")
-    assert await routes.resolve(None) == (route_id, table.routes[route_id].model)
+    assert await routes.resolve(None) == (Hop(route=route_id, model=table.routes[route_id].model),)
     assert table.routes[route_id].key_env == key
 
 
@@ -325,10 +326,11 @@ async def test_a_model_server_on_this_machine_is_found_when_nothing_else_is_ther
     with serving(200, {"data": []}) as empty, serving(200, {"data": [{"id": "tiny"}, {"id": "big"}]}) as real:
         servers = (("empty", f"http://127.0.0.1:{empty}/v1"), ("found", f"http://127.0.0.1:{real}/v1"))
         monkeypatch.setattr(registry, "LOCAL_SERVERS", servers)
-        assert await Routes(tmp_path, {}).resolve(None) == ("found", "tiny")
+        assert await Routes(tmp_path, {}).resolve(None) == (Hop(route="found", model="tiny"),)
         assert (await Routes(tmp_path, {}).table()).source == "local server"
-        assert await Routes(tmp_path, {"ANTHROPIC_API_KEY": "k"}).resolve("anthropic") != ("found", "tiny")
-    assert await Routes(tmp_path, {}).resolve(None) == ("rehearsal", "rehearsal"), "it is gone"
+        (hop,) = await Routes(tmp_path, {"ANTHROPIC_API_KEY": "k"}).resolve("anthropic")
+        assert hop.route == "anthropic"
+    assert await Routes(tmp_path, {}).resolve(None) == (Hop(route="rehearsal", model="rehearsal"),), "it is gone"
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,7 @@ async def test_a_server_that_is_no_model_server_is_passed_by(
 ) -> None:
     with serving(status, body) as port:
         monkeypatch.setattr(registry, "LOCAL_SERVERS", (("other", f"http://127.0.0.1:{port}/v1"),))
-        assert await Routes(tmp_path, {}).resolve(None) == ("rehearsal", "rehearsal")
+        assert await Routes(tmp_path, {}).resolve(None) == (Hop(route="rehearsal", model="rehearsal"),)
 
 
 # -- selectors ------------------------------------------------------------------------------------------------------
@@ -367,7 +369,75 @@ async def test_a_selector_is_a_route_or_a_model_or_both(
     tmp_path: Path, selector: str | None, expected: tuple[str, str]
 ) -> None:
     write(tmp_path, TWO)
-    assert await Routes(tmp_path, {"MY_KEY": "k"}).resolve(selector) == expected
+    assert await Routes(tmp_path, {"MY_KEY": "k"}).resolve(selector) == (Hop(route=expected[0], model=expected[1]),)
+
+
+# -- chains ---------------------------------------------------------------------------------------------------------
+
+CHAIN = """
+[chains.careful]
+routes = ["claude", { route = "local.one/large", on = ["overloaded"] }, "rehearsal"]
+"""
+
+
+async def test_a_chain_stands_where_a_route_may(tmp_path: Path) -> None:
+    write(tmp_path, TWO + CHAIN)
+    routes = Routes(tmp_path, {"MY_KEY": "k"})
+    hops = (
+        Hop(route="claude", model="claude-x"),
+        Hop(route="local.one", model="large", on=("overloaded",)),
+        Hop(route="rehearsal", model="rehearsal"),
+    )
+    assert await routes.resolve("careful") == hops
+    assert await routes.resolve(None) == hops[:1]
+    with pytest.raises(Invalid, match="the chain careful has its own models"):
+        await routes.resolve("careful/claude-x")
+    assert await routes.describe_chains() == [{"chain_id": "careful", "hops": list(hops), "is_default": False}]
+
+
+async def test_a_chain_may_be_the_default_and_a_model_is_then_one_of_its_first_route(tmp_path: Path) -> None:
+    write(tmp_path, TWO.replace('default_route = "claude"', 'default_route = "careful"') + CHAIN)
+    routes = Routes(tmp_path, {"MY_KEY": "k"})
+    assert [hop.route for hop in await routes.resolve(None)] == ["claude", "local.one", "rehearsal"]
+    assert await routes.resolve("other") == (Hop(route="claude", model="other"),)
+    assert [row["route_id"] for row in await routes.describe() if row["is_default"]] == ["claude"]
+
+
+async def test_a_chain_with_a_route_that_is_not_ready_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, TWO + CHAIN)
+    with pytest.raises(Conflict, match="cannot use route claude: MY_KEY is not set"):
+        await Routes(tmp_path, {}).resolve("careful")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("[chains.careful]", "[chains.claude]"), "chain claude: a route has this name"),
+        (("[chains.careful]", "[chains.rehearsal]"), "chain rehearsal: a route has this name"),
+        (("[chains.careful]", '[chains."Care Ful"]'), "this is no chain id"),
+        (("routes = [", 'hops = ["a"]\nroutes = ['), "chain careful: unknown key hops"),
+        (('"claude", {', '"cloud", {'), "chain careful: cloud is no route"),
+        (('"rehearsal"', '"shell"'), "shell is no way to a model"),
+        (('"rehearsal"', '"scripted"'), "scripted needs a model: write scripted/MODEL"),
+        (('"rehearsal"', '"claude/claude-x"'), "the same route and model are in it twice"),
+        (('"overloaded"', '"auth"'), "a route is not left for auth"),
+        (('"overloaded"', '"busy"'), "Invalid enum value 'busy'"),
+        (("on =", "when ="), "unknown key when"),
+        (('routes = ["claude"', 'routes = []\nx = ["claude"'), "unknown key x"),
+    ],
+)
+def test_a_fault_in_a_chain_is_named_with_its_line(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    assert change[0] in CHAIN
+    path = write(tmp_path, TWO + CHAIN.replace(change[0], change[1], 1))
+    with pytest.raises(Invalid) as caught:
+        load_routes(path)
+    assert caught.value.message.startswith(f"cannot read {path}, line 1") and said in caught.value.message
+
+
+@pytest.mark.parametrize("routes", ["[]", str([f"claude/{number}" for number in range(9)])])
+def test_a_chain_has_between_one_and_eight_routes(tmp_path: Path, routes: str) -> None:
+    with pytest.raises(Invalid, match="it needs between 1 and 8 routes"):
+        load_routes(write(tmp_path, f"{TWO}\n[chains.c]\nroutes = {routes}\n"))
 
 
 async def test_a_route_without_a_model_asks_for_one(tmp_path: Path) -> None:
@@ -403,8 +473,8 @@ async def test_a_route_without_a_usable_key_is_not_ready(tmp_path: Path, key: st
 async def test_a_key_may_have_the_white_space_of_the_file_it_came_from(tmp_path: Path) -> None:
     write(tmp_path, TWO)
     routes = Routes(tmp_path, {"MY_KEY": "k\r\n"})
-    assert await routes.resolve(None) == ("claude", "claude-x")
-    assert routes._key(Route(driver="anthropic", api_key_env="MY_KEY")) == "k"
+    assert await routes.resolve(None) == (Hop(route="claude", model="claude-x"),)
+    assert await routes._key(Route(driver="anthropic", api_key_env="MY_KEY")) == ("k", "")
 
 
 async def test_what_is_shown_of_a_route_has_no_secret(tmp_path: Path) -> None:
@@ -417,6 +487,7 @@ async def test_what_is_shown_of_a_route_has_no_secret(tmp_path: Path) -> None:
         "default_model": "claude-x",
         "base_url": "",
         "api_key_env": "MY_KEY",
+        "auth_ref": "",
         "multimodal_input": True,
         "is_default": True,
         "ready": True,

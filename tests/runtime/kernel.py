@@ -9,7 +9,7 @@ from typing import Any
 
 from kheish.core import commands as c
 from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, TextDelta, ToolSpec
-from kheish.core.events import Process
+from kheish.core.events import Hop, Process
 from kheish.core.state import Run, State, status_of
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.runtime.supervisor import Caller, Supervisor
@@ -38,13 +38,16 @@ class Scripted:
         self.replies = replies
         self.requests: list[ModelRequest] = []
 
-    async def resolve(self, selector: str | None) -> tuple[str, str]:
-        return "test", selector or "m"
+    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
+        return (Hop(route="test", model=selector or "m"),)
 
     async def open(self, route: str) -> Scripted:
         return self
 
     async def describe(self) -> list[dict[str, Any]]:
+        return []
+
+    async def describe_chains(self) -> list[dict[str, Any]]:
         return []
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, sessions
+from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, secrets, sessions, usage
 from kheish.api.router import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -12,4 +12,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *approvals.ENDPOINTS,
     *questions.ENDPOINTS,
     *permissions.ENDPOINTS,
+    *usage.ENDPOINTS,
+    *secrets.ENDPOINTS,
 )

@@ -17,6 +17,7 @@ from kheish.api.openapi import describe
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_global
 from kheish.core.approvals import VERBS
+from kheish.core.chains import cooling_in
 from kheish.core.events import Delivery
 from kheish.core.permissions import MODES
 from kheish.errors import Draining
@@ -26,6 +27,7 @@ from kheish.wire.body import Body, GlobalCursor
 from kheish.wire.status import (
     STREAM_EVENTS,
     CapabilitiesView,
+    ChainView,
     HealthView,
     InboxCounts,
     InboxView,
@@ -127,6 +129,15 @@ async def list_routes(app: App, call: Call[None, NoQuery]) -> list[RouteView]:
     return [RouteView(**row) for row in await app.supervisor.providers.describe()]
 
 
+async def list_chains(app: App, call: Call[None, NoQuery]) -> list[ChainView]:
+    at_ms = app.supervisor.clock.now_ms()
+    cooling = app.supervisor.circuits.cooling(at_ms)
+    return [
+        ChainView(**row, cooling=list(cooling_in(tuple(row["hops"]), cooling)))
+        for row in await app.supervisor.providers.describe_chains()
+    ]
+
+
 async def stream_everything(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
     return app.streams.everything(start_of(call, parse_global), has_deltas=call.query.deltas)
 
@@ -151,6 +162,9 @@ ENDPOINTS = (
              summary="All approvals and questions that wait", returns=InboxView),
     Endpoint(method="GET", path="/v1/routes", handler=list_routes, summary="List the routes to models",
              returns=list[RouteView], codes=("invalid_routes",)),
+    Endpoint(method="GET", path="/v1/chains", handler=list_chains,
+             summary="List the chains of routes, and which of their hops are spared now", returns=list[ChainView],
+             codes=("invalid_routes",)),
     Endpoint(method="GET", path="/v1/events/stream", handler=stream_everything, query=StreamQuery,
              summary="Follow all sessions", stream=True),
     Endpoint(method="GET", path="/v1/blobs/{sha256}", handler=get_blob, query=BlobQuery,

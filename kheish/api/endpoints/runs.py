@@ -15,13 +15,16 @@ from kheish.api.problems import OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import TAIL, parse_seq, public_record
 from kheish.core import commands
+from kheish.core.codec import decode_events
 from kheish.core.events import Attachment
-from kheish.core.state import Run, State
+from kheish.core.state import Run, State, status_of
+from kheish.core.why import Inquiry
 from kheish.errors import Invalid
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, TOOL_RESULT_INLINE_BYTES_MAX
+from kheish.providers.prices import load_prices
 from kheish.runtime.actor import Applied
 from kheish.wire.body import Body, Cursor, OptionalSession, StreamCursor
-from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, run_view
+from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, WhyView, run_view
 from kheish.wire.status import RecordPage
 
 if TYPE_CHECKING:
@@ -54,14 +57,15 @@ SUBMITS = (
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
     """The run's id is the result."""
     body = call.body
-    route, model = await app.supervisor.providers.resolve(body.model)
+    hops = await app.supervisor.providers.resolve(body.model)
     command = commands.SubmitRun(
         text=body.content,
-        route=route,
-        model=model,
+        route=hops[0].route,
+        model=hops[0].model,
         delivery=body.delivery,
         attachments=tuple([await _keep_attachment(app, a, i) for i, a in enumerate(body.attachments)]),
         metadata=body.metadata,
+        hops=hops if len(hops) > 1 else (),
     )
     return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
 
@@ -158,6 +162,24 @@ async def stream_run(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[b
     return app.streams.session(state.session_id, run.run_id, start_of(call), is_resumed=bool(call.last_event_id))
 
 
+async def explain_run(app: App, call: Call[None, NoQuery]) -> WhyView:
+    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    state, run = await app.supervisor.run(session_id, run_id)
+    inquiry = Inquiry(run_id, await load_prices(await app.supervisor.providers.describe()))
+    async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, 0)) as pages:
+        async for record in (record async for page in pages for record in page):
+            for event in decode_events(record.events_json):
+                inquiry.add(event, record.at)
+    return WhyView(
+        run_id=run_id,
+        session_id=session_id,
+        status=status_of(state, run),
+        hops=list(inquiry.hops),
+        attempts=inquiry.attempts,
+        lines=inquiry.lines(),
+    )
+
+
 async def cancel_run(app: App, call: Call[StopRun, NoQuery]) -> RunView:
     state, run = await find_run(app, call.path["id"])
     if run.is_terminal:
@@ -176,6 +198,9 @@ ENDPOINTS = (
     Endpoint(method="GET", path="/v1/runs/{id}/stream", handler=stream_run,
              summary="Follow a run; the stream ends with it", query=StreamQuery, stream=True,
              if_empty="The run is over, and the reader that reconnects has seen all of it"),
+    Endpoint(method="GET", path="/v1/runs/{id}/why", handler=explain_run,
+             summary="Why a run went where it went: its model calls, attempt by attempt, and in words", returns=WhyView,
+             codes=("invalid_routes",)),
     Endpoint(method="POST", path="/v1/runs/{id}/cancel", handler=cancel_run,
              summary="Cancel a run; a finished one stays as it is", body=StopRun, returns=RunView),
 )  # fmt: skip

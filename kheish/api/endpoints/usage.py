@@ -1,0 +1,78 @@
+"""What model calls used and cost: of a run, or of all since a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from kheish.api.router import Call, Endpoint
+from kheish.core.codec import decode_events
+from kheish.core.usage import By, Meter
+from kheish.limits import USAGE_LOOK_BACK_MS, USAGE_RECORDS_MAX
+from kheish.providers.prices import load_prices
+from kheish.store.records import Record
+from kheish.wire.body import Body
+from kheish.wire.usage import UsageReport, usage_report
+
+if TYPE_CHECKING:
+    from kheish.api.app import App
+
+
+class RunUsageQuery(Body, frozen=True):
+    by: By = "model"
+
+
+class UsageQuery(Body, frozen=True):
+    """Of the model calls that were completed since then (unix milliseconds); 0: of all."""
+
+    by: By = "model"
+    since_ms: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] = 0
+
+
+async def get_run_usage(app: App, call: Call[None, RunUsageQuery]) -> UsageReport:
+    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    meter = Meter(call.query.by, 0, await load_prices(await app.supervisor.providers.describe()))
+    async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, 0)) as pages:
+        async for page in pages:
+            await asyncio.to_thread(_meter, meter, session_id, page, run_id)
+    return usage_report(meter)
+
+
+async def get_usage(app: App, call: Call[None, UsageQuery]) -> UsageReport:
+    """Reads journals, the sessions with the newest change first, until USAGE_RECORDS_MAX records are read."""
+    since_ms = call.query.since_ms
+    meter = Meter(call.query.by, since_ms, await load_prices(await app.supervisor.providers.describe()))
+    rows = [row for row in app.supervisor.index.rows.values() if row.updated_at_ms >= since_ms and not row.problem]
+    left = USAGE_RECORDS_MAX
+    for row in sorted(rows, key=lambda row: -row.updated_at_ms):
+        meter.begin_session()
+        look_from_ms = max(0, since_ms - USAGE_LOOK_BACK_MS)
+        async with contextlib.aclosing(app.supervisor.read_since(row.session_id, look_from_ms)) as pages:
+            async for page in pages:
+                await asyncio.to_thread(_meter, meter, row.session_id, page)
+                left -= len(page)
+                if left <= 0:
+                    return usage_report(meter, is_whole=False)
+    return usage_report(meter)
+
+
+def _meter(meter: Meter, session_id: str, records: Iterable[Record], run_id: str = "") -> None:
+    """Of one run, or of all."""
+    for record in records:
+        if b'"model_call.' in record.events_json or b'"run.submitted"' in record.events_json:
+            for event in decode_events(record.events_json):
+                if not run_id or getattr(event, "run_id", "") == run_id:
+                    meter.add(session_id, event)
+
+
+ENDPOINTS = (
+    Endpoint(method="GET", path="/v1/usage", handler=get_usage, query=UsageQuery, waits=True,
+             summary="What model calls used and cost, added up from the journals", returns=UsageReport,
+             codes=("invalid_routes",)),
+    Endpoint(method="GET", path="/v1/runs/{id}/usage", handler=get_run_usage, query=RunUsageQuery,
+             summary="What the model calls of a run used and cost", returns=UsageReport, codes=("invalid_routes",)),
+)  # fmt: skip
