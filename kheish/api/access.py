@@ -1,7 +1,7 @@
 """Who is at the other end of a connection, and what they may decide.
 
-The kernel tells the peer's uid and pid. The socket's own uid is an operator, unless the peer belongs to a tool call, of
-this daemon or another: a descendant of it, or a process that carries the id of a run. Such a peer is that run; it may
+The kernel tells the peer's uid and pid. The socket's own uid is an operator, unless the peer belongs to a tool call:
+a descendant of this daemon, or a process that carries the id of a run, also another's. Such a peer is that run; it may
 read and submit, but never approve, answer or change policy. A peer is looked at once, when it connects: later its pid
 may be another's.
 """

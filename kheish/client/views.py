@@ -743,6 +743,7 @@ class SessionView(TypedDict):
     pending_question_ids: list[str]
     runs_total: int
     headline: str
+    last_run_status: str
     problem: str
     attached: int
     rules: list[RuleView] | None

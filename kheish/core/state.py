@@ -231,6 +231,11 @@ def keep_newest(kept: dict[str, T], key: str, value: T, kept_max: int) -> None:
         del kept[next(iter(kept))]
 
 
+def last_run_status(state: State) -> str:
+    """How the newest of the runs that are over ended; "" where none is."""
+    return next((run.phase for run in reversed(state.runs.values()) if run.is_terminal), "")
+
+
 def status_of(state: State, run: Run) -> RunStatus:
     """The public status: a running run with a pending human decision is waiting for it."""
     if run.phase == "running":

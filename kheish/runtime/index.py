@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kheish.core.state import REDUCER_VERSION, State, status_of
+from kheish.core.state import REDUCER_VERSION, State, last_run_status, status_of
 from kheish.ids import time_of
 from kheish.runtime.fold import ID_CLOCK_MS
 from kheish.store import atomic
@@ -53,6 +53,7 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     approval_ids: tuple[str, ...] = ()
     question_ids: tuple[str, ...] = ()
     headline: str = ""
+    last_run_status: str = ""
     is_owed: bool = False
     problem: str = ""
     segment_first_seq: int = 0
@@ -115,6 +116,7 @@ def summarize(
         approval_ids=tuple(state.approvals),
         question_ids=tuple(state.questions),
         headline=latest.text[:200] if latest else "",
+        last_run_status=last_run_status(state),
         is_owed=is_owed,
         segment_first_seq=segment_first_seq,
         size=size,

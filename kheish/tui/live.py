@@ -90,6 +90,7 @@ class Board:
         for view in sessions:
             row = self._row(view["session_id"])
             row.attached = view["attached"]
+            row.last_status = row.last_status or view["last_run_status"]
             if row.seq > view["seq"]:
                 continue
             row.seq = view["seq"]

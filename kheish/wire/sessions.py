@@ -9,7 +9,7 @@ import msgspec
 
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.core.events import Mode
-from kheish.core.state import Run, State, status_of
+from kheish.core.state import Run, State, last_run_status, status_of
 from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View
 from kheish.wire.permissions import RuleView, rule_view
@@ -56,6 +56,8 @@ class SessionView(View, frozen=True):
     pending_question_ids: list[str]
     runs_total: int
     headline: str = ""
+    last_run_status: str = ""
+    """How the newest of the runs that are over ended."""
     problem: str = ""
     """Why the session is read-only, if it is."""
     attached: int = 0
@@ -116,6 +118,7 @@ def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
         pending_question_ids=list(state.questions),
         runs_total=state.runs_total,
         headline=latest.text[:200] if latest else "",
+        last_run_status=last_run_status(state),
         attached=attached,
         rules=[rule_view(rule) for rule in state.rules],
     )

@@ -489,14 +489,17 @@ def test_every_variable_is_documented() -> None:
 def test_the_files_that_are_printed_are_read_by_the_product(tmp_path: Path) -> None:
     scripts = [block for block in blocks("scripted-provider.md", "json") if '"replies"' in block]
     routes = blocks("routes.md", "toml")
-    assert len(scripts) == 5 and len(routes) == 1
+    assert len(scripts) == 5 and len(routes) == 2
     for number, script in enumerate(scripts):
         path = tmp_path / f"{number}.json"
         path.write_text(script)
         assert load_script(path)
-    (tmp_path / "routes.toml").write_text(routes[0])
-    table = load_routes(tmp_path / "routes.toml")
-    assert table is not None and table.default_route == "claude"
+    whole, chain = routes
+    default, _, rest = chain.partition("\n")
+    for text, name in ((whole, "claude"), (whole.replace('default_route = "claude"', default) + rest, "careful")):
+        (tmp_path / "routes.toml").write_text(text)
+        table = load_routes(tmp_path / "routes.toml")
+        assert table is not None and table.default_route == name
 
 
 def test_what_is_documented_of_a_script_is_all_there_is() -> None:

@@ -153,6 +153,7 @@ def row_view(app: App, row: SessionSummary) -> SessionView:
         pending_question_ids=list(row.question_ids),
         runs_total=row.runs_total,
         headline=row.headline,
+        last_run_status=row.last_run_status,
         problem=row.problem,
         attached=app.supervisor.hub.attached_to(row.session_id),
     )
