@@ -261,7 +261,7 @@ def test_the_board_keeps_what_is_newer_than_the_daemons_list(told: Told) -> None
     told.tell(reply("", ("t1", "bash", {"command": "make"})), REQUESTED)
     view: Any = {
         "session_id": "s", "seq": 1, "cwd": "/old", "title": "", "permission_mode": "default", "headline": "",
-        "active_run_id": "", "queued_run_ids": [], "ended": False, "problem": "", "updated_at_ms": 0, 
+        "active_run_id": "", "queued_run_ids": [], "ended": False, "problem": "", "updated_at_ms": 0,
         "attached": 0, "last_run_status": "",
         "pending_approval_ids": [], "pending_question_ids": [],
     }  # fmt: skip
