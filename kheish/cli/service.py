@@ -8,7 +8,7 @@ import sys
 from kheish import paths
 from kheish.cli.output import print_json, say
 
-_KEPT = ("KHEISH_STATE_ROOT", "KHEISH_CONFIG_DIR", "KHEISH_SOCKET")
+_KEPT = ("KHEISH_STATE_ROOT", "KHEISH_CONFIG_DIR", "KHEISH_SOCKET", "KHEISH_AUTH_STORE_MASTER_KEY_FILE")
 LABEL = "dev.kheish.daemon"
 
 _SERVICE = """\

@@ -11,7 +11,6 @@ import asyncio
 import codecs
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -24,11 +23,10 @@ from kheish.core.events import Process
 from kheish.limits import KIB, PROCESS_KILL_GRACE_MS, TOOL_OUTPUT_BYTES_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
-from kheish.tools.processes import MARK, identify, kill_tree
+from kheish.tools.processes import MARK, identify, kill_tree, without_secrets
 from kheish.tools.work import failure, to_the_end
 
 _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec "$@" </dev/null'
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|COOKIE", re.IGNORECASE)
 _COMMAND_BYTES_MAX = 128 * KIB - 1  # what Linux takes as one argument
 _READ_BYTES = 64 * KIB
 _DRAIN_S = 1.0
@@ -195,9 +193,8 @@ async def _start(command: str, call: ToolCall) -> Running:
 
 def make_environment(inherited: dict[str, str], call: ToolCall) -> dict[str, str]:
     """The user's environment without what looks like a secret, and with the call's own ids."""
-    kept = {name: value for name, value in inherited.items() if not _SECRET.search(name)}
     return {
-        **kept,
+        **without_secrets(inherited),
         "PWD": call.cwd,
         "PAGER": "cat",
         "GIT_PAGER": "cat",

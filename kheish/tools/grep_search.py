@@ -31,6 +31,7 @@ from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools import searcher
 from kheish.tools.arguments import ToolArguments, make_spec, parse
 from kheish.tools.globs import compile_glob, normalize_glob
+from kheish.tools.processes import without_secrets
 from kheish.tools.work import Stop, Unusable, failure, perform, to_the_end
 from kheish.tools.workspace import DEPTH_MAX, SKIPPED_DIRECTORIES, locate, shown
 
@@ -124,6 +125,7 @@ async def _search(root: str, target: Target, arguments: Arguments) -> ToolOutput
     process = await asyncio.create_subprocess_exec(
         *(_ripgrep(ripgrep, target, arguments) if ripgrep else _searcher(target, arguments)),
         cwd=_directory(root, target) if ripgrep else root,
+        env=without_secrets(os.environ),
         stdin=target.descriptor if ripgrep else asyncio.subprocess.DEVNULL,
         pass_fds=() if ripgrep else (target.descriptor,),
         stdout=asyncio.subprocess.PIPE,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 
 import msgspec
@@ -22,6 +24,7 @@ import msgspec
 from kheish.core.events import Process
 
 MARK = "KHEISH_TOOL_CALL_ID"
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|COOKIE", re.IGNORECASE)
 _IS_LINUX = sys.platform.startswith("linux")
 _ROUNDS_MAX = 50
 _SETTLE_S = 0.01
@@ -34,6 +37,11 @@ class _Row(msgspec.Struct, frozen=True):
     sid: int
     start_ticks: int
     is_zombie: bool
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a tool's process inherits of the daemon's environment: nothing whose name looks like a secret."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 @cache

@@ -286,3 +286,17 @@ async def test_no_descriptor_stays_open(tree: Workplace) -> None:
     before = set(os.listdir("/proc/self/fd"))
     await ask()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_the_searcher_inherits_no_key(tree: Workplace, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine != RIPGREP:
+        pytest.skip("the built-in searcher has no name on the PATH; both are started by the same call")
+    found = shutil.which("rg")
+    shims = tree.root.parent / "shims"
+    shims.mkdir()
+    (shims / "rg").write_text(f'#!/bin/sh\n/usr/bin/env > {shims}/environment\nexec {found} "$@"\n')
+    (shims / "rg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(shims))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-of-grep")
+    assert not (await tree.run("grep_search", pattern="other")).is_error
+    assert "canary-of-grep" not in (shims / "environment").read_text()
