@@ -71,9 +71,9 @@ class Terminal:
         """The lines as they stand on the screen, cut where the terminal cut them."""
         return self._tmux("capture-pane", "-p").rstrip().split("\n")
 
-    def until(self, pattern: str, *, times: int = 1) -> str:
+    def until(self, pattern: str, *, times: int = 1, timeout_s: float = TIMEOUT_S) -> str:
         """The screen, as soon as the pattern is on it that often."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while True:
             screen = self.screen
             if len(re.findall(pattern, screen)) >= times:

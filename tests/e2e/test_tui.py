@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kheish.tui.screens.request import DEAD_TIME_S
 from tests.daemon_process import DaemonProcess, bash, text
 from tests.e2e.cli_process import stop_for_good
-from tests.e2e.terminal import Terminal, needs_tmux
+from tests.e2e.terminal import TIMEOUT_S, Terminal, needs_tmux
 
 pytestmark = [pytest.mark.slow, needs_tmux]
 
@@ -56,8 +58,7 @@ def test_a_day_at_the_terminal(tmp_path: Path, columns: int, lines: int, no_colo
             # The daemon dies while it waits for the person; it is started again, and asks for the same thing once.
             owner = daemon.client.daemon.status()["pid"]
             os.kill(owner, 9)
-            while daemon_pid(daemon) in (0, owner):
-                pass
+            another_daemon(daemon, owner)
             screen.until("allow\\? bash: echo deployed")
             approve(screen)
             screen.until("It is deployed\\.")
@@ -84,6 +85,14 @@ def daemon_pid(daemon: DaemonProcess) -> int:
         return 0
 
 
+def another_daemon(daemon: DaemonProcess, before: int) -> None:
+    """Returns when one answers that is not the one before."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while daemon_pid(daemon) in (0, before):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def leave(screen: Terminal) -> None:
     screen.press("C-q")
     screen.until(r"\$\s*\Z")
@@ -91,13 +100,16 @@ def leave(screen: Terminal) -> None:
 
 
 def approve(screen: Terminal) -> None:
-    """Opens what waits and allows it, as soon as keys count."""
+    """Opens what waits and allows it: with one key at a time, since many at once are taken for pasted text."""
     screen.press("C-y")
     screen.until("Allow this\\?")
-    while "Allow this" in screen.screen:
+    for _ in range(20):
+        time.sleep(DEAD_TIME_S + 0.1)  # before it no key counts
         screen.press("a")
         with contextlib.suppress(AssertionError):
-            screen.until("Write to the agent|Allow this")
+            screen.until("Write to the agent", timeout_s=2)
+            return
+    raise AssertionError(screen.screen)
 
 
 def test_it_says_what_it_needs_where_there_is_no_terminal(shared_daemon: DaemonProcess) -> None:
@@ -118,8 +130,7 @@ def test_a_daemon_that_was_stopped_is_waited_for_and_started_by_a_key(tmp_path: 
             screen.until("ctrl\\+r starts it")
             assert daemon_pid(daemon) == 0, "who stopped it meant it"
             screen.press("C-r")
-            while daemon_pid(daemon) in (0, first):
-                pass
+            another_daemon(daemon, first)
             assert daemon.cli("sessions", "create", "after").returncode == 0
             screen.until("after")
             assert "ctrl+r" not in screen.screen
