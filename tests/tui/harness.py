@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -89,6 +90,8 @@ def check_picture(app: KheishApp, name: str, *hide: tuple[str, str]) -> None:
     """Compares with the picture that is checked in, after `hide` has replaced what differs each time (regular
     expression, replacement). What is drawn otherwise stands beside it as `.new.svg`, to be looked at and, if it is
     right, renamed."""
+    if os.getuid() != 0:
+        pytest.skip("PICTURES ARE NOT COMPARED: they show the user 0, and this is another")
     found = picture(app)
     for pattern, put in hide:
         found = re.sub(pattern, put, found)

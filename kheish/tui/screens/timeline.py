@@ -281,7 +281,7 @@ def items_of(lines: Sequence[Line], look: Look, me: str) -> list[Item]:
     day = ""
     seq_width = len(str(lines[-1].seq)) if lines else 0
     for line in lines:
-        if (of := time.strftime("%A, %Y-%m-%d", time.localtime(line.record["at_ms"] / 1000))) != day:
+        if (of := time.strftime("%a, %Y-%m-%d", time.localtime(line.record["at_ms"] / 1000))) != day:
             day = of
             found.append(Item("", lambda _, day=day: strip_of((day, look.dim))))  # type: ignore[misc]
         found.append(Item(str(line.seq), lambda width, line=line: draw_line(line, width, seq_width, look, me)))  # type: ignore[misc]
