@@ -70,16 +70,23 @@ class DaemonProcess:
         (self.config / name).write_text(json.dumps(script))
         return f"scripted/{name}"
 
-    def start(
+    def spawn(
         self, env: dict[str, str] | None = None, argv: list[str] | None = None, pass_fds: tuple[int, ...] = ()
-    ) -> DaemonProcess:
+    ) -> subprocess.Popen[bytes]:
         command = argv or [sys.executable, "-m", "kheish", "daemon", "run"]
         environment = {**self.env, **(env or {})}
         self.popen = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd="/", pass_fds=pass_fds)
+        return self.popen
+
+    def start(
+        self, env: dict[str, str] | None = None, argv: list[str] | None = None, pass_fds: tuple[int, ...] = ()
+    ) -> DaemonProcess:
+        """Returns when it answers."""
+        process = self.spawn(env, argv, pass_fds)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not launch.is_ready(self.client.transport):
-            if self.popen.poll() is not None:
-                raise AssertionError(f"the daemon left with status {self.popen.returncode}")
+            if process.poll() is not None:
+                raise AssertionError(f"the daemon left with status {process.returncode}")
             assert time.monotonic() < deadline, "the daemon does not answer"
             time.sleep(0.005)
         return self

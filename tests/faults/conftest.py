@@ -74,3 +74,16 @@ def failing(short_path: Path) -> Iterator[FailingDaemon]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def daemons() -> Iterator[Callable[[Path], FailingDaemon]]:
+    made: list[FailingDaemon] = []
+
+    def make(folder: Path) -> FailingDaemon:
+        made.append(FailingDaemon(folder))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.close()

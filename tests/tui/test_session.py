@@ -13,7 +13,7 @@ from kheish.tui.live import Call, Change, Note
 from kheish.tui.screens.approval import Approval
 from kheish.tui.screens.home import Home
 from kheish.tui.screens.session import Session
-from kheish.tui.widgets.composer import Composer
+from kheish.tui.widgets.composer import TWICE_S, Composer
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.transcript import Transcript
 from tests.daemon_process import DaemonProcess, bash, calls, text, tool
@@ -154,7 +154,7 @@ async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> 
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
         await pilot.press("escape")
-        await pilot.pause(0.7)
+        await pilot.pause(TWICE_S + 0.2)
         assert api.client.runs.get(run_id)["status"] == "running"
         await pilot.press("escape", "escape")
         await until(pilot, lambda: "interrupted by" in shown(app))
