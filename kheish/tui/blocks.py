@@ -103,16 +103,6 @@ class Blocks:
             _append(found, block, width, look)
         return found
 
-    def height_hint(self, width: int) -> int:
-        """How many lines there may be, from the length of the text's lines alone."""
-        found, was_blank = 0, True
-        for line in self._text.split("\n"):
-            is_blank = not line or line.isspace()
-            if not is_blank or not was_blank:
-                found += 1 + min(len(line), LINE_CHARS_MAX) // max(1, width)
-            was_blank = is_blank
-        return found
-
     def _cut(self) -> None:
         """Takes whole lines for good, and what follows the last of them for the moment."""
         end = self._text.rfind("\n", self._taken) + 1

@@ -189,10 +189,6 @@ def coloured(lines: list[str], language: str, look: Look) -> list[Row]:
     return rows if ["".join(text for text, _ in row) for row in rows] == lines else plain
 
 
-def knows_language(name: str) -> bool:
-    return lexer_of(name) is not None
-
-
 @lru_cache(maxsize=64)
 def lexer_of(language: str) -> Any:
     """A lexer of Pygments; None where it has none of this name."""

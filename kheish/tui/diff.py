@@ -323,21 +323,17 @@ def json_lines(value: object, width: int, look: Look) -> LazyLines:
 
 
 class Diff(LazyLines):
-    """A unified diff, as one column or, where `split` and there is room, before and after side by side.
-
-    `file_rows` and `hunk_rows` are the lines where each file and each hunk begins.
-    """
+    """A unified diff, as one column or, where `split` and there is room, before and after side by side. `hunk_rows` are
+    the lines where each hunk begins."""
 
     def __init__(self, text: str, width: int, look: Look, split: bool = False) -> None:
         self.files = files_of(text)
         parts: list[_Part] = []
-        files: list[int] = []
         hunks: list[int] = []
         make = _Split if split and width >= SPLIT_WIDTH_MIN else _Unified
         for file in self.files:
             if parts:
                 parts.append(_Texts([[]], width))
-            files.append(len(parts))
             parts.append(_Texts(_head(file, width, look), width))
             name = file.path.rpartition("/")[2]
             dot = name.rfind(".")
@@ -348,12 +344,7 @@ class Diff(LazyLines):
                 parts.append(_Texts([[(_exposed(hunk.header), look.dim)]], width))
                 parts.append(make(hunk, language, digits, width, look))
         super().__init__(parts)
-        self.file_rows = [self._row_of(number) for number in files]
         self.hunk_rows = [self._row_of(number) for number in hunks]
-
-
-def diff_lines(text: str, width: int, look: Look, split: bool = False) -> Diff:
-    return Diff(text, width, look, split)
 
 
 def _head(file: FileDiff, width: int, look: Look) -> list[Row]:

@@ -26,8 +26,6 @@ class Marks(NamedTuple):
     running: str
     queued: str
     idle: str
-    closed: str
-    opened: str
     bar: str
     rule: str
     below: str
@@ -36,12 +34,12 @@ class Marks(NamedTuple):
 
 UNICODE = Marks(
     user="\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}", reply="●", thought="✻", call="●", note="·",
-    done="✓", failed="✗", waiting="◆", running="●", queued="○", idle="·", closed="▸", opened="▾", bar="▌",
+    done="✓", failed="✗", waiting="◆", running="●", queued="○", idle="·", bar="▌",
     rule="─", below="↓", ellipsis="…",
 )  # fmt: skip
 ASCII = Marks(
     user=">", reply="*", thought="~", call="*", note="-", done="+", failed="x", waiting="!", running="*", queued="o",
-    idle="-", closed=">", opened="v", bar="|", rule="-", below="v", ellipsis="~",
+    idle="-", bar="|", rule="-", below="v", ellipsis="~",
 )  # fmt: skip
 
 
@@ -77,7 +75,6 @@ class Look(NamedTuple):
     code_theme: str
     """A style of pygments."""
     marks: Marks
-    is_dark: bool
 
 
 def look_of(variables: dict[str, str], *, is_dark: bool, ascii_only: bool = False) -> Look:
@@ -103,7 +100,6 @@ def look_of(variables: dict[str, str], *, is_dark: bool, ascii_only: bool = Fals
         removed=Style(bgcolor=removed),
         code_theme="github-dark" if is_dark else "default",
         marks=ASCII if ascii_only else UNICODE,
-        is_dark=is_dark,
     )
 
 

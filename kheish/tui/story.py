@@ -57,7 +57,7 @@ class Story:
         self.seq = 0
         self.steps: deque[Step] = deque(maxlen=STEPS_KEPT)
         self.steps_dropped = 0
-        self.submitted_ms = self.started_ms = self.ended_ms = 0
+        self.started_ms = self.ended_ms = 0
         self.outcome = ""
         self._calls: dict[str, ToolCall] = {}
         self._requests: dict[str, ToolCall] = {}
@@ -72,8 +72,6 @@ class Story:
 
     def _apply(self, event: AnyEvent, at_ms: int) -> None:
         match event["type"]:
-            case "run.submitted":
-                self.submitted_ms = event["submitted_at_ms"]
             case "run.started":
                 self.started_ms = event["at_ms"]
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":

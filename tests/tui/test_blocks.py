@@ -312,14 +312,6 @@ def test_another_look_or_width_draws_everything_anew() -> None:
     assert next(iter(blocks.lines(100, light)[0])).style == light.heading
 
 
-def test_the_height_is_guessed_without_drawing() -> None:
-    text = "# Title\n\n" + "word " * 100 + "\n\n\n\n- a\n- b\n\n```\n" + "code\n" * 30 + "```\n"
-    blocks = Blocks()
-    blocks.set(text)
-    for width in (40, 80, 120):
-        assert abs(blocks.height_hint(width) - len(blocks.lines(width, LOOK))) <= 6
-
-
 def test_nothing_heavy_is_imported_before_something_is_drawn() -> None:
     code = (
         "import sys; import textual.strip; had = set(sys.modules); import kheish.tui.blocks, kheish.tui.diff; "

@@ -20,7 +20,6 @@ from kheish.tui.diff import (
     Diff,
     FileDiff,
     LazyLines,
-    diff_lines,
     files_of,
     json_lines,
     shell_lines,
@@ -171,7 +170,7 @@ def test_a_value_is_whole_and_hides_nothing(value: object, width: int) -> None:
 @given(HIDING, HIDING, st.integers(8, 140), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_a_diff_is_whole_and_hides_nothing(old: str, new: str, width: int, split: bool) -> None:
-    lines = diff_lines(unified("a.py", old, new), width, LOOK, split)
+    lines = Diff(unified("a.py", old, new), width, LOOK, split)
     assert all(line.cell_length <= width for line in lines)
     halves = [[line.crop(0, width // 2) for line in lines], [line.crop(width // 2) for line in lines]]
     shown = [content(found) for found in (halves if split and width >= SPLIT_WIDTH_MIN else [list(lines)])]
@@ -263,12 +262,11 @@ def test_colours_reach_the_end_of_what_is_long() -> None:
         assert len({segment.style for segment in last if segment.text.strip()}) > 1
 
 
-def test_it_says_where_files_and_hunks_begin() -> None:
+def test_it_says_where_hunks_begin() -> None:
     text = "".join(f"{i}\n" for i in range(40))
     changed = text.replace("3\n", "x\n", 1).replace("35\n", "y" * 100 + "\n")
     diff = Diff(unified("a", text, changed) + unified("b", None, "x\n"), 40, LOOK)
     found = texts_of(diff)
-    assert [found[y] for y in diff.file_rows] == ["a  +2 -2", "b  +1 -0"]
     assert [found[y] for y in diff.hunk_rows] == ["@@ -1,7 +1,7 @@", "@@ -33,7 +33,7 @@", "@@ -0,0 +1,1 @@"]
 
 

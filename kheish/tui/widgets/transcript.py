@@ -74,10 +74,6 @@ class Transcript(ScrollView, can_focus=True):
     # -- what it shows -------------------------------------------------------------------------------------------
 
     @property
-    def entries_total(self) -> int:
-        return len(self._drawings)
-
-    @property
     def unseen(self) -> int:
         """Entries that came while it did not follow."""
         return self._unseen
@@ -143,13 +139,6 @@ class Transcript(ScrollView, can_focus=True):
         """Draws what shows a time that runs."""
         if any(isinstance(d.entry, Call) and d.entry.phase == "running" for d in self._drawings[-50:]):
             self._settle()
-
-    def reveal(self, entry: Entry) -> None:
-        for i, drawing in enumerate(self._drawings):
-            if drawing.entry is entry:
-                self._follow(False)
-                self._settle((i, 0))
-                return
 
     def follow_end(self) -> None:
         self._follow(True)
