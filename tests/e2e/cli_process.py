@@ -68,6 +68,11 @@ def stop_for_good(daemon: DaemonProcess) -> None:
         assert time.monotonic() < deadline, f"{left} do not stop"
 
 
+def _heed_interrupts() -> None:
+    """As a command that a person follows does, also where the tests run in the background and ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class CliProcess:
     """`kheish ARGUMENTS` with pipes; what it says is read as it comes."""
 
@@ -79,6 +84,7 @@ class CliProcess:
             stderr=subprocess.PIPE,
             env={**daemon.env, **(env or {})},
             cwd=daemon.work,
+            preexec_fn=_heed_interrupts,
         )
         self._selector = selectors.DefaultSelector()
         self._said: dict[IO[bytes], bytes] = {}

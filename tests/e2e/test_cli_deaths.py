@@ -30,10 +30,10 @@ def test_followers_go_on_after_the_daemon_was_killed(daemon: DaemonProcess) -> N
                 assert run.finish() == 0
                 assert wait.finish() == 0
                 logs.until("run completed\n")
-                logs.interrupt()
-                assert logs.finish() == 130
             finally:
                 stop_for_good(daemon)
+            logs.interrupt()
+            assert logs.finish() == 130
     assert run.out == "survived\n"
     assert json.loads(wait.out)["status"] == "completed"
     lines = [line.split(" ", 1)[1] for line in logs.out.splitlines()]
