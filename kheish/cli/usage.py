@@ -16,6 +16,7 @@ _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 
 
 def usage(by: str, since: str, as_json: bool) -> int:
+    # `by` is one of its parameter's choices.
     _print(connect().daemon.usage(by=by, since_ms=_read_since(since)), as_json)  # type: ignore[arg-type]
     return 0
 

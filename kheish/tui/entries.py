@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.style import Style
 from textual.strip import Strip
 
-from kheish.narration import call_text
 from kheish.terminal import clean, one_line
 from kheish.tui.blocks import Blocks
 from kheish.tui.lines import cut_columns, fill, strip_of, wrap
 from kheish.tui.live import Asked, Call, Entry, Note, Reply, Said, duration
 from kheish.tui.look import Look
+from kheish.tui.words import call_detail
 
 INDENT = 2
 SAID_LINES_MAX = 40
@@ -140,10 +140,6 @@ def _draw_reasoning(reply: Reply, width: int, look: Look, is_expanded: bool) -> 
     return [strip_of((line, italic)), _BLANK]
 
 
-_PHASE_WORD = {"asked": "", "waiting": "waits for you", "running": "running", "done": "", "denied": "denied",
-               "uncertain": "outcome unknown"}  # fmt: skip
-
-
 def call_style(call: Call, look: Look) -> Style:
     match call.phase:
         case "waiting" | "uncertain":
@@ -159,7 +155,7 @@ def call_style(call: Call, look: Look) -> Style:
 
 def _draw_call(call: Call, width: int, look: Look, is_expanded: bool, now_ms: int) -> list[Strip]:
     mark = look.marks.waiting if call.phase in ("waiting", "uncertain") else look.marks.call
-    tool, _, what = _head(call)
+    tool, what = one_line(call.tool, 40), call_detail(call.tool, call.arguments)
     room = width - INDENT - len(tool) - 2
     lines = wrap(what, room) if is_expanded else [cut_columns(what.split("\n")[0], room, look.marks.ellipsis)]
     found = [strip_of((f"{mark} ", call_style(call, look)), (tool, look.strong), (f" {lines[0]}", look.text))]
@@ -171,12 +167,6 @@ def _draw_call(call: Call, width: int, look: Look, is_expanded: bool, now_ms: in
     elif call.output:
         found += _draw_output(call, width, look, is_expanded)
     return [*found, _BLANK]
-
-
-def _head(call: Call) -> tuple[str, str, str]:
-    tool = one_line(call.tool, 40)
-    text = call_text(call.tool, call.arguments, 0)
-    return tool, "", text.removeprefix(call.tool).lstrip(": ")
 
 
 def _under(text: str, style: Style, width: int, look: Look) -> Strip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from kheish.narration import call_text
 from kheish.terminal import ago, clean
@@ -27,6 +28,11 @@ def asks_text(row: Row) -> str:
     if "questions" in ask:
         return str(ask["questions"][0]["question"]) + more
     return call_text(ask.get("tool", ""), ask.get("input", {})) + more
+
+
+def call_detail(tool: str, arguments: dict[str, Any]) -> str:
+    """What a call would do, without the tool's name; what cannot be seen is written out."""
+    return call_text(tool, arguments, 0).removeprefix(tool).lstrip(": ")
 
 
 def tokens_text(count: int) -> str:

@@ -17,7 +17,6 @@ from textual.widgets import Input, Static
 
 from kheish.errors import KheishError
 from kheish.ids import new_id
-from kheish.narration import call_text
 from kheish.terminal import clean, expose, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
@@ -27,7 +26,7 @@ from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
-from kheish.tui.words import age_text, asks_text, short_path, tokens_text
+from kheish.tui.words import age_text, asks_text, call_detail, short_path, tokens_text
 
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
@@ -398,8 +397,8 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
             parts += [f"  {i}. {clean(o['label'])}\n" for i, o in enumerate(question.get("options", ()), 1)]
         parts.append(("\nr answers", "$foreground 60%"))
     elif ask and ask.get("tool"):
-        parts += ["\n", (f"{one_line(ask['tool'])} ", "bold $warning"), expose(call_text(ask["tool"], ask["input"], 0)
-                  .removeprefix(ask["tool"]).lstrip(": ")), "\n"]  # fmt: skip
+        tool = f"{one_line(ask['tool'])} "
+        parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"]), "\n"]
         if ask.get("rule"):
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
         parts.append(("\nr decides", "$foreground 60%"))
