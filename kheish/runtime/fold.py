@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from kheish.core.codec import decode_events
+from kheish.core.codec import decode_events, decode_state
 from kheish.core.commands import Context
 from kheish.core.machine import evolve
 from kheish.core.state import TERMINAL, State
@@ -14,6 +14,7 @@ from kheish.errors import Corrupt, KheishError, NewerFormat
 from kheish.ids import time_of
 from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS
 from kheish.store.records import Record
+from kheish.store.session_dir import Loaded, Opened
 
 ID_CLOCK_MS = 1_000
 """How far the clock of ids and that of records may be apart."""
@@ -45,6 +46,12 @@ def fold_records(records: Iterable[Record], state: State) -> State:
                 f"cannot use the journal: {reason}; nothing was changed", reason=reason, valid_after=0
             ) from error
     return state
+
+
+def fold_session(session: Opened | Loaded, until_seq: int | None = None) -> State:
+    """The state of a session as it was found on the disk, up to a seq."""
+    tail = session.tail if until_seq is None else [record for record in session.tail if record.seq <= until_seq]
+    return fold_records(tail, decode_state(session.checkpoint) if session.checkpoint else State())
 
 
 def fold_run(read: Read, end_seq: int, session_id: str, run_id: str) -> State:

@@ -1,4 +1,4 @@
-"""The daemon's face to its clients: finds, opens, feeds and puts away the actors of all sessions."""
+"""The daemon's face to its clients: finds and feeds the actors of all sessions, and reads for whoever asks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from kheish.core.codec import decode_state
-from kheish.core.commands import Command, Context, CreateSession, Recover, SubmitRun
+from kheish.core.commands import Command, Context, CreateSession, SubmitRun
 from kheish.core.contracts import Message
 from kheish.core.events import Rule
 from kheish.core.machine import decide, pending
@@ -36,21 +34,20 @@ from kheish.ids import new_id, time_of
 from kheish.limits import (
     INDEX_SAVE_DELAY_MS,
     PAGE_ITEMS_MAX,
-    SESSION_UNLOAD_AFTER_MS,
-    SESSIONS_LOADED_MAX,
     SETTLED_REQUESTS_KEPT,
     STREAM_CHUNK_BYTES,
 )
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
-from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_records, fold_run
+from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
+from kheish.runtime.residents import Residents
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
@@ -59,7 +56,6 @@ from kheish.store.records import Record
 from kheish.store.segments import OffsetIndex, read_records
 from kheish.store.session_dir import (
     Loaded,
-    Opened,
     SessionDir,
     clear_unfinished,
     make_sessions_dir,
@@ -70,7 +66,6 @@ from kheish.store.session_dir import (
 log = logging.getLogger(__name__)
 
 _TAKE_UP_AGAIN_S, _TAKE_UP_AGAIN_MAX_S = 1.0, 60.0
-_MAKE_ROOM_LOOKS = 16
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -109,7 +104,6 @@ class Supervisor:
         clock: Clock | None = None,
     ) -> None:
         self.root = root
-        self._raise_generation = raise_generation
         self.providers = providers
         self.clock: Clock = clock or SystemClock()
         self.started_at_ms = self.clock.now_ms()
@@ -140,10 +134,16 @@ class Supervisor:
             report=self._report,
             on_trouble=self._trouble,
         )
-        self._actors: dict[str, Actor] = {}
-        self._opening: dict[str, asyncio.Task[None]] = {}
-        self._unload_timer: asyncio.TimerHandle | None = None
-        self._closing: dict[str, asyncio.Task[None]] = {}
+        recovery = Caller(principal="daemon", origin="recovery", is_operator=False)
+        self._residents = Residents(
+            root,
+            kernel=self._kernel,
+            index=self.index,
+            recovery_context=lambda: self._context(recovery),
+            raise_generation=raise_generation,
+            may_leave=self._may_leave,
+            on_opened=self._changed,
+        )
         self._pos = 0
         self._published_pos = 0
         self._save_timer: asyncio.TimerHandle | None = None
@@ -163,7 +163,7 @@ class Supervisor:
 
     @property
     def loaded_total(self) -> int:
-        return len(self._actors)
+        return len(self._residents)
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class Supervisor:
         owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
         await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
         self._is_started = True
-        for actor in self._actors.values():
+        for actor in self._residents:
             self._reconciler.reconcile(actor)
         if stale:
             self._in_background(self._save_index())
@@ -188,9 +188,9 @@ class Supervisor:
         if self.is_draining:
             return
         try:
-            await self._open(session_id)
+            await self._residents.open(session_id)
         except (Corrupt, NewerFormat) as error:
-            self._quarantine(session_id, error)
+            self._residents.quarantine(session_id, error)
         except KheishError as error:
             log.warning("session %s: what it is owed has to wait: %s", session_id, error.message)
             self.index.rows[session_id].problem = error.message
@@ -248,15 +248,10 @@ class Supervisor:
 
     async def close(self) -> None:
         """After `drain`: puts every session away and saves the index."""
-        for timer in (self._unload_timer, self._save_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._save_timer is not None:
+            self._save_timer.cancel()
         self.hub.close()
-        while under_way := [*self._opening.values(), *self._closing.values()]:
-            await asyncio.wait(under_way)
-        for actor in list(self._actors.values()):
-            await actor.close()
-        self._actors.clear()
+        await self._residents.close()
         if self._background:
             await asyncio.wait(self._background)
         await self._save_index()
@@ -277,7 +272,7 @@ class Supervisor:
             decide(State(), command, self._context(caller, key, body_digest), self.policy.settings)
             if no_room:
                 raise disk_low("create a session", no_room)
-        actor = await self._open(session_id, create=creating)
+        actor = await self._residents.open(session_id, create=creating)
         if no_room and isinstance(command, SubmitRun) and key not in actor.state.keys:
             raise disk_low("take an input", no_room)
         try:
@@ -325,7 +320,11 @@ class Supervisor:
             )
         )
         self._save_index_later()
-        self._use(actor)
+        self._residents.use(actor)
+
+    def _may_leave(self, session_id: str) -> bool:
+        """Before the daemon has started what a session is owed still has to begin."""
+        return self._is_started and not self.is_draining and self._reconciler.is_idle(session_id)
 
     def _trouble(self, actor: Actor, error: BaseException) -> None:
         log.error("session %s: %s", actor.session_id, error, exc_info=error)
@@ -333,163 +332,24 @@ class Supervisor:
         if row is not None:
             row.problem = str(error)
 
-    # -- opening and putting away --------------------------------------------------------------------------------
-
-    async def _open(self, session_id: str, *, create: bool = False) -> Actor:
-        while True:
-            while (closing := self._closing.get(session_id)) is not None:
-                await asyncio.wait([closing])
-            actor = self._actors.get(session_id)
-            if actor is not None:
-                self._use(actor)
-                return actor
-            task = joined = self._opening.get(session_id)
-            if task is None:
-                task = asyncio.ensure_future(self._load(session_id, create))
-                self._opening[session_id] = task
-            try:
-                await asyncio.shield(task)
-            except NotFound:
-                if joined is None or not create:
-                    raise  # a creator that had joined a reader tries by itself
-
-    async def _load(self, session_id: str, create: bool) -> None:
-        try:
-            await self._load_alone(session_id, create)
-        finally:
-            # Not in a callback, which would come after those who try again.
-            del self._opening[session_id]
-
-    async def _load_alone(self, session_id: str, create: bool) -> None:
-        try:
-            is_new = create and session_id not in self.index.rows
-            opened, state = await self.committer.run(self._fold_from_disk, session_id, is_new)
-        except Corrupt as error:
-            self._quarantine(session_id, error)
-            raise
-        except OSError as error:
-            raise StoreError.of_disk(f"open session {session_id}", error) from error
-        try:
-            actor = await self._recover(session_id, opened, state)
-        except BaseException:
-            await self.committer.run(opened.journal.close)
-            raise
-        self._actors[session_id] = actor
-        self._use(actor)
-        self._make_room()
-        if state.session_id:
-            self._changed(actor)
-
-    async def _recover(self, session_id: str, opened: Opened, state: State) -> Actor:
-        """The actor of an opened session, after it has noted what died with the last daemon."""
-        if opened.journal.gen > self.generation:
-            # Taken in from another state root: no record may be of an older generation than one before it.
-            self._kernel.generation = await self.committer.run(self._raise_generation, opened.journal.gen)
-        actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
-        if opened.tail:
-            actor.pos = opened.tail[-1].pos
-        elif (row := self.index.rows.get(session_id)) is not None:
-            actor.pos = row.pos
-        if state.session_id:
-            recover = Recover(
-                tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
-                tail_file=" ".join(path.name for path in opened.set_aside),
-            )
-            await actor.submit(
-                recover, lambda: self._context(Caller(principal="daemon", origin="recovery", is_operator=False))
-            )
-        return actor
-
-    def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
-        is_settled = False
-        if is_new:
-            with contextlib.suppress(Conflict):
-                SessionDir.create(self.root, session_id)
-                is_settled = True
-        opened = SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION, is_settled=is_settled)
-        try:
-            return opened, _fold(opened)
-        except BaseException:
-            opened.journal.close()
-            raise
-
-    def _quarantine(self, session_id: str, error: KheishError) -> None:
-        log.error("session %s is read-only: %s", session_id, error.message)
-        row = self.index.rows.get(session_id) or SessionSummary(session_id=session_id)
-        row.problem, row.is_owed = error.message, False
-        self.index.put(row)
-
-    def _use(self, actor: Actor) -> None:
-        """A loaded session is put away when nobody has used it for a while, or when there are too many others."""
-        if self._actors.get(actor.session_id) is not actor:
-            return
-        self._touch(actor)
-        if self._unload_timer is None:
-            self._unload_idle()
-
-    def _make_room(self) -> None:
-        """After a session was loaded: puts away those that were not used for the longest, while there are too many. The
-        one just loaded stands last, and stays."""
-        if self.is_draining:
-            return
-        for actor in list(islice(self._actors.values(), _MAKE_ROOM_LOOKS))[: len(self._actors) - 1]:
-            if len(self._actors) <= SESSIONS_LOADED_MAX:
-                return
-            if self._is_idle(actor):
-                self._unload(actor)
-            else:
-                self._touch(actor)
-
-    def _touch(self, actor: Actor) -> None:
-        """`_actors` is in the order of the last use."""
-        del self._actors[actor.session_id]
-        self._actors[actor.session_id] = actor
-        actor.used_at_s = asyncio.get_running_loop().time()
-
-    def _unload_idle(self) -> None:
-        """Puts away what nobody has used for long and nothing keeps busy, and comes again when the next one is due."""
-        self._unload_timer = None
-        if self.is_draining:
-            return
-        loop = asyncio.get_running_loop()
-        for actor in list(self._actors.values()):
-            due_s = actor.used_at_s + SESSION_UNLOAD_AFTER_MS / 1000
-            if due_s > loop.time():
-                self._unload_timer = loop.call_at(due_s, self._unload_idle)
-                return
-            if self._is_idle(actor):
-                self._unload(actor)
-            else:
-                self._touch(actor)
-        if self._actors:
-            self._unload_timer = loop.call_later(SESSION_UNLOAD_AFTER_MS / 1000, self._unload_idle)
-
-    def _is_idle(self, actor: Actor) -> bool:
-        """A session that became read-only is not put away: opening it anew would trust what the failed disk shows. Nor
-        is one before the daemon has started, when what it is owed still has to begin."""
-        is_busy = actor.is_busy or actor.journal.is_poisoned or not self._is_started
-        return not is_busy and self._reconciler.is_idle(actor.session_id)
-
-    def _unload(self, actor: Actor) -> None:
-        del self._actors[actor.session_id]
-        task = asyncio.ensure_future(actor.close())
-        self._closing[actor.session_id] = task
-        task.add_done_callback(lambda _: self._closing.pop(actor.session_id, None))
-
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def state(self, session_id: str) -> tuple[State, int]:
         """The session's state and last seq. Raises NotFound."""
-        actor = await self._open(session_id)
+        actor = await self._created(session_id)
+        return actor.state, actor.seq
+
+    async def _created(self, session_id: str) -> Actor:
+        actor = await self._residents.open(session_id)
         if not actor.state.session_id:
             raise NotFound(f"cannot find session {session_id}", code="session_not_found")
-        return actor.state, actor.seq
+        return actor
 
     async def peek(self, session_id: str) -> State:
         """The state for a list over many sessions: one that is not loaded is read where it lies. It is opened if it is
         damaged, which is noted then, or if what it waits for was asked under other rules, and is then asked again.
         Raises NotFound, Corrupt, OSError."""
-        actor, row = self._actors.get(session_id), self.index.rows.get(session_id)
+        actor, row = self._residents.get(session_id), self.index.rows.get(session_id)
         if actor is not None:
             return actor.state
         if row is not None:
@@ -503,12 +363,11 @@ class Supervisor:
     def _read_state(self, session_id: str, until_seq: int | None = None) -> tuple[Loaded, State]:
         """Without opening it; a record after the row's may not be durable yet."""
         loaded = SessionDir.read_only(self.root, session_id, reducer=REDUCER_VERSION)
-        return loaded, _fold(loaded, until_seq)
+        return loaded, fold_session(loaded, until_seq)
 
     async def messages(self, session_id: str) -> Sequence[Message]:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
-        await self.state(session_id)
-        return await self._actors[session_id].messages()
+        return await (await self._created(session_id)).messages()
 
     async def read_records(
         self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None
@@ -522,7 +381,7 @@ class Supervisor:
 
     def _reader(self, session_id: str) -> tuple[Read, int | None]:
         """What reads a session's journal, and up to which seq it may. Raises NotFound."""
-        actor = self._actors.get(session_id)
+        actor = self._residents.get(session_id)
         row = self.index.rows.get(session_id)
         path = session_path(self.root, session_id)
         if not path.is_dir():
@@ -615,7 +474,7 @@ class Supervisor:
                 if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
                     found[full] = row.session_id
         if not found:
-            for actor in self._actors.values():
+            for actor in self._residents:
                 for full in actor.state.settled:
                     if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
                         found[full] = actor.session_id
@@ -677,11 +536,6 @@ def _before_fault(records: Iterator[Record], bytes_max: int | None) -> list[Reco
         if not found:
             raise
     return found
-
-
-def _fold(session: Opened | Loaded, until_seq: int | None = None) -> State:
-    tail = session.tail if until_seq is None else [record for record in session.tail if record.seq <= until_seq]
-    return fold_records(tail, decode_state(session.checkpoint) if session.checkpoint else State())
 
 
 def _is_owed(state: State) -> bool:

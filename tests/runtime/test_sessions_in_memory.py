@@ -15,7 +15,7 @@ from kheish.core import commands as c
 from kheish.core.contracts import ModelRequest, Reply
 from kheish.daemon.maintenance import verify
 from kheish.errors import Corrupt, NotFound
-from kheish.runtime import actor, supervisor
+from kheish.runtime import actor, residents
 from kheish.store import atomic, session_dir
 from kheish.store.atomic import TEMP_PREFIX
 from kheish.store.journal import Framed, Journal
@@ -30,7 +30,7 @@ async def put_away(kernel: Kernel) -> None:
 
 async def test_a_session_that_nobody_uses_any_more_is_put_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last use is its own: the end of a run that nobody asks about."""
-    monkeypatch.setattr(supervisor, "SESSION_UNLOAD_AFTER_MS", 20)
+    monkeypatch.setattr(residents, "SESSION_UNLOAD_AFTER_MS", 20)
     async with Kernel(tmp_path, [reply("", ("read_file", {"path": "a"})), reply("done")]) as kernel:
         await kernel.create()
         subscription = kernel.supervisor.hub.subscribe(session_id="s")
@@ -46,7 +46,7 @@ async def test_a_session_that_nobody_uses_any_more_is_put_away(tmp_path: Path, m
 async def test_a_session_that_waits_for_a_human_is_put_away_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "SESSION_UNLOAD_AFTER_MS", 20)
+    monkeypatch.setattr(residents, "SESSION_UNLOAD_AFTER_MS", 20)
     async with Kernel(tmp_path, [reply("", ("bash", {"command": "x"})), reply("done")]) as kernel:
         await kernel.create()
         run_id = await kernel.submit()
@@ -225,7 +225,7 @@ async def test_a_run_whose_session_cannot_be_read_back_fails_and_says_so(
 async def test_no_more_than_so_many_are_held_at_once_and_those_at_work_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "SESSIONS_LOADED_MAX", 3)
+    monkeypatch.setattr(residents, "SESSIONS_LOADED_MAX", 3)
     release = asyncio.Event()
 
     async def wait(_: ModelRequest) -> Reply:
@@ -240,7 +240,7 @@ async def test_no_more_than_so_many_are_held_at_once_and_those_at_work_stay(
         await asyncio.gather(*(kernel.send(c.SetMode(mode="plan"), name) for name in names))
         assert {(await kernel.state(name)).mode for name in names} == {"plan"}
         assert kernel.supervisor.loaded_total == 3
-        monkeypatch.setattr(supervisor, "SESSIONS_LOADED_MAX", 0)
+        monkeypatch.setattr(residents, "SESSIONS_LOADED_MAX", 0)
         assert (await kernel.state("s1")).mode == "plan", "the one that is asked for is held all the same"
         release.set()
         await kernel.until_status(run_id, "completed", "busy")

@@ -17,7 +17,7 @@ from kheish.core.contracts import ModelRequest, Reply
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, NotFound
 from kheish.runtime import index as index_module
-from kheish.runtime import supervisor
+from kheish.runtime import residents, supervisor
 from kheish.runtime.index import Index, SessionSummary, Unsaved
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
@@ -329,8 +329,8 @@ async def test_owed_work_goes_on_when_all_of_it_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_max: int
 ) -> None:
     """Not before, and also where it is more than is held at once otherwise."""
-    monkeypatch.setattr(supervisor, "SESSIONS_LOADED_MAX", loaded_max)
-    monkeypatch.setattr(supervisor, "SESSION_UNLOAD_AFTER_MS", 1)
+    monkeypatch.setattr(residents, "SESSIONS_LOADED_MAX", loaded_max)
+    monkeypatch.setattr(residents, "SESSION_UNLOAD_AFTER_MS", 1)
     names = ["a", "b", "c"]
     async with Kernel(tmp_path, [never]) as kernel:
         for name in names:

@@ -1,0 +1,211 @@
+"""The sessions that are in memory: opens them when somebody asks, and puts away what nobody has used for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from kheish.core.commands import Context, Recover
+from kheish.core.state import REDUCER_VERSION, State
+from kheish.errors import Conflict, Corrupt, KheishError, NotFound, StoreError
+from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
+from kheish.runtime.actor import Actor, Kernel
+from kheish.runtime.fold import fold_session
+from kheish.runtime.index import Index, SessionSummary
+from kheish.store.session_dir import Opened, SessionDir
+
+log = logging.getLogger(__name__)
+
+_MAKE_ROOM_LOOKS = 16
+
+
+class Residents:
+    """The actors that are loaded, at most one of a session. `may_leave` says whether the world owes a session nothing;
+    `on_opened` is told of each that was opened, after it has noted what died with the last daemon."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        kernel: Kernel,
+        index: Index,
+        recovery_context: Callable[[], Context],
+        raise_generation: Callable[[int], int],
+        may_leave: Callable[[str], bool],
+        on_opened: Callable[[Actor], None],
+    ) -> None:
+        self._root = root
+        self._kernel = kernel
+        self._committer = kernel.committer
+        self._index = index
+        self._recovery_context = recovery_context
+        self._raise_generation = raise_generation
+        self._may_leave = may_leave
+        self._on_opened = on_opened
+        self._actors: dict[str, Actor] = {}
+        """In the order of the last use."""
+        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._unload_timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def __iter__(self) -> Iterator[Actor]:
+        return iter(self._actors.values())
+
+    def get(self, session_id: str) -> Actor | None:
+        """The actor of a session that is loaded."""
+        return self._actors.get(session_id)
+
+    async def open(self, session_id: str, *, create: bool = False) -> Actor:
+        """The actor of a session, loaded if it is not. Raises KheishError."""
+        while True:
+            while (closing := self._closing.get(session_id)) is not None:
+                await asyncio.wait([closing])
+            actor = self._actors.get(session_id)
+            if actor is not None:
+                self.use(actor)
+                return actor
+            task = joined = self._opening.get(session_id)
+            if task is None:
+                task = asyncio.ensure_future(self._load(session_id, create))
+                self._opening[session_id] = task
+            try:
+                await asyncio.shield(task)
+            except NotFound:
+                if joined is None or not create:
+                    raise  # a creator that had joined a reader tries by itself
+
+    def use(self, actor: Actor) -> None:
+        """A loaded session is put away when nobody has used it for a while, or when there are too many others."""
+        if self._actors.get(actor.session_id) is not actor:
+            return
+        self._touch(actor)
+        if self._unload_timer is None:
+            self._unload_idle()
+
+    def quarantine(self, session_id: str, error: KheishError) -> None:
+        """The session is damaged: what can be read of it is shown, and nothing is done for it."""
+        log.error("session %s is read-only: %s", session_id, error.message)
+        row = self._index.rows.get(session_id) or SessionSummary(session_id=session_id)
+        row.problem, row.is_owed = error.message, False
+        self._index.put(row)
+
+    async def close(self) -> None:
+        """Puts every session away."""
+        while under_way := [*self._opening.values(), *self._closing.values()]:
+            await asyncio.wait(under_way)
+        for actor in list(self._actors.values()):
+            await actor.close()
+        self._actors.clear()
+        if self._unload_timer is not None:
+            self._unload_timer.cancel()
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    async def _load(self, session_id: str, create: bool) -> None:
+        try:
+            await self._load_alone(session_id, create)
+        finally:
+            # Not in a callback, which would come after those who try again.
+            del self._opening[session_id]
+
+    async def _load_alone(self, session_id: str, create: bool) -> None:
+        try:
+            is_new = create and session_id not in self._index.rows
+            opened, state = await self._committer.run(self._fold_from_disk, session_id, is_new)
+        except Corrupt as error:
+            self.quarantine(session_id, error)
+            raise
+        except OSError as error:
+            raise StoreError.of_disk(f"open session {session_id}", error) from error
+        try:
+            actor = await self._recover(session_id, opened, state)
+        except BaseException:
+            await self._committer.run(opened.journal.close)
+            raise
+        self._actors[session_id] = actor
+        self.use(actor)
+        self._make_room()
+        if state.session_id:
+            self._on_opened(actor)
+
+    async def _recover(self, session_id: str, opened: Opened, state: State) -> Actor:
+        """The actor of an opened session, after it has noted what died with the last daemon."""
+        if opened.journal.gen > self._kernel.generation:
+            # Taken in from another state root: no record may be of an older generation than one before it.
+            self._kernel.generation = await self._committer.run(self._raise_generation, opened.journal.gen)
+        actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
+        if opened.tail:
+            actor.pos = opened.tail[-1].pos
+        elif (row := self._index.rows.get(session_id)) is not None:
+            actor.pos = row.pos
+        if state.session_id:
+            recover = Recover(
+                tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
+                tail_file=" ".join(path.name for path in opened.set_aside),
+            )
+            await actor.submit(recover, self._recovery_context)
+        return actor
+
+    def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
+        is_settled = False
+        if is_new:
+            with contextlib.suppress(Conflict):
+                SessionDir.create(self._root, session_id)
+                is_settled = True
+        opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, is_settled=is_settled)
+        try:
+            return opened, fold_session(opened)
+        except BaseException:
+            opened.journal.close()
+            raise
+
+    # -- putting away --------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """After a session was loaded: puts away those that were not used for the longest, while there are too many. The
+        one just loaded stands last, and stays."""
+        for actor in list(islice(self._actors.values(), _MAKE_ROOM_LOOKS))[: len(self._actors) - 1]:
+            if len(self._actors) <= SESSIONS_LOADED_MAX:
+                return
+            if self._is_idle(actor):
+                self._unload(actor)
+            else:
+                self._touch(actor)
+
+    def _touch(self, actor: Actor) -> None:
+        del self._actors[actor.session_id]
+        self._actors[actor.session_id] = actor
+        actor.used_at_s = asyncio.get_running_loop().time()
+
+    def _unload_idle(self) -> None:
+        """Puts away what nobody has used for long and nothing keeps busy, and comes again when the next one is due."""
+        self._unload_timer = None
+        loop = asyncio.get_running_loop()
+        for actor in list(self._actors.values()):
+            due_s = actor.used_at_s + SESSION_UNLOAD_AFTER_MS / 1000
+            if due_s > loop.time():
+                self._unload_timer = loop.call_at(due_s, self._unload_idle)
+                return
+            if self._is_idle(actor):
+                self._unload(actor)
+            else:
+                self._touch(actor)
+        if self._actors:
+            self._unload_timer = loop.call_later(SESSION_UNLOAD_AFTER_MS / 1000, self._unload_idle)
+
+    def _is_idle(self, actor: Actor) -> bool:
+        """A session that became read-only is not put away: opening it anew would trust what the failed disk shows."""
+        return not (actor.is_busy or actor.journal.is_poisoned) and self._may_leave(actor.session_id)
+
+    def _unload(self, actor: Actor) -> None:
+        del self._actors[actor.session_id]
+        task = asyncio.ensure_future(actor.close())
+        self._closing[actor.session_id] = task
+        task.add_done_callback(lambda _: self._closing.pop(actor.session_id, None))
