@@ -9,6 +9,10 @@ deny = ["bash(sudo *)"]
 [secrets]
 keyring = true
 
+[quotas]
+session_bytes = "500MB"
+state_bytes = "20GB"
+
 [tui]
 theme = "kheish-light"
 
@@ -18,9 +22,10 @@ theme = "kheish-light"
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,6 +46,17 @@ class Secrets(msgspec.Struct, forbid_unknown_fields=True):
     """`keyring`: the master key is in the system's keyring instead of the state root."""
 
     keyring: bool = False
+
+
+class Size(int):
+    """Bytes; in the file `500000`, `"500KB"` or `"2 GiB"`."""
+
+
+class Quotas(msgspec.Struct, forbid_unknown_fields=True):
+    """From which size on no new work is taken: of one session, and of all sessions and blobs. 0: there is no quota."""
+
+    session_bytes: Size = Size(0)
+    state_bytes: Size = Size(0)
 
 
 Notice = Literal["off", "bell", "terminal", "desktop"]
@@ -73,14 +89,26 @@ class Tui(msgspec.Struct, forbid_unknown_fields=True):
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     secrets: Secrets = msgspec.field(default_factory=Secrets)
+    quotas: Quotas = msgspec.field(default_factory=Quotas)
     tui: Tui = msgspec.field(default_factory=Tui)
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *(?:([KMGT])(i?)B|B)?", re.IGNORECASE)
+
+
+def _decode(kind: type, value: Any) -> Any:
+    match = _SIZE.fullmatch(str(value)) if isinstance(value, int | str) else None
+    if kind is not Size or match is None:
+        raise ValueError(f"{value!r} is no size; write one as 500MB or 2GiB")
+    number, unit, is_binary = match.groups()
+    return Size(float(number) * (1024 if is_binary else 1000) ** ("KMGT".index(unit.upper()) + 1 if unit else 0))
 
 
 def load_config(directory: Path) -> Config:
     """The configuration of a directory; defaults where there is no file. Raises Invalid."""
     path = directory / FILE_NAME
     try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config)
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config, dec_hook=_decode)
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as error:

@@ -39,7 +39,7 @@ CODES: dict[int, tuple[str, ...]] = {
     500: ("internal_error",),
     503: (
         "daemon_draining", "too_many_connections", "session_corrupt", "session_read_only", "format_too_new",
-        "disk_failed", "disk_low", "store_closed",
+        "disk_failed", "disk_low", "quota_exceeded", "store_closed",
     ),
 }  # fmt: skip
 """Every code that an answer may carry, by its status."""

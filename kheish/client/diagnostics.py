@@ -28,6 +28,8 @@ KEYS = (
 )
 """The variables that make a route by themselves."""
 
+_QUOTA_VERDICTS = {"quota_near": NOTE, "quota_exceeded": WRONG}
+
 Check = tuple[str, str, str]
 """(name, verdict, what was found and what to do)."""
 
@@ -47,7 +49,10 @@ def checks(client: Kheish) -> Iterator[Check]:
         return
     yield _daemon(view)
     yield _socket(view)
-    damaged = [w["session_id"] for w in view["warnings"] if w["session_id"]]
+    for warning in view["warnings"]:
+        if warning["code"] in _QUOTA_VERDICTS:
+            yield "quotas", _QUOTA_VERDICTS[warning["code"]], warning["message"]
+    damaged = [w["session_id"] for w in view["warnings"] if w["code"] == "session_read_only"]
     if damaged:
         names = ", ".join(damaged[:5])
         yield "sessions", WRONG, f"read-only after damage: {names}; see `kheish sessions verify --all`"

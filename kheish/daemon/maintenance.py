@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +15,7 @@ from kheish.runtime.fold import fold_records
 from kheish.store.archive import export_session, import_session
 from kheish.store.atomic import make_private_dir
 from kheish.store.blobs import Blobs
+from kheish.store.disk_space import file_sizes
 from kheish.store.locks import is_state_root_locked
 from kheish.store.records import Record
 from kheish.store.session_dir import list_sessions, session_path
@@ -94,19 +93,10 @@ def vacuum(root: Path, session_ids: Iterable[str] | None = None) -> Iterator[Vac
     names = list(session_ids) if session_ids is not None else [info.session_id for info in list_sessions(root)]
     for name in names:
         directory = session_path(root, name)
-        before, code, problem = _size_bytes(directory), "", ""
+        before, code, problem = sum(file_sizes(directory).values()), "", ""
         try:
             vacuum_session(directory)
         except (KheishError, OSError) as error:
             refusal = StoreError.of_disk(f"pack session {name}", error) if isinstance(error, OSError) else error
             code, problem = refusal.code, refusal.message
-        yield Vacuumed(name, before, _size_bytes(directory), code, problem)
-
-
-def _size_bytes(directory: Path) -> int:
-    """Of the files of a session, while others may work on it."""
-    total = 0
-    for entry in os.scandir(directory):
-        with contextlib.suppress(FileNotFoundError):
-            total += entry.stat(follow_symlinks=False).st_size
-    return total
+        yield Vacuumed(name, before, sum(file_sizes(directory).values()), code, problem)

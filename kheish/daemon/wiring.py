@@ -63,4 +63,5 @@ def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Se
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
+        quotas=load_config(config_dir).quotas,
     )

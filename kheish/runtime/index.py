@@ -24,7 +24,7 @@ from kheish.runtime.fold import ID_CLOCK_MS
 from kheish.store import atomic
 from kheish.store.session_dir import ends_at, session_names, sessions_dir
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 _HEADER = b'{"v":%d,"reducer":%d}\n' % (INDEX_VERSION, REDUCER_VERSION)
 _ROWS_AT_ONCE = 100
 _OLD_LINES_MIN = 1_000
@@ -32,7 +32,8 @@ _APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """A row. `runs` are the ids of those that the state holds, as one string, which takes a quarter of the memory.
+    """A row. `size` is that of the newest segment, `other_bytes` what the session's other files took when somebody
+    looked. `runs` are the ids of those that the state holds, as one string, which takes a quarter of the memory.
     `is_owed` says that the world owes the session something: it is opened when the daemon starts."""
 
     session_id: str
@@ -58,6 +59,7 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     problem: str = ""
     segment_first_seq: int = 0
     size: int = 0
+    other_bytes: int = 0
 
     @property
     def run_ids(self) -> list[str]:
@@ -77,6 +79,10 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
         return len(self.question_ids)
 
     @property
+    def bytes_total(self) -> int:
+        return self.size + self.other_bytes
+
+    @property
     def runs_total(self) -> int:
         return self.past_runs + self.runs.count("_")
 
@@ -93,7 +99,7 @@ _decode_lines = msgspec.json.Decoder(SessionSummary).decode_lines
 
 
 def summarize(
-    state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segment_first_seq: int, size: int
+    state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segment_first_seq: int, size: int, other_bytes: int
 ) -> SessionSummary:
     run = state.active_run
     latest = run or next(reversed(state.runs.values()), None)
@@ -120,6 +126,7 @@ def summarize(
         is_owed=is_owed,
         segment_first_seq=segment_first_seq,
         size=size,
+        other_bytes=other_bytes,
     )
 
 
@@ -128,12 +135,23 @@ class Index:
         self._root = root
         self.path = root / "daemon" / "index.jsonl"
         self.rows: dict[str, SessionSummary] = {}
+        self.bytes_total = 0
         self._changed: dict[str, SessionSummary] = {}
         self._lines = 0
         """Rows in the file, old ones too; 0 where it has to be written anew."""
 
     def put(self, row: SessionSummary) -> None:
+        if (before := self.rows.get(row.session_id)) is not None:
+            self.bytes_total -= before.bytes_total
+        self.bytes_total += row.bytes_total
         self.rows[row.session_id] = self._changed[row.session_id] = row
+
+    def put_sizes(self, sizes: dict[str, int]) -> None:
+        """What the files of sessions were found to take."""
+        for session_id, found in sizes.items():
+            row = self.rows.get(session_id)
+            if row is not None and row.bytes_total != found:
+                self.put(msgspec.structs.replace(row, other_bytes=found - row.size))
 
     def session_of_run(self, run_id: str) -> str | None:
         """Of a run by its full id; looked for first where its session lived when it was made."""
@@ -165,6 +183,7 @@ class Index:
             if row and not row.problem and ends_at(f"{sessions}/{name}", row.seq, row.segment_first_seq, row.size):
                 row.cwd = sys.intern(row.cwd)
                 self.rows[name] = row
+                self.bytes_total += row.bytes_total
             else:
                 stale.append(name)
         return stale

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
 from kheish.core.contracts import Message
 from kheish.core.events import Rule
@@ -45,6 +46,7 @@ from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.quotas import Quotas, quota_exceeded
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
 from kheish.runtime.residents import Residents
@@ -101,6 +103,7 @@ class Supervisor:
         kill_tree: KillTree,
         raise_generation: Callable[[int], int],
         config_rules: tuple[Rule, ...] = (),
+        quotas: config.Quotas | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.root = root
@@ -112,6 +115,7 @@ class Supervisor:
         self.index = Index(root)
         self.committer = Committer(asyncio.get_running_loop())
         self.disk = DiskWatch(root, self.committer)
+        self.quotas = Quotas(root, quotas or config.Quotas(), self.index, self.blobs, self.committer)
         self.circuits = Circuits()
         specs = {name: tool.spec for name, tool in tools.items()}
         self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
@@ -179,6 +183,7 @@ class Supervisor:
         self._is_started = True
         for actor in self._residents:
             self._reconciler.reconcile(actor)
+        self._in_background(self.quotas.start())
         if stale:
             self._in_background(self._save_index())
 
@@ -235,6 +240,7 @@ class Supervisor:
             is_owed=is_owed,
             segment_first_seq=first_seq_of(info.segment) or 0,
             size=info.size,
+            other_bytes=info.other_bytes,
         )
         row.session_id = session_id
         if loaded.fault is not None:
@@ -266,20 +272,28 @@ class Supervisor:
         if self.is_draining:
             raise Draining("cannot take commands: the daemon is stopping; try again")
         creating = isinstance(command, CreateSession)
-        no_room = await self.disk.problem() if isinstance(command, CreateSession | SubmitRun) else ""
+        what = "create a session" if creating else "take an input" if isinstance(command, SubmitRun) else ""
+        no_room = await self._no_room(what, session_id) if what else None
         if creating and session_id not in self.index.rows:
             # A refused one must not leave a directory behind.
             decide(State(), command, self._context(caller, key, body_digest), self.policy.settings)
             if no_room:
-                raise disk_low("create a session", no_room)
+                raise no_room
         actor = await self._residents.open(session_id, create=creating)
         if no_room and isinstance(command, SubmitRun) and key not in actor.state.keys:
-            raise disk_low("take an input", no_room)
+            raise no_room
         try:
             return await actor.submit(command, lambda: self._context(caller, key, body_digest))
         except Poisoned as error:
             self._trouble(actor, error)
             raise
+
+    async def _no_room(self, what: str, session_id: str = "") -> StoreError | None:
+        """Why new work is refused, if it is."""
+        if problem := await self.disk.problem():
+            return disk_low(what, problem)
+        usage = await self.quotas.over(session_id)
+        return quota_exceeded(what, usage) if usage else None
 
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
         return await actor.submit(outcome, lambda: self._context(DAEMON))
@@ -317,6 +331,7 @@ class Supervisor:
                 is_owed=_is_owed(actor.state),
                 segment_first_seq=durable.segment_first_seq,
                 size=durable.offset,
+                other_bytes=actor.journal.other_bytes,
             )
         )
         self._save_index_later()
@@ -491,10 +506,10 @@ class Supervisor:
 
     async def put_blob(self, data: bytes) -> str:
         """Stores bytes of a new input durably; returns their sha256."""
-        no_room = await self.disk.problem()
+        no_room = await self._no_room("store an attachment")
         try:
             if no_room and not await self.committer.run(lambda: self.blobs.holds(data)):
-                raise disk_low("store an attachment", no_room)
+                raise no_room
             return await self.committer.run(lambda: self.blobs.put(data))
         except OSError as error:
             raise StoreError.of_disk("store a blob", error) from error

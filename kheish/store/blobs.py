@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,7 @@ from kheish.store.atomic import (
     temp_beside,
     write_all,
 )
+from kheish.store.disk_space import file_sizes
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -40,6 +42,9 @@ class Blobs:
     def __init__(self, root: Path) -> None:
         self._directory = root / "blobs"
         self._known_dirs: set[Path] = set()
+        self.bytes_total = 0
+        """What all blobs take, as far as somebody measured or put them."""
+        self._counting = threading.Lock()
 
     def put(self, data: bytes) -> str:
         """Store bytes durably; returns their sha256 in hex."""
@@ -71,13 +76,26 @@ class Blobs:
             sha = hasher.hexdigest()
             path = self.path(sha)
             self._make_dir(path.parent)
+            added_bytes = 0 if path.exists() else os.stat(temp).st_size
             os.replace(temp, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temp)
             raise
+        with self._counting:
+            self.bytes_total += added_bytes
         sync_dir(path.parent)
         return sha
+
+    def measure(self) -> None:
+        """Looks at every blob; what is put meanwhile may count twice or not at all. Raises OSError."""
+        found = 0
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._directory):
+                with contextlib.suppress(NotADirectoryError):
+                    found += sum(file_sizes(self._directory / name).values())
+        with self._counting:
+            self.bytes_total = found
 
     def clear_unfinished(self) -> None:
         """Delete what a crash left of blobs in the making; only under the daemon's lock."""

@@ -1,4 +1,4 @@
-"""Whether the disk of the state root has room for new work.
+"""Whether the disk of the state root has room for new work, and what lies there.
 
 What runs needs room until it is over: for records, outcomes and human decisions. So new work is refused while a part of
 the disk is still free, DISK_LOW_BYTES, or DISK_LOW_SHARE_MAX of one that is small.
@@ -6,6 +6,7 @@ the disk is still free, DISK_LOW_BYTES, or DISK_LOW_SHARE_MAX of one that is sma
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -34,3 +35,14 @@ def disk_space(path: Path) -> DiskSpace:
     found = os.statvfs(path)
     total_bytes = found.f_blocks * found.f_frsize
     return DiskSpace(found.f_bavail * found.f_frsize, int(min(DISK_LOW_BYTES, DISK_LOW_SHARE_MAX * total_bytes)))
+
+
+def file_sizes(directory: str | Path) -> dict[str, int]:
+    """In bytes, of the files of a directory, while others may work on it. Raises OSError."""
+    sizes = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False):
+                    sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+    return sizes

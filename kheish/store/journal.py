@@ -71,7 +71,13 @@ class Journal:
     """One open session; made by `SessionDir.open`. Holds the session's lock until `close`."""
 
     def __init__(
-        self, directory: Path, header: Header, position: Position, index: OffsetIndex, lock: SessionLock | None = None
+        self,
+        directory: Path,
+        header: Header,
+        position: Position,
+        index: OffsetIndex,
+        lock: SessionLock | None = None,
+        other_bytes: int = 0,
     ) -> None:
         self.directory = directory
         self.session_id = header.session
@@ -89,6 +95,8 @@ class Journal:
         self._header = header
         self._durable = position
         self._offset = position.offset
+        self.other_bytes = other_bytes
+        """What the session's other files took when it was opened, and the segments that were closed since."""
         # Each write goes on where the last one ended: a file is left for another once a write to it has failed.
         self._fd = os.open(directory / segment_name(header.first_seq), _WRITE_FLAGS)
         os.lseek(self._fd, position.offset, os.SEEK_SET)
@@ -220,6 +228,8 @@ class Journal:
         os.lseek(fd, 0, os.SEEK_END)
         with contextlib.suppress(OSError):
             os.close(self._fd)
+        if header.first_seq != self._header.first_seq:
+            self.other_bytes += self._offset
         self._fd, self._header, self._offset = fd, header, offset
 
     def _recover(self, records: Sequence[Framed]) -> None:

@@ -23,6 +23,7 @@ from kheish.errors import Conflict, Corrupt, Invalid, NotFound
 from kheish.ids import is_session_name
 from kheish.store import atomic
 from kheish.store.checkpoint import good_checkpoints
+from kheish.store.disk_space import file_sizes
 from kheish.store.framing import ZERO_CHAIN
 from kheish.store.journal import Journal
 from kheish.store.locks import SessionLock
@@ -58,11 +59,12 @@ class Loaded(NamedTuple):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """A session's newest segment and its size, which changes with every append."""
+    """A session's newest segment and its size, which changes with every append, and what its other files take."""
 
     session_id: str
     segment: str
     size: int
+    other_bytes: int
 
 
 def sessions_dir(root: Path) -> Path:
@@ -159,13 +161,13 @@ def list_sessions(root: Path) -> Iterator[SessionInfo]:
 
 
 def session_info(root: Path, session_id: str) -> SessionInfo:
-    directory = f"{sessions_dir(root)}/{session_id}"
     try:
-        newest = max((file for file in os.listdir(directory) if first_seq_of(file) is not None), default="")
+        sizes = file_sizes(f"{sessions_dir(root)}/{session_id}")
     except OSError:  # what is wrong with it, whoever opens it says
-        newest = ""
-    size = os.stat(f"{directory}/{newest}", follow_symlinks=False).st_size if newest else 0
-    return SessionInfo(session_id, newest, size)
+        sizes = {}
+    newest = max((file for file in sizes if first_seq_of(file) is not None), default="")
+    size = sizes.get(newest, 0)
+    return SessionInfo(session_id, newest, size, sum(sizes.values()) - size)
 
 
 def ends_at(directory: str, seq: int, segment_first_seq: int, size: int) -> bool:
@@ -246,7 +248,8 @@ def _open(path: Path, reducer: int, lock: SessionLock, is_settled: bool) -> Open
         repair(path, reading.walk.torn, position.seq)
     if not is_settled:
         _settle(path / segment_name(header.first_seq), header, position, reading.tail)
-    journal = Journal(path, header, position, reading.index, lock)
+    other_bytes = 0 if is_settled else sum(file_sizes(path).values()) - position.offset
+    journal = Journal(path, header, position, reading.index, lock, other_bytes)
     return Opened(
         reading.checkpoint_state, reading.checkpoint_seq, reading.tail, set_aside(path, position.seq), journal
     )

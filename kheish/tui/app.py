@@ -16,7 +16,7 @@ from textual.command import Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from kheish.client import AsyncKheish
+from kheish.client import AsyncKheish, StatusView
 from kheish.config import Tui
 from kheish.errors import KheishError
 from kheish.terminal import one_line
@@ -32,6 +32,7 @@ from kheish.tui.widgets.banner import Banner
 
 SESSIONS_SHOWN_MAX = 1_000
 LEAVE_TWICE_S = 3.0
+_KEEP_WORK_OUT = ("disk_low", "quota_exceeded", "quota_near")
 
 
 def _palette() -> type[Provider]:
@@ -106,10 +107,7 @@ class KheishApp(App[int]):
         if message.is_first or message.is_new_daemon:
             self.run_worker(self._load_board(), name="board", group="board", exclusive=True)
         self._is_other_version = message.is_other_version
-        self._show_banner(
-            "" if not message.is_other_version else
-            f"the daemon is of version {message.status['version']}, this is another one: ctrl+r restarts it"
-        )  # fmt: skip
+        self.show_warnings(message.status)
         for screen in self._screens():
             screen.connected(is_new_daemon=message.is_new_daemon)
 
@@ -162,11 +160,14 @@ class KheishApp(App[int]):
             self._driver.flush()
 
     async def count_attached(self) -> None:
-        """Who comes and goes is in no journal: it is asked for while it is looked at."""
+        """Who comes and goes, and what fills the disk, is in no journal: it is asked for while it is looked at."""
         if not self.link.is_up:
             return
         with contextlib.suppress(KheishError):
-            page = await self.client.sessions.page(limit=SESSIONS_SHOWN_MAX)
+            page, status = await asyncio.gather(
+                self.client.sessions.page(limit=SESSIONS_SHOWN_MAX), self.client.daemon.status()
+            )
+            self.show_warnings(status)
             for view in page["items"]:
                 if row := self.board.rows.get(view["session_id"]):
                     row.attached = view["attached"]
@@ -177,6 +178,16 @@ class KheishApp(App[int]):
     def _tell_screens(self, what: str) -> None:
         for screen in self._screens():
             getattr(screen, what)()
+
+    def show_warnings(self, status: StatusView) -> None:
+        """Of a daemon that answers: what keeps it, or will soon, from taking new work."""
+        if not self.link.is_up:
+            return
+        if self._is_other_version:
+            text = f"the daemon is of version {status['version']}, this is another one: ctrl+r restarts it"
+        else:
+            text = next((w["message"] for w in status["warnings"] if w["code"] in _KEEP_WORK_OUT), "")
+        self._show_banner(text)
 
     def _show_banner(self, text: str, retry_at_s: float = 0.0, *, was_stopped: bool = False) -> None:
         self._banner = (text, retry_at_s, was_stopped)

@@ -75,7 +75,7 @@ class HandTool:
 
 
 class Kernel:
-    def __init__(self, root: Path, replies: list[Reply | Answer], generation: int = 1) -> None:
+    def __init__(self, root: Path, replies: list[Reply | Answer], generation: int = 1, **options: Any) -> None:
         self.provider = Scripted(replies)
         self.tools = {name: HandTool(spec) for name, spec in TOOLS.items()}
         self.ended: list[Process] = []
@@ -86,6 +86,7 @@ class Kernel:
             tools=dict(self.tools),
             kill_tree=self._kill_tree,
             raise_generation=lambda minimum: max(minimum, generation),
+            **options,
         )
 
     async def _kill_tree(self, process: Process, tool_call_id: str, grace_ms: int) -> bool:

@@ -77,6 +77,14 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
         for row in rows
         if row.problem
     ]
+    warnings[:0] = [
+        WarningView(
+            code="quota_exceeded" if usage.is_over else "quota_near",
+            message=f"{'no new work is taken: ' if usage.is_over else ''}{usage}; {usage.advice}",
+            session_id=usage.session_id,
+        )
+        for usage in await supervisor.quotas.near()
+    ]
     if problem := await supervisor.disk.problem():
         warnings.insert(0, WarningView(code="disk_low", message=f"no new work is taken: {problem}"))
     return StatusView(

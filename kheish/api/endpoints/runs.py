@@ -50,6 +50,7 @@ class StreamQuery(Body, frozen=True):
 
 SUBMITS = (
     "session_ended", "empty_input", "queue_full", "model_missing", "invalid_routes", "route_not_ready", "disk_low",
+    "quota_exceeded",
 )  # fmt: skip
 """What may come of an input besides what may come of any command."""
 

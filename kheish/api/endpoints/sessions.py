@@ -292,7 +292,7 @@ ENDPOINTS = (
     _row("POST", _S, create_session, "Create a session, or return the one of that id",
          body=CreateSession, returns=SessionView, status=201, keyed=True,
          codes=(*OF_SESSION, *OF_APPEND, "invalid_session_id", "invalid_cwd", "cwd_missing", "session_conflict",
-                "operator_required", "disk_low")),
+                "operator_required", "disk_low", "quota_exceeded")),
     _row("GET", _S, list_sessions, "List sessions, newest change first",
          query=ListQuery, returns=list[SessionView] | SessionPage, codes=("invalid_cursor",)),
     _row("GET", _S + "/{id}", get_session, "Get a session", returns=SessionView),
