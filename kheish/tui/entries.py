@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.style import Style
 from textual.strip import Strip
 
+from kheish.narration import PLAN_TOOL
 from kheish.terminal import clean, one_line
 from kheish.tui.blocks import Blocks
 from kheish.tui.lines import cut_columns, fill, strip_of, wrap
@@ -234,7 +235,7 @@ def _draw_output(call: Call, width: int, look: Look, is_expanded: bool) -> list[
         if call.blob:
             drawn.append(_under(f"all {call.output_bytes} bytes are kept as {call.blob[:12]}", look.dim, width, look))
         return drawn
-    if call.tool in ("read_file", "list_files", "glob_search", "grep_search") and not call.is_error:
+    if call.tool in ("read_file", "list_files", "glob_search", "grep_search", PLAN_TOOL) and not call.is_error:
         return []
     tail = [line for line in lines if line.strip()][-OUTPUT_LINES_SHOWN:]
     return [
