@@ -335,3 +335,15 @@ async def test_the_footer_follows_the_board(api: DaemonProcess) -> None:
         row.last_status = "failed"
         screen.board_changed([row])
         await until(pilot, lambda: shown(app).endswith("failed"))
+
+
+async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mode_stays(api: DaemonProcess) -> None:
+    session = api.session("narrow", mode="accept_edits")
+    api.submit(session, "wait for it", model="test/hang.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "running" in shown(app).splitlines()[-1])
+        line = shown(app).splitlines()[-1]
+        assert [word for word in ("Send", "Steer", "Interrupt", "Sessions") if word in line] == line.split()[1:8:2]
+        assert line.endswith("accept edits · running")
+    api.client.sessions.end(session)

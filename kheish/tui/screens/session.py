@@ -307,11 +307,11 @@ class Session(KheishScreen[None]):
         state = row.status if row else "running" if talk.active else "idle"
         tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
         self.query_one(Footer).facts = (
-            talk.mode.replace("_", " ") if talk.mode != "default" else "",
             one_line(talk.model, 30),
             f"context {tokens_text(talk.context_tokens)}" if talk.context_tokens else "",
             f"{tokens_text(tokens)} tok" if tokens else "",
             f"step {talk.step}" if talk.active else "",
+            talk.mode.replace("_", " ") if talk.mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
         )
         self.refresh_bindings()
