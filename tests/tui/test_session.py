@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from textual import events
 
 from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
@@ -209,7 +210,7 @@ async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: D
             if "input number 000" in shown(app):
                 break
             transcript.scroll_up(animate=False)
-            await pilot.press("pageup")
+            app.post_message(events.Key("pageup", None))
             await pilot.pause(0.01)
         assert "input number 000" in shown(app) and screen._talk.first_seq == 1
         await pilot.press("ctrl+end")
@@ -219,7 +220,7 @@ async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: D
         for _ in range(400):
             if "input number 119" in shown(app):
                 break
-            await pilot.press("pagedown")
+            app.post_message(events.Key("pagedown", None))
             await pilot.pause(0.01)
         assert "input number 119" in shown(app) and screen._is_at_end
 
