@@ -8,13 +8,15 @@ from kheish.terminal import clean, cut, expose, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from kheish.client import AnyEvent, RecordView
-    from kheish.client.views import Answer
+    from kheish.client.views import Answer, PlanItem
 
 WIDTH = 200
+PLAN_TOOL = "todo_write"
+BOXES = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 _WHY = {
     "failover": "the one before failed",
     "cooling": "the one before is spared",
@@ -27,10 +29,39 @@ def call_text(tool: str, arguments: dict[str, Any], width: int = WIDTH) -> str:
     for name in ("command", "path", "pattern"):
         if isinstance(arguments.get(name), str):
             return f"{tool}: {_visible(arguments[name], width)}"
+    if tool == PLAN_TOOL:
+        return f"{tool}: {one_line(plan_text(plan_of(arguments)), width)}"
     if tool == "ask_user_question":
         questions = arguments.get("questions") or [{}]
         return f"{tool}: {one_line(questions[0].get('question', ''), width)}"
     return f"{tool} {_visible(json.dumps(arguments, ensure_ascii=False), width)}"
+
+
+def plan_of(arguments: dict[str, Any]) -> list[PlanItem]:
+    """The list that a call of `todo_write` hands in; empty where it is none."""
+    todos = arguments.get("todos")
+    return [
+        {"content": str(todo.get("content", "")), "status": todo["status"]}
+        for todo in (todos if isinstance(todos, list) else ())
+        if isinstance(todo, dict) and todo.get("status") in tuple(BOXES)
+    ]
+
+
+def plan_text(plan: Sequence[PlanItem]) -> str:
+    """`3/7 write the tests`: how far a plan is, and what is done now or next; "" where there is none."""
+    if not plan:
+        return ""
+    at = plan_place(plan)
+    if at is None:
+        return f"{len(plan)}/{len(plan)} done"
+    done = sum(item["status"] == "completed" for item in plan)
+    return f"{done + 1}/{len(plan)} {plan[at]['content']}"
+
+
+def plan_place(plan: Sequence[PlanItem]) -> int | None:
+    """The item that is done now, or comes next; None where all is done."""
+    places = {item["status"]: i for i, item in reversed([*enumerate(plan)])}
+    return places.get("in_progress", places.get("pending"))
 
 
 def _visible(text: str, width: int) -> str:
@@ -111,7 +142,12 @@ class Renderer:
 
     def _tool_line(self, event: AnyEvent, who: str) -> tuple[str, str] | None:
         call = self.call(str(event.get("tool_call_id", "")))
+        is_plan = call.startswith(f"{PLAN_TOOL}: ")
         match event["type"]:
+            case "tool_call.started" if is_plan:
+                return None
+            case "tool_call.completed" if is_plan and not event.get("is_error"):
+                return f"plan {call.removeprefix(f'{PLAN_TOOL}: ')}", "cyan"
             case "tool_call.decided" if event["behavior"] == "deny":
                 return f"denied {call} (rule {event['rule']}): {one_line(event.get('reason', ''))}".rstrip(": "), "red"
             case "tool_call.started":

@@ -88,3 +88,28 @@ def test_the_hint_of_a_question_is_the_command_that_answers_it() -> None:
     assert answer_hint({"questions": [choice]}, "q") == "kheish answer q --option N"
     assert answer_hint({"questions": [words]}, "q") == "kheish answer q TEXT"
     assert answer_hint({"questions": [choice, words]}, "q") == "kheish answer q --option 1=N TEXT"
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["pending", "pending"], "1/2 item 0"),
+        (["completed", "in_progress", "pending"], "2/3 item 1"),
+        (["completed", "pending", "in_progress"], "2/3 item 2"),
+        (["completed", "completed"], "2/2 done"),
+        ([], ""),
+    ],
+)
+def test_a_plan_is_told_by_its_place_and_what_is_done_now(states: list[str], said: str) -> None:
+    todos = [{"content": f"item {i}", "status": state} for i, state in enumerate(states)]
+    assert call_text("todo_write", {"todos": todos}) == f"todo_write: {said}"
+
+
+def test_a_plan_that_was_taken_is_one_line() -> None:
+    request = {"tool_call_id": "t1", "tool": "todo_write", "arguments": {"todos": [{"content": "look\x1b[8m", "status": "pending"}]}}
+    call = {"tool_call_id": "t1", "attempt": 1}
+    assert lines(
+        {"type": "model_call.completed", "text": "", "tool_requests": [request]},
+        {"type": "tool_call.started", **call},
+        {"type": "tool_call.completed", "output": "[ ] look", **call},
+    ) == ["plan 1/1 look"]

@@ -416,6 +416,11 @@ class PermissionView(TypedDict):
     reason: str
 
 
+class PlanItem(TypedDict):
+    content: str
+    status: Literal["pending", "in_progress", "completed"]
+
+
 class Process(TypedDict):
     """A process the daemon started. `start_ticks` and `boot_id` tell it from a later one with the same pid."""
 
@@ -640,7 +645,8 @@ class RunSubmitted(TypedDict):
 
 class RunView(TypedDict):
     """`queued_position` is 0 for the active run and counts from 1 in the queue; null once it is over. `outputs` holds
-    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one."""
+    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one. `plan` is what
+    the run's last `todo_write` said."""
 
     run_id: str
     session_id: str
@@ -653,6 +659,7 @@ class RunView(TypedDict):
     queued_position: int | None
     step: int
     attempt: int
+    plan: list[PlanItem]
     request: RequestSummary
     input_attachments: list[Attachment]
     input_metadata: dict[str, Any]

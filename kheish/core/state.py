@@ -28,10 +28,11 @@ from kheish.core.events import (
     ToolRequest,
     Usage,
 )
+from kheish.core.plans import PlanItem
 
 T = TypeVar("T")
 
-REDUCER_VERSION = 3
+REDUCER_VERSION = 4
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
@@ -124,6 +125,7 @@ class Run(Struct, frozen=True):
     hops: tuple[Hop, ...] = ()
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
+    plan: tuple[PlanItem, ...] = ()
 
     @property
     def chain(self) -> tuple[Hop, ...]:

@@ -56,11 +56,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("home", "last", "G", "Last", "Go to the last"),
     Action("home", "leave", "q", "Leave", "Leave; everything goes on"),
     # Session
+    Action("session", "answer", "ctrl+y", "Answer", "Open what waits for you", True, True),
     Action("session", "queue", "enter", "Send", "Send; while a run is active it is queued", True),
     Action("session", "steer", "ctrl+enter,ctrl+s", "Steer", "Hand it to the active run", True, True),
     Action("session", "newline", "shift+enter,ctrl+j,alt+enter", "New line", "Begin a new line"),
     Action("session", "interrupt", "escape", "Interrupt", "Twice: interrupt the active run", True),
-    Action("session", "answer", "ctrl+y", "Answer", "Open what waits for you", True, True),
+    Action("session", "plan", "ctrl+l", "Plan", "Hide the plan of the run, or show it", True, True),
     Action("session", "back", "left", "Sessions", "With nothing written: back to all sessions", True),
     Action("session", "editor", "ctrl+o", "Editor", "Write in $VISUAL or $EDITOR", False, True),
     Action("session", "aside", "ctrl+b", "Side question", "Ask something beside the work, which goes on", False, True),

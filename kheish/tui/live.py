@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kheish.client import AnyEvent, DeltaView, InboxView, RecordView, RunView, SessionView
+from kheish.narration import PLAN_TOOL, plan_of
+
+if TYPE_CHECKING:
+    from kheish.client.views import PlanItem
 
 Need = Literal["needs you", "working", "queued", "done"]
 NEEDS: tuple[Need, ...] = ("needs you", "working", "queued", "done")
@@ -46,6 +50,10 @@ class Row:
         self.asks: dict[str, dict[str, Any]] = {}
         self.model = ""
         self.step = 0
+        self.plan: list[PlanItem] = []
+        """Of the active run, or of the last one while it was looked at."""
+        self.planned: dict[str, list[PlanItem]] = {}
+        """What becomes the plan when the call that says so is done."""
         self.tokens = 0
         self.since_ms = 0
         self.seq = 0
@@ -110,6 +118,7 @@ class Board:
             if run["run_id"] == row.active:
                 row.model = f"{run['request']['provider']}/{run['request']['model']}"
                 row.step, row.tokens = run["step"], run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
+                row.plan = run.get("plan", [])
 
     def apply(self, record: RecordView) -> Row | None:
         """The row that changed."""
@@ -151,6 +160,7 @@ class Board:
                 row.active, row.step, row.tokens, row.since_ms = event["run_id"], 0, 0, at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != row.active]
                 row.model = self._runs.pop(row.active, row.model)
+                row.plan, row.planned = [], {}
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 if event["run_id"] == row.active:
                     row.active = ""
@@ -161,6 +171,14 @@ class Board:
             case "model_call.completed":
                 usage = event.get("usage", {})
                 row.tokens += usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+                row.planned = {
+                    request["tool_call_id"]: plan_of(request["arguments"])
+                    for request in event.get("tool_requests", ())
+                    if request["tool"] == PLAN_TOOL
+                }
+            case "tool_call.completed" if event["tool_call_id"] in row.planned:
+                plan = row.planned.pop(event["tool_call_id"])
+                row.plan = row.plan if event.get("is_error") else plan
             case "approval.requested" | "question.requested":
                 row.asks[event["request_id"]] = _as_view(event, row.session_id)
                 row.since_ms = event["requested_at_ms"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from kheish.narration import call_text
+from kheish.narration import call_text, plan_text
 from kheish.terminal import ago, clean
 from kheish.tui.live import Row
 
@@ -28,6 +28,12 @@ def asks_text(row: Row) -> str:
     if "questions" in ask:
         return str(ask["questions"][0]["question"]) + more
     return call_text(ask.get("tool", ""), ask.get("input", {})) + more
+
+
+def row_text(row: Row) -> str:
+    """What a session is about: where its plan is and what it was told, or that alone."""
+    plan = plan_text(row.plan) if row.active else ""
+    return f"{plan}  ({row.headline})" if plan else row.headline
 
 
 def call_detail(tool: str, arguments: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kheish.core.events import Attachment, Delivery, Hop
+from kheish.core.plans import PlanItem
 from kheish.core.state import Run, RunStatus, State, status_of
 from kheish.core.why import Attempt
 from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
@@ -99,7 +100,8 @@ class RequestSummary(View, frozen=True):
 
 class RunView(View, frozen=True):
     """`queued_position` is 0 for the active run and counts from 1 in the queue; null once it is over. `outputs` holds
-    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one."""
+    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one. `plan` is what
+    the run's last `todo_write` said."""
 
     run_id: str
     session_id: str
@@ -112,6 +114,7 @@ class RunView(View, frozen=True):
     queued_position: int | None
     step: int
     attempt: int
+    plan: list[PlanItem]
     request: RequestSummary
     input_attachments: list[Attachment]
     input_metadata: dict[str, Any]
@@ -144,6 +147,7 @@ def run_view(state: State, run: Run) -> RunView:
         queued_position=position,
         step=run.step,
         attempt=run.model_call.attempt if run.model_call else 0,
+        plan=list(run.plan),
         request=RequestSummary(
             text_preview=run.text[:PREVIEW_CHARS],
             provider=run.route,

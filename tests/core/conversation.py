@@ -40,6 +40,7 @@ TOOLS = {
     "write_file": spec("write_file", "idempotent", main="path"),
     "send_mail": spec("send_mail", "unsafe", main="to"),
     "ask_user_question": spec("ask_user_question", "read", "question"),
+    "todo_write": spec("todo_write", "read"),
 }
 SETTINGS = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="p1")
 
