@@ -48,7 +48,7 @@ from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, fi
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
-from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
 from kheish.store.atomic import clear_temps, make_private_dir
@@ -107,6 +107,7 @@ class Supervisor:
         raise_generation: Callable[[int], int],
         config_rules: tuple[Rule, ...] = (),
         clock: Clock | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.root = root
         self._raise_generation = raise_generation
@@ -139,6 +140,7 @@ class Supervisor:
             kill_tree=kill_tree,
             report=self._report,
             on_trouble=self._trouble,
+            recorder=recorder,
         )
         self._actors: dict[str, Actor] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
