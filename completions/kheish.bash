@@ -11,7 +11,7 @@ _kheish() {
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
     case $COMP_CWORD in
-        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
+        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage replay status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
                sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage debug wait events stream cancel --help"; return ;;
@@ -68,6 +68,7 @@ _kheish() {
                 "cancel") _kheish_words "-m --reason --json --help" ;;
                 "interrupt") _kheish_words "-m --reason --json --help" ;;
                 "usage") _kheish_words "--by --since --json --help" ;;
+                "replay") _kheish_words "--until --json --help" ;;
                 "status") _kheish_words "--json --help" ;;
                 "doctor") _kheish_words "--json --help" ;;
                 "completion") _kheish_words "--help" ;;
@@ -146,6 +147,7 @@ _kheish() {
                "wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "replay") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "completion") _kheish_words "bash zsh fish man sessions runs approvals questions targets models" ;;
                "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

@@ -134,6 +134,13 @@ DAILY = (
             "Example: kheish usage --by day --since 4w",
             _BY,
             Param("since", "--since", default="7d", metavar="TIME", help="Since 90m, 12h, 7d, 4w ago; or all."), JSON),
+    Command("replay", "replay:replay",
+            "Decide again all that was decided in a run, with the code and the rules of today, and show where they "
+            "depart from its journal. Model replies, tool results and human answers are those on record; nothing acts "
+            "and nothing is written. Exit status: 0 the same, 23 it departs.\n\n"
+            "Example: kheish replay 01KB --until 3",
+            _arg("run_id", "The run, or the beginning of its id."),
+            Param("until", "--until", kind=int, metavar="STEP", at_least=1, help="Only up to this step."), JSON),
     Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
     Command("doctor", "diagnostics:doctor",
             "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),

@@ -599,7 +599,7 @@ class RecordView(TypedDict):
 
 
 class RequestDigests(TypedDict):
-    """Of what the model was shown, before any driver wrote it in its own way: 16 digits of SHA-256 each."""
+    """Of what a model is shown, part by part: 16 digits of SHA-256 each."""
 
     system: str
     tools: dict[str, str]

@@ -55,7 +55,7 @@ def build_request(state: State, run: Run, messages: Sequence[Message], tools: Ma
     )
 
 
-class Digests(msgspec.Struct, frozen=True):
+class RequestDigests(msgspec.Struct, frozen=True):
     """Of what a model is shown, part by part: 16 digits of SHA-256 each."""
 
     system: str
@@ -63,8 +63,8 @@ class Digests(msgspec.Struct, frozen=True):
     messages: list[str]
 
 
-def digest_request(request: ModelRequest) -> Digests:
-    return Digests(
+def digest_request(request: ModelRequest) -> RequestDigests:
+    return RequestDigests(
         system=_digest(request.system),
         tools={tool.name: _digest(tool) for tool in request.tools},
         messages=[_digest(message) for message in request.messages],

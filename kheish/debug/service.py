@@ -21,7 +21,7 @@ from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import digest_request
 from kheish.debug import files
 from kheish.debug.redaction import Redactor, credentials_in
-from kheish.limits import DEBUG_LOOK_EVERY_MS, DEBUG_REQUEST_BYTES_MAX, DEBUG_WAITING_BYTES_MAX
+from kheish.limits import DEBUG_LOOK_EVERY_MS, DEBUG_REQUEST_BYTES_MAX, DEBUG_WAITING_BYTES_MAX, DEBUG_WRITE_EVERY_MS
 from kheish.runtime.ports import Clock
 from kheish.runtime.recording import Exchange, Level, Recording
 from kheish.store.disk_space import disk_space
@@ -33,7 +33,6 @@ from kheish.wire.debug import (
     DebugResponse,
     DebugSummary,
     HeaderView,
-    RequestDigests,
 )
 
 log = logging.getLogger(__name__)
@@ -53,6 +52,7 @@ class Debugging:
         self._level: Level = level
         self._known = known
         self._thread = ThreadPoolExecutor(1, "kheish-debug")
+        self._timers: dict[Recording, asyncio.TimerHandle] = {}
         self._waiting_bytes = 0
         self._pruned_at_ms = 0
 
@@ -69,10 +69,22 @@ class Debugging:
         if now_ms - self._pruned_at_ms > DEBUG_LOOK_EVERY_MS:
             self._pruned_at_ms = now_ms
             self._thread.submit(self._prune, now_ms)
-        return None if self._level == "off" else Recording(request, route, self._level, now_ms, self._keep)
+        return None if self._level == "off" else Recording(request, route, self._level, now_ms, self._changed)
 
     def end(self, recording: Recording, outcome: ModelReplied | ModelFailed | None) -> None:
+        if timer := self._timers.pop(recording, None):
+            timer.cancel()
         recording.end(outcome)
+        self._keep(recording)
+
+    def _changed(self, recording: Recording) -> None:
+        """What is at work for long is written down now and then, so that a daemon's death leaves something of it."""
+        if recording not in self._timers:
+            loop = asyncio.get_running_loop()
+            self._timers[recording] = loop.call_later(DEBUG_WRITE_EVERY_MS / 1000, self._keep_unfinished, recording)
+
+    def _keep_unfinished(self, recording: Recording) -> None:
+        del self._timers[recording]
         self._keep(recording)
 
     def _keep(self, recording: Recording) -> None:
@@ -135,7 +147,6 @@ def artifact_of(recording: Recording, known: Iterable[str]) -> DebugArtifact:
     last = recording.exchanges[-1]
     said = redactor.text(outcome.message) if isinstance(outcome, ModelFailed) else ""
     code = outcome.code if isinstance(outcome, ModelFailed) else "replied" if outcome else ""
-    digests = digest_request(request)
     return DebugArtifact(
         artifact=f"{request.step}.{request.attempt}",
         session_id=request.session_id,
@@ -153,7 +164,7 @@ def artifact_of(recording: Recording, known: Iterable[str]) -> DebugArtifact:
         status=last.status,
         request_bytes=len(last.body),
         response_bytes=last.response_bytes,
-        digests=RequestDigests(system=digests.system, tools=digests.tools, messages=digests.messages),
+        digests=digest_request(request),
         exchanges=[_exchange(exchange, redactor) for exchange in recording.exchanges],
     )
 

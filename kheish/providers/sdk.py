@@ -82,7 +82,7 @@ async def _note_response(response: Any) -> None:
     async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
         async with contextlib.aclosing(whole(chunk_size)) as chunks:
             async for chunk in chunks:
-                exchange.add(recording.elapsed_ms, chunk)
+                recording.receive(exchange, chunk)
                 yield chunk
         exchange.is_complete = True
 

@@ -53,7 +53,7 @@ class Exchange:
 
 
 class Recording:
-    """One attempt. `on_sent` hears of each request that goes out."""
+    """One attempt. `on_change` hears of each request that goes out and of all that comes."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Recording:
         route: str,
         level: Level,
         began_at_ms: int,
-        on_sent: Callable[[Recording], None],
+        on_change: Callable[[Recording], None],
     ) -> None:
         self.request = request
         self.route = route
@@ -71,7 +71,7 @@ class Recording:
         self.outcome: ModelReplied | ModelFailed | None = None
         self.ended_ms = 0
         self._began_s = time.monotonic()
-        self._on_sent = on_sent
+        self._on_change = on_change
 
     @property
     def elapsed_ms(self) -> int:
@@ -81,8 +81,12 @@ class Recording:
     def send(self, method: str, url: str, headers: Headers, body: bytes) -> Exchange:
         exchange = Exchange(method, url, headers, body, self.elapsed_ms)
         self.exchanges.append(exchange)
-        self._on_sent(self)
+        self._on_change(self)
         return exchange
+
+    def receive(self, exchange: Exchange, chunk: bytes) -> None:
+        exchange.add(self.elapsed_ms, chunk)
+        self._on_change(self)
 
     def end(self, outcome: ModelReplied | ModelFailed | None) -> None:
         """None: it was cancelled. What was sent over no wire is the request and the reply themselves."""

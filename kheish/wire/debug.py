@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from kheish.core.prompt import RequestDigests
 from kheish.wire.body import Body, View
 
 DEBUG_ARTIFACT = r"^[0-9]{1,6}\.[0-9]{1,6}$"
@@ -64,14 +65,6 @@ class DebugResponse(View, frozen=True):
 class DebugExchange(View, frozen=True):
     request: DebugRequest
     response: DebugResponse
-
-
-class RequestDigests(View, frozen=True):
-    """Of what the model was shown, before any driver wrote it in its own way: 16 digits of SHA-256 each."""
-
-    system: str
-    tools: dict[str, str]
-    messages: list[str]
 
 
 class DebugSummary(View, frozen=True):
