@@ -58,8 +58,7 @@ class Redactor:
         self._has_shapes = has_shapes
 
     def text(self, text: str) -> str:
-        for value in self._known:
-            text = text.replace(value, MASK)
+        text = self._without_known(text)
         return mask_shapes(text) if self._has_shapes else text
 
     def body(self, data: bytes) -> str:
@@ -70,11 +69,13 @@ class Redactor:
             except ValueError:
                 pass
             else:
-                return self._json(_without_images(parsed))
+                return self._without_known(orjson.dumps(_mask_strings(parsed)).decode())
         return self.text(data.decode("utf-8", "replace"))
 
-    def _json(self, value: Any) -> str:
-        return self.text(orjson.dumps(value).decode())
+    def _without_known(self, text: str) -> str:
+        for value in self._known:
+            text = text.replace(value, MASK)
+        return text
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Without credentials, at every level."""
@@ -115,19 +116,26 @@ def _forms(value: str) -> set[str]:
     return forms
 
 
-def _without_images(value: Any) -> Any:
+def _mask_strings(value: Any) -> Any:
+    """String by string: a pattern that is looked for in megabytes at once would hold up all other threads."""
     match value:
         case dict():
-            return {key: _without_images(item) for key, item in value.items()}
+            return {mask_shapes(key): _mask_strings(item) for key, item in value.items()}
         case list():
-            return [_without_images(item) for item in value]
-        case str() if len(value) > DEBUG_PLAIN_BASE64_CHARS_MAX:
-            beginning = _DATA_URL.match(value)
-            start = beginning.end() if beginning else 0
-            encoded = value[start:].encode("utf-8", "replace")
-            if encoded.translate(None, _BASE64):
-                return value
-            digest = hashlib.sha256(encoded).hexdigest()
-            return f"{value[:start]}[{len(encoded)} characters of base64, sha256 {digest}]"
+            return [_mask_strings(item) for item in value]
+        case str():
+            return _image_digest(value) or mask_shapes(value)
         case _:
             return value
+
+
+def _image_digest(value: str) -> str:
+    """What stands for a string that is an image or another long string of base64; "" for any other."""
+    if len(value) <= DEBUG_PLAIN_BASE64_CHARS_MAX:
+        return ""
+    beginning = _DATA_URL.match(value)
+    start = beginning.end() if beginning else 0
+    encoded = value[start:].encode("utf-8", "replace")
+    if encoded.translate(None, _BASE64):
+        return ""
+    return f"{value[:start]}[{len(encoded)} characters of base64, sha256 {hashlib.sha256(encoded).hexdigest()}]"

@@ -96,8 +96,9 @@ class Recording:
             exchange = Exchange("", "", [], _encode(msgspec.structs.replace(self.request, blobs={})), 0)
             if isinstance(outcome, ModelReplied):
                 exchange.add(outcome.duration_ms, _encode(outcome.reply))
-                exchange.is_complete = True
             self.exchanges.append(exchange)
+        if isinstance(outcome, ModelReplied):
+            self.exchanges[-1].is_complete = True  # some SDKs leave what follows the last event
 
 
 def _encode(value: ModelRequest | Reply) -> bytes:
