@@ -11,20 +11,21 @@ _kheish() {
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
     case $COMP_CWORD in
-        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage status doctor completion demo sessions runs approvals questions routes secrets permissions daemon --help --version"; return ;;
+        1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage replay status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
                sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
-               runs) _kheish_words "list get why usage wait events stream cancel --help"; return ;;
+               runs) _kheish_words "list get why usage debug wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
                routes) _kheish_words "list chains path --help"; return ;;
                secrets) _kheish_words "set list get delete generate import-env --help"; return ;;
+               runtime) _kheish_words "get set-debug-level --help"; return ;;
                permissions) _kheish_words "check matrix rules allow ask deny forget audit --help"; return ;;
                daemon) _kheish_words "start stop restart status run logs install --help"; return ;;
            esac ;;
     esac
     line=${COMP_WORDS[1]}
-    case $line in sessions | runs | approvals | questions | routes | secrets | permissions | daemon) line="$line ${COMP_WORDS[2]}" ;; esac
+    case $line in sessions | runs | approvals | questions | routes | secrets | runtime | permissions | daemon) line="$line ${COMP_WORDS[2]}" ;; esac
     case "$line:$prev" in
         "run:-s" | "run:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
         "run:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
@@ -67,6 +68,7 @@ _kheish() {
                 "cancel") _kheish_words "-m --reason --json --help" ;;
                 "interrupt") _kheish_words "-m --reason --json --help" ;;
                 "usage") _kheish_words "--by --since --json --help" ;;
+                "replay") _kheish_words "--until --json --help" ;;
                 "status") _kheish_words "--json --help" ;;
                 "doctor") _kheish_words "--json --help" ;;
                 "completion") _kheish_words "--help" ;;
@@ -94,6 +96,7 @@ _kheish() {
                 "runs get") _kheish_words "--json --help" ;;
                 "runs why") _kheish_words "--json --help" ;;
                 "runs usage") _kheish_words "--by --json --help" ;;
+                "runs debug") _kheish_words "--raw --json --help" ;;
                 "runs wait") _kheish_words "--until --timeout --json --help" ;;
                 "runs events") _kheish_words "--json --help" ;;
                 "runs stream") _kheish_words "--cursor --json --help" ;;
@@ -117,6 +120,8 @@ _kheish() {
                 "secrets delete") _kheish_words "--force --json --help" ;;
                 "secrets generate") _kheish_words "--show --json --help" ;;
                 "secrets import-env") _kheish_words "--json --help" ;;
+                "runtime get") _kheish_words "--json --help" ;;
+                "runtime set-debug-level") _kheish_words "--json --help" ;;
                 "permissions check") _kheish_words "--tool --arg --input --mode -s --session --json --help" ;;
                 "permissions matrix") _kheish_words "--json --help" ;;
                 "permissions rules") _kheish_words "-s --session --always --json --help" ;;
@@ -142,6 +147,7 @@ _kheish() {
                "wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "replay") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "completion") _kheish_words "bash zsh fish man sessions runs approvals questions targets models" ;;
                "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
@@ -164,6 +170,7 @@ _kheish() {
                "runs get") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs why") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs usage") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs debug") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "runs events") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
                "runs stream") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
@@ -174,6 +181,7 @@ _kheish() {
                "questions show") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
                "questions answer") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
                "questions decline") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "runtime set-debug-level") _kheish_words "off redacted full" ;;
            esac ;;
     esac
 }

@@ -19,6 +19,7 @@ from kheish.api.endpoints import ENDPOINTS
 from kheish.api.router import Call, Endpoint, Raw, Router, check_parts, parse_body, parse_query
 from kheish.api.streams import Streams
 from kheish.core.state import State
+from kheish.debug.service import Debugging
 from kheish.errors import Draining, Invalid, KheishError
 from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
@@ -44,9 +45,12 @@ _RETRY = b"retry: %d\n" % STREAM_RETRY_MS
 class App:
     """What every endpoint can reach is on this object."""
 
-    def __init__(self, supervisor: Supervisor, secrets: Secrets, *, state_root: Path, socket_path: Path) -> None:
+    def __init__(
+        self, supervisor: Supervisor, secrets: Secrets, debugging: Debugging, *, state_root: Path, socket_path: Path
+    ) -> None:
         self.supervisor = supervisor
         self.secrets = secrets
+        self.debugging = debugging
         self.state_root = state_root
         self.socket_path = socket_path
         self.streams = Streams(supervisor)

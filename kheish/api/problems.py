@@ -23,7 +23,7 @@ CODES: dict[int, tuple[str, ...]] = {
     403: ("forbidden", "operator_required"),
     404: (
         "endpoint_not_found", "session_not_found", "run_not_found", "approval_not_found", "question_not_found",
-        "rule_not_found", "secret_not_found", "blob_not_found",
+        "rule_not_found", "secret_not_found", "blob_not_found", "debug_artifact_not_found",
     ),
     405: ("method_not_allowed",),
     408: ("request_timeout",),

@@ -134,6 +134,13 @@ DAILY = (
             "Example: kheish usage --by day --since 4w",
             _BY,
             Param("since", "--since", default="7d", metavar="TIME", help="Since 90m, 12h, 7d, 4w ago; or all."), JSON),
+    Command("replay", "replay:replay",
+            "Decide again all that was decided in a run, with the code and the rules of today, and show where they "
+            "depart from its journal. Model replies, tool results and human answers are those on record; nothing acts "
+            "and nothing is written. Exit status: 0 the same, 23 it departs.\n\n"
+            "Example: kheish replay 01KB --until 3",
+            _arg("run_id", "The run, or the beginning of its id."),
+            Param("until", "--until", kind=int, metavar="STEP", at_least=1, help="Only up to this step."), JSON),
     Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
     Command("doctor", "diagnostics:doctor",
             "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),
@@ -228,6 +235,13 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     "Explain, from its journal, which way to a model each call took, and why: what failed, was spared, "
                     "waited, and took how long.\n\nExample: kheish runs why 01KB", _ID, JSON),
             Command("usage", "usage:of_run", "Add up what the model calls of a run used and cost.", _ID, _BY, JSON),
+            Command("debug", "debug:debug",
+                    "Show what the model calls of a run sent and got, as far as the debug level had it kept; without "
+                    "ATTEMPT, list them.\n\nExamples:\n\n  kheish runs debug 01KB\n\n  kheish runs debug 01KB 2.1\n\n"
+                    "  kheish runs debug 01KB 2.1 --json | jq -r '.exchanges[].request.body' | jq .messages",
+                    _ID, Param("artifact", default=None, metavar="ATTEMPT", help="STEP.ATTEMPT, such as 2.1."),
+                    Param("raw", "--raw", kind=bool, help="As it went over the wire, but for what was redacted."),
+                    JSON),
             Command("wait", "wait:wait", "Wait for a run; see `kheish wait --help`.",
                     _arg("target", "The run."),
                     Param("until", "--until", default="done", choices=("done", "blocked"), help="What to wait for."),
@@ -294,6 +308,17 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     JSON),
             Command("import-env", "secrets:import_env",
                     "Set a secret for each provider's key in this environment: ANTHROPIC_API_KEY as `anthropic`, ...",
+                    JSON),
+        ),
+    ),
+    "runtime": (
+        "What can be changed while the daemon runs.",
+        (
+            Command("get", "runtime:get", "Show it.", JSON),
+            Command("set-debug-level", "runtime:set_debug_level",
+                    "Say how much is kept of the model calls that begin from now on: nothing; without images and what "
+                    "looks like a secret; or all but credentials.\n\nExample: kheish runtime set-debug-level redacted",
+                    Param("level", default=REQUIRED, choices=("off", "redacted", "full"), help="off | redacted | full"),
                     JSON),
         ),
     ),

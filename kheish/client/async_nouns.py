@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         Behavior,
         CapabilitiesView,
         ChainView,
+        DebugArtifact,
+        DebugSummary,
         Delivery,
         HealthView,
         InboxView,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         ResolveOneOfMany,
         RouteView,
         RuleView,
+        RuntimeView,
         RunView,
         SecretView,
         SessionPage,
@@ -295,6 +298,14 @@ class AsyncRuns(_Noun):
         """Why it went where it went: its model calls, attempt by attempt, and in words."""
         return await self._send("GET", f"/v1/runs/{segment(run_id)}/why")
 
+    async def debug(self, run_id: str) -> builtins.list[DebugSummary]:
+        """What is kept of its model calls, attempt by attempt; nothing at the debug level `off`."""
+        return await self._send("GET", f"/v1/runs/{segment(run_id)}/debug")
+
+    async def debug_artifact(self, run_id: str, artifact: str) -> DebugArtifact:
+        """What an attempt (`STEP.ATTEMPT`) sent and got."""
+        return await self._send("GET", f"/v1/runs/{segment(run_id)}/debug/{segment(artifact)}")
+
     async def usage(self, run_id: str, *, by: Literal["model", "route", "session", "day"] | None = None) -> UsageReport:
         """What its model calls used and cost."""
         return await self._send("GET", f"/v1/runs/{segment(run_id)}/usage", query={"by": by})
@@ -485,6 +496,16 @@ class AsyncSecrets(_Noun):
     async def delete(self, name: str, *, force: bool | None = None) -> SecretView:
         """The answer is what it was. Refused (`secret_in_use`) while routes use it, unless `force`."""
         return await self._send("DELETE", f"/v1/runtime/secrets/{segment(name)}", query={"force": force})
+
+
+class AsyncRuntime(_Noun):
+    async def get(self) -> RuntimeView:
+        """What can be changed while the daemon runs."""
+        return await self._send("GET", "/v1/runtime")
+
+    async def set_debug_level(self, level: Literal["off", "redacted", "full"]) -> RuntimeView:
+        """How much is kept of the model calls that begin from now on."""
+        return await self._send("POST", "/v1/runtime/debug-level", body={"level": level})
 
 
 class AsyncDaemon(_Noun):

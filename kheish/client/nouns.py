@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         Behavior,
         CapabilitiesView,
         ChainView,
+        DebugArtifact,
+        DebugSummary,
         Delivery,
         HealthView,
         InboxView,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         ResolveOneOfMany,
         RouteView,
         RuleView,
+        RuntimeView,
         RunView,
         SecretView,
         SessionPage,
@@ -298,6 +301,14 @@ class Runs(_Noun):
         """Why it went where it went: its model calls, attempt by attempt, and in words."""
         return self._send("GET", f"/v1/runs/{segment(run_id)}/why")
 
+    def debug(self, run_id: str) -> builtins.list[DebugSummary]:
+        """What is kept of its model calls, attempt by attempt; nothing at the debug level `off`."""
+        return self._send("GET", f"/v1/runs/{segment(run_id)}/debug")
+
+    def debug_artifact(self, run_id: str, artifact: str) -> DebugArtifact:
+        """What an attempt (`STEP.ATTEMPT`) sent and got."""
+        return self._send("GET", f"/v1/runs/{segment(run_id)}/debug/{segment(artifact)}")
+
     def usage(self, run_id: str, *, by: Literal["model", "route", "session", "day"] | None = None) -> UsageReport:
         """What its model calls used and cost."""
         return self._send("GET", f"/v1/runs/{segment(run_id)}/usage", query={"by": by})
@@ -488,6 +499,16 @@ class Secrets(_Noun):
     def delete(self, name: str, *, force: bool | None = None) -> SecretView:
         """The answer is what it was. Refused (`secret_in_use`) while routes use it, unless `force`."""
         return self._send("DELETE", f"/v1/runtime/secrets/{segment(name)}", query={"force": force})
+
+
+class Runtime(_Noun):
+    def get(self) -> RuntimeView:
+        """What can be changed while the daemon runs."""
+        return self._send("GET", "/v1/runtime")
+
+    def set_debug_level(self, level: Literal["off", "redacted", "full"]) -> RuntimeView:
+        """How much is kept of the model calls that begin from now on."""
+        return self._send("POST", "/v1/runtime/debug-level", body={"level": level})
 
 
 class Daemon(_Noun):

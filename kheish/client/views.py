@@ -184,6 +184,90 @@ class Cooling(TypedDict):
     until_ms: int
 
 
+class DebugArtifact(TypedDict):
+    artifact: str
+    session_id: str
+    run_id: str
+    model_call_id: str
+    step: int
+    attempt: int
+    route: str
+    model: str
+    level: Literal["off", "redacted", "full"]
+    began_at_ms: int
+    duration_ms: int
+    outcome: str
+    message: str
+    status: int
+    request_bytes: int
+    response_bytes: int
+    digests: RequestDigests
+    exchanges: list[DebugExchange]
+
+
+class DebugEvent(TypedDict):
+    """A piece of a response, mostly one server-sent event, and when its end came."""
+
+    at_ms: int
+    text: str
+
+
+class DebugExchange(TypedDict):
+    request: DebugRequest
+    response: DebugResponse
+
+
+class DebugRequest(TypedDict):
+    """`sent_ms` counts from the beginning of the attempt, as all times here. `bytes` and `sha256` are those of the body
+    as it was sent; `cut` says that not all of it is here. Where `method` is empty nothing went over a wire, and the
+    body is what the driver was asked."""
+
+    method: str
+    url: str
+    headers: list[HeaderView]
+    sent_ms: int
+    bytes: int
+    sha256: str
+    cut: bool
+    body: str
+
+
+class DebugResponse(TypedDict):
+    """`bytes` and `sha256` are those of the body as it came, decompressed. `complete`: it came to its end. `status` 0:
+    there was none."""
+
+    status: int
+    headers: list[HeaderView]
+    answered_ms: int
+    bytes: int
+    sha256: str
+    complete: bool
+    cut: bool
+    events: list[DebugEvent]
+
+
+class DebugSummary(TypedDict):
+    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`. `outcome`: `replied`, the code of a failure,
+    `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that of the last response."""
+
+    artifact: str
+    session_id: str
+    run_id: str
+    model_call_id: str
+    step: int
+    attempt: int
+    route: str
+    model: str
+    level: Literal["off", "redacted", "full"]
+    began_at_ms: int
+    duration_ms: int
+    outcome: str
+    message: str
+    status: int
+    request_bytes: int
+    response_bytes: int
+
+
 class DeltaView(TypedDict):
     """`text` is of the model (`text`, `reasoning`) or of a tool that runs (`tool_output`); with `tool_call` the model
     begins to ask for `tool`."""
@@ -199,6 +283,11 @@ class DeltaView(TypedDict):
 
 class EndView(TypedDict):
     reason: str
+
+
+class HeaderView(TypedDict):
+    name: str
+    value: str
 
 
 class HealthView(TypedDict):
@@ -514,6 +603,14 @@ class RecordView(TypedDict):
     events: list[AnyEvent]
 
 
+class RequestDigests(TypedDict):
+    """Of what a model is shown, part by part: 16 digits of SHA-256 each."""
+
+    system: str
+    tools: dict[str, str]
+    messages: list[str]
+
+
 class RequestSummary(TypedDict):
     text_preview: str
     provider: str
@@ -670,6 +767,12 @@ class RunView(TypedDict):
     outputs: list[str]
     usage: UsageView
     error: RunError | None
+
+
+class RuntimeView(TypedDict):
+    """What can be changed while the daemon runs."""
+
+    debug_level: Literal["off", "redacted", "full"]
 
 
 class SecretView(TypedDict):

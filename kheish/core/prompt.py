@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from kheish.core.codec import canonical_digest
 from kheish.core.contracts import Message, ModelRequest, ToolDefinition, ToolSpec, UserMessage
 from kheish.core.events import Attachment
 from kheish.core.state import Run, State
@@ -50,6 +53,26 @@ def build_request(state: State, run: Run, messages: Sequence[Message], tools: Ma
         ),
         output_tokens_max=MODEL_OUTPUT_TOKENS_MAX,
     )
+
+
+class RequestDigests(msgspec.Struct, frozen=True):
+    """Of what a model is shown, part by part: 16 digits of SHA-256 each."""
+
+    system: str
+    tools: dict[str, str]
+    messages: list[str]
+
+
+def digest_request(request: ModelRequest) -> RequestDigests:
+    return RequestDigests(
+        system=_digest(request.system),
+        tools={tool.name: _digest(tool) for tool in request.tools},
+        messages=[_digest(message) for message in request.messages],
+    )
+
+
+def _digest(value: object) -> str:
+    return canonical_digest(msgspec.to_builtins(value))[:16]
 
 
 def choose_shown(messages: Sequence[Message]) -> list[Attachment]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from kheish.config import FILE_NAME, load_config
 from kheish.core.events import Behavior, Process, Rule
 from kheish.core.permissions import parse_pattern
+from kheish.debug.service import Debugging
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
 from kheish.runtime.supervisor import Supervisor, SystemClock
@@ -54,14 +55,26 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
     return Secrets(root / "daemon" / "secrets", master_key, SystemClock())
 
 
-def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Secrets) -> Supervisor:
+def build_debugging(root: Path, config_dir: Path, routes: Routes, secrets: Secrets) -> Debugging:
+    """Raises Invalid."""
+
+    def known() -> list[str]:
+        return [*secrets.values(), *routes.keys()]
+
+    return Debugging(root / "debug", SystemClock(), load_config(config_dir).debug_level, known)
+
+
+def build_supervisor(
+    root: Path, config_dir: Path, lock: DaemonLock, routes: Routes, debugging: Debugging
+) -> Supervisor:
     return Supervisor(
         root,
         generation=lock.generation,
-        providers=Routes(config_dir, reveal=secrets.reveal),
+        providers=routes,
         tools=load_tools(),
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
         quotas=load_config(config_dir).quotas,
+        recorder=debugging,
     )

@@ -63,6 +63,7 @@ def _make_client(api_key: str, base_url: str) -> AsyncAnthropic:
         api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(anthropic), max_retries=0
     )
     _ = client.messages  # loads the rest
+    sdk.record(client)
     sdk.build_models(
         anthropic.BaseModel,
         RawMessageStreamEvent,

@@ -61,6 +61,7 @@ def _make_client(api_key: str, base_url: str) -> AsyncOpenAI:
         api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(openai), max_retries=0
     )
     _ = client.responses  # loads the rest
+    sdk.record(client)
     delta = {"content_index": 0, "item_id": "", "logprobs": [], "output_index": 0, "sequence_number": 0, "delta": ""}
     output = [{"type": "message", "content": [{"type": "output_text"}]}, {"type": "reasoning"}]
     sdk.build_models(

@@ -67,6 +67,7 @@ def _make_client(api_key: str, base_url: str) -> AsyncOpenAI:
         api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(openai), max_retries=0
     )
     _ = client.chat.completions  # loads the rest
+    sdk.record(client)
     call = {"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}
     delta = {"role": "assistant", "content": "", "refusal": "", "tool_calls": [call]}
     sdk.build_models(

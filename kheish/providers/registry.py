@@ -167,6 +167,12 @@ class Routes:
             return "", f"{holder} holds characters that no key has; set it anew{then}"
         return key, ""
 
+    def keys(self) -> list[str]:
+        """Those in the environment that routes use, and those that calls at work were given."""
+        table = self._file or routes_from_env(self._environ)
+        variables = [route.key_env for route in table.routes.values() if route.key_env] if table else []
+        return [*(self._environ.get(name, "") for name in variables), *(key for _, key, _ in [*self._open.values()])]
+
     async def describe(self) -> list[dict[str, Any]]:
         table = await self.table()
         default_hops = table.chains.get(table.default_route)

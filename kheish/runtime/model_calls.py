@@ -19,7 +19,8 @@ from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
 from kheish.limits import DELTA_COALESCE_MS
 from kheish.runtime.hub import Frame, Hub
-from kheish.runtime.ports import Providers
+from kheish.runtime.ports import Providers, Recorder
+from kheish.runtime.recording import recording_of
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 
@@ -84,8 +85,32 @@ async def call_model(
     hub: Hub,
     blobs: Blobs,
     committer: Committer,
+    recorder: Recorder | None = None,
 ) -> ModelReplied | ModelFailed:
     """One attempt. Only cancellation escapes; everything else is an outcome."""
+    attempt = _call(effect, request, route, providers=providers, hub=hub, blobs=blobs, committer=committer)
+    recording = recorder.begin(request, route) if recorder else None
+    if recorder is None or recording is None:
+        return await attempt
+    outcome = None
+    try:
+        with recording_of(recording):
+            outcome = await attempt
+        return outcome
+    finally:
+        recorder.end(recording, outcome)
+
+
+async def _call(
+    effect: CallModel,
+    request: ModelRequest,
+    route: str,
+    *,
+    providers: Providers,
+    hub: Hub,
+    blobs: Blobs,
+    committer: Committer,
+) -> ModelReplied | ModelFailed:
     deltas = DeltaPublisher(hub, request.session_id, effect.run_id, model_call_id=effect.model_call_id)
     began_s = time.monotonic()
     first_ms = 0

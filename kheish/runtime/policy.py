@@ -33,7 +33,7 @@ class Policy:
         self._committer = committer
         self._config_rules = config_rules
         self._changing = asyncio.Lock()
-        self.user_rules: tuple[Rule, ...] = _read_rules(path)
+        self.user_rules: tuple[Rule, ...] = read_rules(path)
         rules = self._all_rules()
         restricting = [[r.pattern, r.behavior, r.scope] for r in rules if r.behavior != "allow"]
         self.settings = Settings(
@@ -71,7 +71,7 @@ class Policy:
         return (*self.user_rules, *self._config_rules, *DEFAULT_RULES)
 
 
-def _read_rules(path: Path) -> tuple[Rule, ...]:
+def read_rules(path: Path) -> tuple[Rule, ...]:
     """None only where there is nothing at all: a link to nowhere is no empty document."""
     try:
         return tuple(read_document(path, list[Rule]))

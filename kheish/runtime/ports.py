@@ -9,6 +9,8 @@ import msgspec
 
 from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
 from kheish.core.events import Hop, Process
+from kheish.core.outcomes import ModelFailed, ModelReplied
+from kheish.runtime.recording import Recording
 
 
 class Clock(Protocol):
@@ -47,6 +49,18 @@ class Providers(Protocol):
     async def describe(self) -> list[dict[str, Any]]:
         """The routes for people and scripts: route_id, driver, default_model, is_default, ready, problem. No
         secrets."""
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps what attempts at model calls send and get, for people who look for a fault. Neither call waits or fails."""
+
+    def begin(self, request: ModelRequest, route: str) -> Recording | None:
+        """What the attempt is recorded in; None where nothing is kept."""
+        ...
+
+    def end(self, recording: Recording, outcome: ModelReplied | ModelFailed | None) -> None:
+        """The attempt is over; None: it was cancelled."""
         ...
 
 

@@ -20,7 +20,7 @@ from kheish.limits import PROCESS_KILL_GRACE_MS
 from kheish.runtime.actor import Actor
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
-from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.tool_calls import run_tool
 from kheish.store.blobs import Blobs
 
@@ -52,6 +52,7 @@ class Reconciler:
         kill_tree: KillTree,
         report: Report,
         on_trouble: Callable[[Actor, BaseException], None],
+        recorder: Recorder | None,
     ) -> None:
         self._clock = clock
         self._providers = providers
@@ -61,6 +62,7 @@ class Reconciler:
         self._kill_tree = kill_tree
         self._report = report
         self._on_trouble = on_trouble
+        self._recorder = recorder
         self._handles: dict[str, dict[str, Handle]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._stopped = False
@@ -131,6 +133,7 @@ class Reconciler:
                     hub=actor.kernel.hub,
                     blobs=self._blobs,
                     committer=actor.kernel.committer,
+                    recorder=self._recorder,
                 )
                 self._circuits.note_outcome(hop, outcome, self._clock.now_ms())
                 return outcome

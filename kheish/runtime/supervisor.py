@@ -45,7 +45,7 @@ from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, fi
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
-from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.quotas import Quotas, quota_exceeded
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
@@ -105,6 +105,7 @@ class Supervisor:
         config_rules: tuple[Rule, ...] = (),
         quotas: config.Quotas | None = None,
         clock: Clock | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.root = root
         self.providers = providers
@@ -137,6 +138,7 @@ class Supervisor:
             kill_tree=kill_tree,
             report=self._report,
             on_trouble=self._trouble,
+            recorder=recorder,
         )
         recovery = Caller(principal="daemon", origin="recovery", is_operator=False)
         self._residents = Residents(

@@ -142,7 +142,7 @@ def test_names_and_flags_of_commands_are_unique() -> None:
 
 NOUNS = ("approvals", "permissions", "questions", "runs", "sessions", "usage")
 """One file name in every layer; `wire/status.py` has what the daemon says of itself."""
-NOUNS_OF_ROOMS = ("secrets",)
+NOUNS_OF_ROOMS = ("secrets", "debug")
 """The same, with a room of that name instead of a part of the core."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, secrets, sessions, usage
+from kheish.api.endpoints import approvals, daemon, debug, permissions, questions, runs, secrets, sessions, usage
 from kheish.api.router import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -14,4 +14,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *permissions.ENDPOINTS,
     *usage.ENDPOINTS,
     *secrets.ENDPOINTS,
+    *debug.ENDPOINTS,
 )

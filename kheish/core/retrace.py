@@ -1,0 +1,422 @@
+"""Decides again what a journal recorded, record by record, and says where the rules and code of today depart from it.
+
+Each decision starts from the state that the journal had come to, so that one departure does not hide the next. What was
+decided about is made again from the events that it led to: model replies, results of tools, human answers, deaths of
+the daemon. Nothing acts, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from kheish.core import chains
+from kheish.core import commands as c
+from kheish.core import events as e
+from kheish.core import outcomes as o
+from kheish.core.commands import Command, Context
+from kheish.core.contracts import Reply, ReplyToolCall
+from kheish.core.draft import Settings
+from kheish.core.machine import decide, evolve
+from kheish.core.outcomes import Outcome
+from kheish.core.prompt import RequestDigests, build_request, digest_request
+from kheish.core.state import State
+from kheish.errors import KheishError
+
+Events = Sequence[e.Event]
+
+NOTHING_TO_TELL = frozenset(("retry_at_ms", "policy_revision"))
+"""Fields of which a journal does not say what they follow from: chance, and rules that are gone."""
+_SELDOM_TELLING = frozenset(("type", "digest", "policy_revision", "cwd"))
+_NO_ID = "0" * 24
+
+
+class Change(msgspec.Struct, frozen=True):
+    field: str
+    recorded: Any
+    now: Any
+
+
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """One event that is decided in another way (`changed`), no more (`missing`) or only now (`new`); a message that is
+    refused now (`refused`, `reason` says why); or a model call that is shown something else (`request`)."""
+
+    seq: int
+    step: int
+    how: Literal["changed", "missing", "new", "refused", "request"]
+    event: str
+    tool: str = ""
+    changes: tuple[Change, ...] = ()
+    reason: str = ""
+
+
+class Retrace:
+    """Is shown the records of a session in order, up to the end of one run. `sent` gives the digests of what the model
+    call of a step and attempt was really shown, where they are known; `until_step` is the last step to be looked at."""
+
+    def __init__(
+        self,
+        run_id: str,
+        settings: Settings,
+        sent: Callable[[int, int], RequestDigests | None] = lambda step, attempt: None,
+        until_step: int = 0,
+    ) -> None:
+        self.state = State()
+        self.departures: list[Departure] = []
+        self.decisions = 0
+        self.unknown = 0
+        self.requests = 0
+        self.is_over = False
+        self._run_id = run_id
+        self._settings = settings
+        self._sent = sent
+        self._until_step = until_step
+        self._tools: dict[str, str] = {}
+
+    def add(self, events: Events, context: Context, seq: int, command: str) -> None:
+        """`command` is the tag of the one that was decided; "" for an outcome."""
+        concerned = [event for event in events if getattr(event, "run_id", "") == self._run_id]
+        began = [event for event in concerned if isinstance(event, e.ModelCallStarted)]
+        if self._until_step and any(event.step > self._until_step for event in began):
+            self.is_over = True
+            return
+        if concerned:
+            self._decide(events, context, seq, command)
+        for event in events:
+            evolve(self.state, event, context)
+            if isinstance(event, e.ModelCallStarted) and event in began:
+                self._compare_request(event, seq)
+        run = self.state.runs.get(self._run_id)
+        self.is_over = run is not None and run.is_terminal
+
+    def _decide(self, events: Events, context: Context, seq: int, command: str) -> None:
+        message = message_of(events, command, context)
+        if message is None:
+            self.unknown += 1
+            return
+        self.decisions += 1
+        revision = _revision(events, self.state)
+        settings = replace(self._settings, policy_revision=revision)
+        try:
+            now = decide(self.state, message, _context(events, context, self.state), settings).events
+        except KheishError as error:
+            self._depart(seq, "refused", command or str(message.__struct_config__.tag), reason=error.message)
+            return
+        ignored = NOTHING_TO_TELL if revision else NOTHING_TO_TELL | {"digest"}
+        base = _id_base(events)
+        self._compare(_plain(events, base), _plain(now, base), seq, ignored)
+
+    def _compare(
+        self, recorded: list[dict[str, Any]], now: list[dict[str, Any]], seq: int, ignored: frozenset[str]
+    ) -> None:
+        asked = [request for event in recorded for request in event.get("tool_requests", ())]
+        self._tools |= {request["tool_call_id"]: request["tool"] for request in asked}
+        old_subjects, now_subjects = _subjects(recorded), _subjects(now)
+        matcher = SequenceMatcher(None, old_subjects, now_subjects, autojunk=False)
+        for how, start, end, now_start, now_end in matcher.get_opcodes():
+            if how == "equal":
+                for old, new in zip(recorded[start:end], now[now_start:now_end], strict=True):
+                    fields = [field for field in old | new if field not in ignored and old.get(field) != new.get(field)]
+                    if fields:
+                        changes = tuple(Change(field, old.get(field), new.get(field)) for field in fields)
+                        self._depart(seq, "changed", old["type"], old, changes)
+                continue
+            for old in recorded[start:end]:
+                self._depart(seq, "missing", old["type"], old, tuple(Change(f, old[f], None) for f in _telling(old)))
+            for new in now[now_start:now_end]:
+                self._depart(seq, "new", new["type"], new, tuple(Change(f, None, new[f]) for f in _telling(new)))
+
+    def _compare_request(self, event: e.ModelCallStarted, seq: int) -> None:
+        was = self._sent(event.step, event.attempt)
+        if was is None:
+            return
+        self.requests += 1
+        run = self.state.runs[self._run_id]
+        now = digest_request(build_request(self.state, run, self.state.entered, self._settings.tools))
+        changes = [Change("system", was.system, now.system)] if was.system != now.system else []
+        changes += [
+            Change(f"tool {name}", was.tools.get(name), now.tools.get(name))
+            for name in was.tools | now.tools
+            if was.tools.get(name) != now.tools.get(name)
+        ]
+        if was.messages != now.messages:
+            pairs = zip_longest(was.messages, now.messages)
+            changes.append(
+                next(Change(f"message {n}", old, new) for n, (old, new) in enumerate(pairs, 1) if old != new)
+            )
+        if changes:
+            self._depart(seq, "request", str(event.__struct_config__.tag), changes=tuple(changes))
+
+    def _depart(
+        self,
+        seq: int,
+        how: Literal["changed", "missing", "new", "refused", "request"],
+        event: str,
+        of: dict[str, Any] | None = None,
+        changes: tuple[Change, ...] = (),
+        reason: str = "",
+    ) -> None:
+        run = self.state.runs.get(self._run_id)
+        named = (of or {}).get("tool") or self._tools.get((of or {}).get("tool_call_id", ""), "")
+        self.departures.append(
+            Departure(
+                seq=seq,
+                step=run.step if run else 0,
+                how=how,
+                event=event,
+                tool=named,
+                changes=changes,
+                reason=reason,
+            )
+        )
+
+
+# -- what was decided about -----------------------------------------------------------------------------------------
+
+
+def message_of(events: Events, command: str, context: Context) -> Command | Outcome | None:
+    """None where the journal does not tell it."""
+    if command:
+        make = FROM_COMMANDS.get(command)
+        return make(events) if make else None
+    outcome = FROM_OUTCOMES.get(type(events[0]))
+    return outcome(events[0], context) if outcome else None
+
+
+def _first(events: Events, *types: type[e.Event]) -> Any:
+    return next((event for event in events if isinstance(event, types)), None)
+
+
+def _submit(events: Events) -> Command | None:
+    match _first(events, e.RunSubmitted, e.InputSteered):
+        case e.RunSubmitted() as made:
+            return c.SubmitRun(
+                text=made.text,
+                route=made.route,
+                model=made.model,
+                delivery="interrupt" if made.first else "queue",
+                kind=made.kind,
+                attachments=made.attachments,
+                metadata=made.metadata,
+                hops=made.hops,
+            )
+        case e.InputSteered() as made:
+            return c.SubmitRun(text=made.text, route="", model="", delivery="steer", attachments=made.attachments)
+    return None
+
+
+def _resolve(events: Events) -> Command:
+    return c.ResolveApprovals(
+        resolutions=tuple(
+            c.ApprovalResolution(
+                request_id=event.request_id,
+                resolution=event.resolution,
+                remember=event.remember,
+                rule=event.rule.pattern if event.rule else "",
+                updated_input=event.updated_input,
+                justification=event.justification,
+            )
+            for event in events
+            if isinstance(event, e.ApprovalResolved)
+        )
+    )
+
+
+def _answer(events: Events) -> Command:
+    given = _first(events, e.QuestionAnswered)
+    return c.AnswerQuestion(
+        request_id=given.request_id,
+        answers=given.answers,
+        declined=given.declined,
+        justification=given.justification,
+    )
+
+
+def _recover(events: Events) -> Command:
+    noted = _first(events, e.SessionRecovered)
+    return c.Recover(tail_bytes_dropped=noted.tail_bytes_dropped, tail_file=noted.tail_file) if noted else c.Recover()
+
+
+FROM_COMMANDS: dict[str, Callable[[Events], Command | None]] = {
+    "submit_run": _submit,
+    "edit_run": lambda events: c.EditRun(run_id=events[0].run_id, text=events[0].text),  # type: ignore[attr-defined]
+    "move_run": lambda events: c.MoveRun(run_id=events[0].run_id, position=events[0].position),  # type: ignore[attr-defined]
+    "withdraw_run": lambda events: c.WithdrawRun(run_id=_first(events, e.RunCancelled).run_id),
+    "cancel_run": lambda events: c.CancelRun(
+        run_id=_first(events, e.RunCancelled).run_id, reason=_first(events, e.RunCancelled).reason
+    ),
+    "interrupt_session": lambda events: c.InterruptSession(reason=_first(events, e.RunInterrupted).reason),
+    "end_session": lambda events: c.EndSession(reason=_first(events, e.SessionEnded).reason),
+    "resolve_approvals": _resolve,
+    "answer_question": _answer,
+    "recover": _recover,
+}
+
+
+def _replied(event: e.ModelCallCompleted, context: Context) -> Outcome:
+    return o.ModelReplied(
+        run_id=event.run_id,
+        model_call_id=event.model_call_id,
+        attempt=event.attempt,
+        reply=Reply(
+            text=event.text,
+            stop_reason=event.stop_reason,
+            tool_calls=tuple(
+                ReplyToolCall(
+                    provider_id=request.provider_id,
+                    tool=request.tool,
+                    arguments=request.arguments,
+                    malformed=request.malformed,
+                )
+                for request in event.tool_requests
+            ),
+            usage=event.usage,
+            reasoning=event.reasoning,
+            model=event.model,
+            provider_state=event.provider_state,
+            request_id=event.request_id,
+        ),
+        first_ms=event.first_ms,
+        duration_ms=event.duration_ms,
+    )
+
+
+def _retrying(event: e.ModelCallRetrying, context: Context) -> Outcome:
+    return o.ModelFailed(
+        run_id=event.run_id,
+        model_call_id=event.model_call_id,
+        attempt=event.attempt,
+        code=event.code,
+        message=event.message,
+        retry_after_ms=event.retry_at_ms - context.at_ms,
+        has_output=event.discarded,
+        request_id=event.request_id,
+        duration_ms=event.duration_ms,
+    )
+
+
+def _failed(event: e.ModelCallFailed, context: Context) -> Outcome | None:
+    if event.code == "invalid_reply":
+        return None  # it was a reply, and is not in the journal
+    return o.ModelFailed(
+        run_id=event.run_id,
+        model_call_id=event.model_call_id,
+        attempt=event.attempt,
+        code=event.code,
+        message=event.message,
+        request_id=event.request_id,
+        duration_ms=event.duration_ms,
+    )
+
+
+def _started(event: e.ToolCallStarted, context: Context) -> Outcome | None:
+    if event.process is None:
+        return None
+    return o.ToolProcessMade(run_id=event.run_id, tool_call_id=event.tool_call_id, process=event.process)
+
+
+FROM_OUTCOMES: dict[type[e.Event], Callable[[Any, Context], Outcome | None]] = {
+    e.ModelCallCompleted: _replied,
+    e.ModelCallRetrying: _retrying,
+    e.ModelCallFailed: _failed,
+    e.ModelCallStarted: lambda event, context: o.RetryDue(
+        run_id=event.run_id, model_call_id=event.model_call_id, attempt=event.attempt - 1
+    ),
+    e.ToolCallStarted: _started,
+    e.ToolCallCompleted: lambda event, context: o.ToolFinished(
+        run_id=event.run_id,
+        tool_call_id=event.tool_call_id,
+        output=event.output,
+        is_error=event.is_error,
+        output_bytes=event.output_bytes,
+        blob=event.blob,
+        metadata=event.metadata,
+    ),
+    e.ProcessEnded: lambda event, context: o.ProcessGone(
+        tool_call_id=event.tool_call_id, pid=event.pid, killed=event.killed
+    ),
+}
+"""By the first event that an outcome leads to."""
+
+
+# -- what it was decided with ---------------------------------------------------------------------------------------
+
+
+def _context(events: Events, context: Context, state: State) -> Context:
+    """As it was, with what the events tell of it: the key is left out, for what it was used for is not there yet."""
+    return replace(
+        context,
+        id_base=f"{_id_base(events)}00",
+        is_operator=context.principal.startswith("user:"),
+        key="",
+        body_digest=next((digest for event in events if (digest := getattr(event, "body_digest", ""))), ""),
+        cooling=_cooling(events, state),
+    )
+
+
+def _cooling(events: Events, state: State) -> tuple[e.Cooling, ...]:
+    """What the call that began knew of its hops. One that waited where it could have gone on had no other to go to."""
+    began = [event for event in events if isinstance(event, e.ModelCallStarted)]
+    if began:
+        return began[-1].cooling
+    waits = _first(events, e.ModelCallRetrying)
+    if waits is None:
+        return ()
+    return tuple(
+        e.Cooling(route=hop.route, model=hop.model, code=(hop.on or chains.MAY_PASS)[0], until_ms=waits.retry_at_ms)
+        for hop in state.runs[waits.run_id].chain
+    )
+
+
+def _revision(events: Events, state: State) -> str:
+    """The policy under which something was asked, in this decision or before; "" where nothing tells."""
+    asked = _first(events, e.ApprovalRequested)
+    waiting = next(iter(state.approvals.values()), None)
+    return asked.policy_revision if asked else waiting.policy_revision if waiting else ""
+
+
+def _id_base(events: Events) -> str:
+    """The ids of a decision begin alike: with what it was given to make them of."""
+    for event in events:
+        match event:
+            case e.RunSubmitted(run_id=made) | e.InputSteered(input_id=made):
+                pass
+            case e.ModelCallStarted(model_call_id=made, attempt=1):
+                pass
+            case e.ModelCallCompleted(tool_requests=requests) if requests:
+                made = requests[0].tool_call_id
+            case e.ApprovalRequested(request_id=made) | e.QuestionRequested(request_id=made):
+                pass
+            case _:
+                continue
+        return made.partition("_")[2][:-2]
+    return _NO_ID
+
+
+def _plain(events: Events, base: str) -> list[dict[str, Any]]:
+    """Events as they are compared: the ids that the decision made are numbered, each noun for itself."""
+    numbered: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        noun = match[1]
+        return numbered.setdefault(match[0], f"{noun} {sum(id_.startswith(noun) for id_ in numbered) + 1}")
+
+    text = msgspec.json.encode(list(events)).decode()
+    found: list[dict[str, Any]] = json.loads(re.sub(rf"\b([a-z]+)_{base}..\b", number, text))
+    return found
+
+
+def _subjects(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What two events have in common that are the same one, decided twice."""
+    return [(event["type"], event.get("tool_call_id", "")) for event in events]
+
+
+def _telling(event: dict[str, Any]) -> list[str]:
+    return [field for field in event if field not in _SELDOM_TELLING and not field.endswith(("_id", "_ms"))]
