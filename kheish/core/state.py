@@ -25,13 +25,14 @@ from kheish.core.events import (
     Rule,
     Struct,
     ToolKind,
+    ToolLimits,
     ToolRequest,
     Usage,
 )
 
 T = TypeVar("T")
 
-REDUCER_VERSION = 3
+REDUCER_VERSION = 4
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
@@ -124,6 +125,9 @@ class Run(Struct, frozen=True):
     hops: tuple[Hop, ...] = ()
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
+    system_prompt: str = ""
+    tool_limits: dict[str, ToolLimits] = {}
+    """These two only until it is over."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
@@ -180,6 +184,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     cwd: str = ""
     title: str = ""
     mode: Mode = "default"
+    model: str = ""
     created_at_ms: int = 0
     updated_at_ms: int = 0
     ended: bool = False

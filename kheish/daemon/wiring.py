@@ -11,6 +11,7 @@ from kheish.core.events import Behavior, Process, Rule
 from kheish.core.permissions import parse_pattern
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
+from kheish.runtime.settings import RuntimeConfig
 from kheish.runtime.supervisor import Supervisor, SystemClock
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
@@ -55,12 +56,16 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
 
 
 def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Secrets) -> Supervisor:
+    clock = SystemClock()
+    runtime = RuntimeConfig(root / "daemon" / "runtime.json", clock)
     return Supervisor(
         root,
         generation=lock.generation,
-        providers=Routes(config_dir, reveal=secrets.reveal),
+        providers=Routes(config_dir, reveal=secrets.reveal, runtime=lambda: runtime.settings),
         tools=load_tools(),
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
+        clock=clock,
+        runtime=runtime,
     )

@@ -51,6 +51,7 @@ from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
+from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
@@ -107,6 +108,7 @@ class Supervisor:
         raise_generation: Callable[[int], int],
         config_rules: tuple[Rule, ...] = (),
         clock: Clock | None = None,
+        runtime: RuntimeConfig | None = None,
     ) -> None:
         self.root = root
         self._raise_generation = raise_generation
@@ -121,6 +123,9 @@ class Supervisor:
         self.circuits = Circuits()
         specs = {name: tool.spec for name, tool in tools.items()}
         self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
+        self.runtime = runtime or RuntimeConfig(root / "daemon" / "runtime.json", self.clock)
+        self.policy.take(self.runtime.settings)
+        self.runtime.on_change.append(self.policy.take)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,

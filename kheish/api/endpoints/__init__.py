@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, secrets, sessions, usage
+from kheish.api.endpoints import (
+    approvals,
+    daemon,
+    permissions,
+    questions,
+    routes,
+    runs,
+    runtime,
+    secrets,
+    sessions,
+    usage,
+)
 from kheish.api.router import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -14,4 +25,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *permissions.ENDPOINTS,
     *usage.ENDPOINTS,
     *secrets.ENDPOINTS,
+    *runtime.ENDPOINTS,
+    *routes.ENDPOINTS,
 )
