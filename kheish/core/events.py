@@ -92,8 +92,8 @@ class Cooling(Struct, frozen=True):
 
 
 class ToolLimits(Struct, frozen=True):
-    """Bounds of a tool that an operator set; 0 where the tool's own holds. `timeout_ms` is how long a call may take, and
-    the most that one may ask for; `output_bytes` how much of a result the model is shown whole."""
+    """Bounds of a tool that an operator set; 0 where the tool's own holds. `timeout_ms` is how long a call may take,
+    and the most that one may ask for; `output_bytes` how much of a result the model is shown whole."""
 
     timeout_ms: int = 0
     output_bytes: int = 0

@@ -41,6 +41,12 @@ LOCAL_SERVERS = (
 )
 RUNTIME = "runtime"
 """The source of a route that was set while the daemon runs."""
+_FOUND = {
+    "built in": "it is built in",
+    "environment": "a key in the daemon's environment makes it",
+    "local server": "a server on this machine makes it",
+}
+"""Where a route comes from that nobody wrote down."""
 _PROBE_TIMEOUT_S = 0.3
 _PROBE_KEPT_S = 30.0
 
@@ -248,7 +254,7 @@ class Routes:
             raise Conflict(f"cannot do that, the route is in use: {error.message}", code="route_in_use") from error
         if settings.model and _default_of(table)[0] not in table.routes:
             raise Conflict(
-                f"cannot do that: the default model is {settings.model}, which would be gone; choose another first with "
+                f"cannot do that: the default model is {settings.model}, which would be gone; choose another first: "
                 "`kheish runtime set-model`",
                 code="route_in_use",
             )
@@ -287,7 +293,7 @@ class Routes:
         routes = {**settings.routes, route_id: fields}
         if len(routes) > RUNTIME_ROUTES_MAX:
             raise Conflict(
-                f"cannot add route {route_id}: there are {RUNTIME_ROUTES_MAX} that were added; write it into routes.toml",
+                f"cannot add route {route_id}: {RUNTIME_ROUTES_MAX} were added; write it into routes.toml",
                 code="route_conflict",
             )
         return await self.checked(replace(settings, routes=routes))
@@ -300,8 +306,8 @@ class Routes:
                 raise await self._unknown(route_id)
             source = table.sources.get(route_id, table.source)
             raise Conflict(
-                f"cannot remove route {route_id}: it was not added while the daemon runs, it is of {source}; "
-                + ("take it out of that file" if source.startswith("/") else "it is always there as long as that is"),
+                f"cannot remove route {route_id}: it was not added while the daemon runs; "
+                + _FOUND.get(source, f"take it out of {source}"),
                 code="route_not_added",
             )
         routes = {name: fields for name, fields in settings.routes.items() if name != route_id}

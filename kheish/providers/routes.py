@@ -200,7 +200,7 @@ def _openai_at(base_url: str) -> Route:
 
 
 class RouteFault(Exception):
-    """What is wrong with a route, and the key at fault, or "" for all of it. It repeats nothing that may be a secret."""
+    """What is wrong with a route, and the key at fault, or "" for all of it. It repeats nothing that may be secret."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(reason)

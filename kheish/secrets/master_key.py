@@ -88,7 +88,7 @@ class MasterKey:
 
     @property
     def has_next_file(self) -> bool:
-        """Whether a change was cut off, as far as the disk tells: a keyring may ask the person, and is not looked at."""
+        """Whether a change was cut off, as far as the disk tells; a keyring may ask the person, and is not asked."""
         return not (self._given or self._uses_keyring) and self._beside(_NEXT).exists()
 
     @property

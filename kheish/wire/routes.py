@@ -50,8 +50,8 @@ TestKind = Literal["auth", "canary"]
 
 
 class TestRoute(Body, frozen=True):
-    """`auth` asks the server for its list of models, which costs nothing and needs the key; `canary` makes one tiny call
-    of a model, by default the route's own."""
+    """`auth` asks the server for its list of models, which costs nothing and needs the key; `canary` makes one tiny
+    call of a model, by default the route's own."""
 
     kind: TestKind = "canary"
     model: str = ""

@@ -18,8 +18,8 @@ class SetSecret(Body, frozen=True):
 
 
 class MasterKeyView(View, frozen=True):
-    """`place` says where it is; `key_id` tells one from another, "" where there is none yet. `is_changing`: a change was
-    cut off; nothing is lost, and changing it again ends it."""
+    """`place` says where it is; `key_id` tells one from another, "" where there is none yet. `is_changing`: a change
+    was cut off; nothing is lost, and changing it again ends it."""
 
     place: str
     key_id: str

@@ -19,7 +19,8 @@ SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_
 
 class CreateSession(Body, frozen=True):
     """`session_id` may be chosen (then creating is idempotent). `cwd` is the workspace; `default_cwd` is taken only
-    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict. The mode of a new one is the daemon's unless it is given."""
+    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict. A new
+    one has the daemon's mode unless another is given."""
 
     session_id: OptionalSession = ""
     cwd: str = ""
