@@ -344,8 +344,8 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("show", "--show", kind=bool, help="Print what NAME was set to; nothing shows it later."),
                     JSON),
             Command("rotate-key", "secrets:rotate_key",
-                    "Make another master key and seal all secrets anew with it; their values stay. It may be cut off at "
-                    "any instant.", JSON),
+                    "Make another master key and seal all secrets anew with it; their values stay. It may be cut off "
+                    "at any instant.", JSON),
             Command("import-env", "secrets:import_env",
                     "Set a secret for each provider's key in this environment: ANTHROPIC_API_KEY as `anthropic`, ...",
                     JSON),
