@@ -1,8 +1,6 @@
 """`config.toml`: what a person sets for the daemon and for the TUI. Strict: an unknown key or a wrong type is an error
 that names it.
 
-debug_level = "redacted"
-
 [permissions]
 allow = ["bash(git status*)"]
 ask = ["read_file(secrets/*)"]
@@ -89,9 +87,6 @@ class Tui(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
-    """`debug_level`: what is kept of model calls until it is changed at runtime."""
-
-    debug_level: Literal["off", "redacted", "full"] = "off"
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     secrets: Secrets = msgspec.field(default_factory=Secrets)
     quotas: Quotas = msgspec.field(default_factory=Quotas)

@@ -96,6 +96,8 @@ class Renderer:
                 return f"session ended by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "bold"
             case "session.mode_changed":
                 return f"permission mode {event['mode']}, set by {who}", "yellow"
+            case "session.model_changed":
+                return f"its runs take {one_line(event['model']) or 'what the daemon does'}, set by {who}", "yellow"
             case "session.renamed":
                 return f"{who} gave it the title {one_line(event['title'])!r}", ""
             case "session.rule_added":

@@ -25,7 +25,7 @@ def debug(run_id: str, artifact: str | None, raw: bool, as_json: bool) -> int:
         elif rows:
             _print_list(rows)
         else:
-            level = client.runtime.get()["debug_level"]
+            level = client.runtime.get()["settings"]["debug_level"]
             say(f"nothing is kept of this run; the debug level is {level} (`kheish runtime set-debug-level redacted`)")
         return 0
     view = client.runs.debug_artifact(run_id, artifact)

@@ -235,6 +235,18 @@ def end(session_id: str, reason: str, as_json: bool) -> int:
     return 0
 
 
+def set_model(session_id: str, model: str | None, reset: bool, as_json: bool) -> int:
+    if (model is None) != reset:
+        raise Invalid("cannot tell what to set: give MODEL, or --reset for the daemon's")
+    client = connect()
+    view = client.sessions.set_model(find_session(client, session_id), model or "")
+    if as_json:
+        print_json(view)
+    else:
+        print(f"{clean(view['session_id'])}: {clean(view['model']) or 'the model of the daemon'}")
+    return 0
+
+
 def set_mode(session_id: str, mode: str, as_json: bool) -> int:
     client = connect()
     chosen: Mode = mode  # type: ignore[assignment]  # one of its parameter's choices

@@ -35,7 +35,25 @@ _ANSWER = (
     JSON,
 )
 
-_COMPLETED = ("bash", "zsh", "fish", "man", "sessions", "runs", "approvals", "questions", "targets", "models")
+_COMPLETED = (
+    "bash", "zsh", "fish", "man", "sessions", "runs", "approvals", "questions", "targets", "models", "routes",
+    "secrets",
+)  # fmt: skip
+_IF_REVISION = Param("if_revision", "--if-revision", kind=int, metavar="N",
+                     help="Refuse unless this is the settings' revision; see `kheish runtime get`.")  # fmt: skip
+_DRIVERS = (
+    "anthropic", "openai", "openai_compatible", "google", "openrouter", "xai", "ollama", "llama_cpp", "scripted",
+    "rehearsal",
+)  # fmt: skip
+_ROUTE = (
+    Param("model", "--model", metavar="MODEL", help="Its default model."),
+    Param("base_url", "--base-url", metavar="URL", help="Another server than the driver's own."),
+    Param("auth_ref", "--auth-ref", metavar="SECRET", help="The secret that is the key; see `kheish secrets set`."),
+    Param("key_env", "--key-env", metavar="VARIABLE", help="The variable of the daemon that holds the key."),
+    Param("multimodal", "--multimodal", kind=bool, help="The model is shown images and documents."),
+    Param("text_only", "--text-only", kind=bool, help="It is not."),
+    _IF_REVISION, JSON,
+)  # fmt: skip
 _APPROVAL = _arg("request_id", "The approval, or the beginning of its id.")
 _IF_DIGEST = Param("if_digest", "--if-digest", metavar="D", help="Refuse unless the call's digest begins with this.")
 
@@ -143,7 +161,12 @@ DAILY = (
             Param("until", "--until", kind=int, metavar="STEP", at_least=1, help="Only up to this step."), JSON),
     Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
     Command("doctor", "diagnostics:doctor",
-            "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),
+            "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.\n\n"
+            "Example: kheish doctor routes --check-auth",
+            Param("what", default="all", choices=("all", "routes"),
+                  help="all | routes: only the ways to a model, each hop of each chain."),
+            Param("check_auth", "--check-auth", kind=bool, help="Ask each server whether it takes the key."),
+            Param("canary", "--canary", kind=bool, help="Make one tiny call of each; it may cost a little."), JSON),
     Command("completion", "completions:completion",
             "Print a completion script (bash, zsh, fish), the manual page, or the ids that the scripts complete.\n\n"
             "Example: source <(kheish completion bash)",
@@ -202,6 +225,11 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("rename", "sessions:rename", "Give a session another title; its name stays.", _NAME,
                     _arg("title", "The title.", many=True), JSON),
             Command("end", "sessions:end", "End a session for good; its journal stays.", _NAME, REASON, JSON),
+            Command("set-model", "sessions:set_model",
+                    "Choose what the session's later runs take that name no model.\n\n"
+                    "Example: kheish sessions set-model review gpt", _NAME,
+                    _arg("model", "A chain, or [route/]model.", default=None),
+                    Param("reset", "--reset", kind=bool, help="What the daemon takes."), JSON),
             Command("set-mode", "sessions:set_mode", "Change the permission mode.", _NAME,
                     Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), JSON),
             Command("verify", "sessions:verify",
@@ -285,6 +313,29 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         (
             Command("list", "routes:list_", "List the routes, and which is the default.", JSON),
             Command("chains", "routes:chains", "List the chains of routes, and which are spared now.", JSON),
+            Command("get", "routes:get", "Show a route.", _arg("route_id", "The route."), JSON),
+            Command("add", "routes:add",
+                    "Add a route while the daemon runs. It wins over one of that name in routes.toml.\n\n"
+                    "Examples:\n\n  kheish routes add claude --driver anthropic --auth-ref anthropic\n\n"
+                    "  kheish routes add local --driver ollama --model qwen3",
+                    _arg("route_id", "Its name: lower-case letters, digits, `.`, `_`, `-`."),
+                    Param("driver", "--driver", default=REQUIRED, choices=_DRIVERS, help="What it speaks, and where."),
+                    *_ROUTE),
+            Command("set", "routes:set_",
+                    "Change a route while the daemon runs: only what is given. One of routes.toml is then taken from "
+                    "here, until it is removed.\n\nExample: kheish routes set claude --model claude-haiku-4-5",
+                    _arg("route_id", "The route."),
+                    Param("driver", "--driver", choices=_DRIVERS, help="What it speaks, and where."), *_ROUTE),
+            Command("remove", "routes:remove",
+                    "Remove a route that was added, unless a chain or the default needs it.\n\n"
+                    "Example: kheish routes remove local",
+                    _arg("route_id", "The route."), _IF_REVISION, JSON),
+            Command("test", "routes:test",
+                    "Make one tiny call of a route's model. Exit status 1 where it fails.\n\n"
+                    "Example: kheish routes test claude",
+                    _arg("route_id", "The route."),
+                    Param("model", "--model", metavar="MODEL", help="Another model of it."),
+                    Param("auth", "--auth", kind=bool, help="Only ask whether the key is taken; costs nothing."), JSON),
             Command("path", "routes:path", "Print where routes.toml belongs.", JSON),
         ),
     ),
@@ -306,20 +357,51 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     _arg("name", "The secret; default: none is set.", default=None),
                     Param("show", "--show", kind=bool, help="Print what NAME was set to; nothing shows it later."),
                     JSON),
+            Command("rotate-key", "secrets:rotate_key",
+                    "Make another master key and seal all secrets anew with it; their values stay. It may be cut off "
+                    "at any instant.", JSON),
             Command("import-env", "secrets:import_env",
                     "Set a secret for each provider's key in this environment: ANTHROPIC_API_KEY as `anthropic`, ...",
                     JSON),
         ),
     ),
     "runtime": (
-        "What can be changed while the daemon runs.",
+        "What is set while the daemon runs.",
         (
-            Command("get", "runtime:get", "Show it.", JSON),
+            Command("get", "runtime:get", "Show the settings, and what a run takes that says nothing.", JSON),
+            Command("set-model", "runtime:set_model",
+                    "Choose what later runs take where neither they nor their session name a model.\n\n"
+                    "Examples:\n\n  kheish runtime set-model claude/claude-haiku-4-5\n\n"
+                    "  kheish runtime set-model --reset",
+                    _arg("model", "A chain, or [route/]model.", default=None),
+                    Param("reset", "--reset", kind=bool, help="The default of the routes."), _IF_REVISION, JSON),
+            Command("set-permission-mode", "runtime:set_permission_mode", "Choose the permission mode of new sessions.",
+                    Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), _IF_REVISION, JSON),
+            Command("set-system-prompt", "runtime:set_system_prompt",
+                    "Add to the system text of runs that are submitted from now on.\n\n"
+                    "Example: kheish runtime set-system-prompt - < house-rules.md",
+                    _arg("text", "The text; `-` reads it from standard input.", default=None, many=True),
+                    Param("reset", "--reset", kind=bool, help="Add nothing."), _IF_REVISION, JSON),
             Command("set-debug-level", "runtime:set_debug_level",
                     "Say how much is kept of the model calls that begin from now on: nothing; without images and what "
                     "looks like a secret; or all but credentials.\n\nExample: kheish runtime set-debug-level redacted",
                     Param("level", default=REQUIRED, choices=("off", "redacted", "full"), help="off | redacted | full"),
-                    JSON),
+                    _IF_REVISION, JSON),
+            Command("tool-limits", "runtime:tool_limits",
+                    "Show the bounds that were set for tools, or set those of one, for runs that start from now on.\n\n"
+                    "Example: kheish runtime tool-limits bash --timeout-ms 600000",
+                    _arg("tool", "The tool; default: show all.", default=None),
+                    Param("timeout_ms", "--timeout-ms", kind=int, metavar="N",
+                          help="How long a call may take, and the most that one may ask for."),
+                    Param("output_bytes", "--output-bytes", kind=int, metavar="N",
+                          help="How much of a result the model is shown whole."),
+                    Param("reset", "--reset", kind=bool, help="The tool's own."), _IF_REVISION, JSON),
+            Command("revisions", "runtime:revisions", "List the settings as they were, newest first.", JSON),
+            Command("rollback", "runtime:rollback",
+                    "Go back to the settings of an earlier revision, routes among them, as a new one.\n\n"
+                    "Example: kheish runtime rollback 3",
+                    Param("revision", kind=int, default=REQUIRED, help="The revision; see `kheish runtime revisions`."),
+                    _IF_REVISION, JSON),
         ),
     ),
     "permissions": (

@@ -7,7 +7,17 @@ import time
 from kheish import paths
 from kheish.client.errors import DaemonUnreachable
 from kheish.client.http1 import segment
-from kheish.client.nouns import Approvals, Daemon, Permissions, Questions, Runs, Runtime, Secrets, Sessions
+from kheish.client.nouns import (
+    Approvals,
+    Daemon,
+    Permissions,
+    Questions,
+    Routes,
+    Runs,
+    Runtime,
+    Secrets,
+    Sessions,
+)
 from kheish.client.transport import Transport
 
 TYPE_CHECKING = False
@@ -44,6 +54,7 @@ class Kheish:
         self.permissions = Permissions(self)
         self.secrets = Secrets(self)
         self.runtime = Runtime(self)
+        self.routes = Routes(self)
         self.daemon = Daemon(self)
 
     def send(self, request: Request) -> Any:
@@ -97,6 +108,7 @@ class AsyncKheish:
         self.permissions = async_nouns.AsyncPermissions(self)
         self.secrets = async_nouns.AsyncSecrets(self)
         self.runtime = async_nouns.AsyncRuntime(self)
+        self.routes = async_nouns.AsyncRoutes(self)
         self.daemon = async_nouns.AsyncDaemon(self)
 
     async def send(self, request: Request) -> Any:

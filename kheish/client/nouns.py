@@ -29,12 +29,14 @@ if TYPE_CHECKING:
         CapabilitiesView,
         ChainView,
         DebugArtifact,
+        DebugLevel,
         DebugSummary,
         Delivery,
         HealthView,
         InboxView,
         InputAttachment,
         InterruptView,
+        MasterKeyView,
         MatrixRow,
         Mode,
         PermissionAudit,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
         Remember,
         Resolution,
         ResolveOneOfMany,
+        Revision,
+        RouteTestView,
         RouteView,
         RuleView,
         RuntimeView,
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
         SessionPage,
         SessionView,
         StatusView,
+        TestKind,
+        ToolLimits,
         TranscriptView,
         UsageReport,
         WhyView,
@@ -229,6 +235,10 @@ class Sessions(_Noun):
 
     def set_permission_mode(self, session_id: str, mode: Mode) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/permission-mode", body={"mode": mode})
+
+    def set_model(self, session_id: str, model: str) -> SessionView:
+        """What its runs take that name no model: a chain, `[route/]model`, or "" for the daemon's."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/model", body={"model": model})
 
     def set_title(self, session_id: str, title: str) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
@@ -500,15 +510,132 @@ class Secrets(_Noun):
         """The answer is what it was. Refused (`secret_in_use`) while routes use it, unless `force`."""
         return self._send("DELETE", f"/v1/runtime/secrets/{segment(name)}", query={"force": force})
 
+    def master_key(self) -> MasterKeyView:
+        """Where the key is that seals all secrets, and whether it can be used."""
+        return self._send("GET", "/v1/runtime/master-key")
+
+    def rotate_master_key(self) -> MasterKeyView:
+        """Makes another one and seals all secrets anew; their values stay."""
+        return self._send("POST", "/v1/runtime/master-key/rotate", timeout_s=None)
+
 
 class Runtime(_Noun):
+    """What is set while the daemon runs. A change with an `expected_revision` is refused where that is another."""
+
     def get(self) -> RuntimeView:
-        """What can be changed while the daemon runs."""
         return self._send("GET", "/v1/runtime")
 
-    def set_debug_level(self, level: Literal["off", "redacted", "full"]) -> RuntimeView:
-        """How much is kept of the model calls that begin from now on."""
-        return self._send("POST", "/v1/runtime/debug-level", body={"level": level})
+    def revisions(self) -> list[Revision]:
+        """The newest 100, newest first."""
+        return self._send("GET", "/v1/runtime/revisions")
+
+    def set_model(self, model: str, *, expected_revision: int | None = None) -> RuntimeView:
+        """What a run takes where neither it nor its session names one: a chain, `[route/]model`, or "" for the default
+        of the routes."""
+        body = _present(model=model, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/model", body=body)
+
+    def set_permission_mode(self, mode: Mode, *, expected_revision: int | None = None) -> RuntimeView:
+        """Of new sessions."""
+        body = _present(mode=mode, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/permission-mode", body=body)
+
+    def set_system_prompt(self, system_prompt: str, *, expected_revision: int | None = None) -> RuntimeView:
+        """What is added to the system text of runs that are submitted from now on; "" for nothing."""
+        body = _present(system_prompt=system_prompt, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/system-prompt", body=body)
+
+    def set_debug_level(self, level: DebugLevel, *, expected_revision: int | None = None) -> RuntimeView:
+        body = _present(level=level, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/debug-level", body=body)
+
+    def tool_limits(self) -> dict[str, ToolLimits]:
+        """Of the tools that have any."""
+        return self._send("GET", "/v1/runtime/tool-limits")
+
+    def set_tool_limits(
+        self,
+        tool: str,
+        *,
+        timeout_ms: int | None = None,
+        output_bytes: int | None = None,
+        expected_revision: int | None = None,
+    ) -> RuntimeView:
+        """For runs that start from now on; 0 is the tool's own bound, None leaves one as it is."""
+        body = _present(
+            tool=tool, timeout_ms=timeout_ms, output_bytes=output_bytes, expected_revision=expected_revision
+        )
+        return self._send("POST", "/v1/runtime/tool-limits", body=body)
+
+    def rollback(self, target_revision: int, *, expected_revision: int | None = None) -> RuntimeView:
+        """To the settings of an earlier revision, routes among them, as a new one."""
+        body = _present(target_revision=target_revision, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/rollback", body=body)
+
+
+class Routes(_Noun):
+    """Routes that are added while the daemon runs; `Daemon.routes` lists all."""
+
+    def add(
+        self,
+        route_id: str,
+        driver: str,
+        *,
+        default_model: str | None = None,
+        api_key_env: str | None = None,
+        auth_ref: str | None = None,
+        base_url: str | None = None,
+        multimodal_input: bool | None = None,
+        expected_revision: int | None = None,
+    ) -> RouteView:
+        """With the keys of routes.toml. It wins over one of that name elsewhere."""
+        body = _present(
+            route_id=route_id,
+            driver=driver,
+            default_model=default_model,
+            api_key_env=api_key_env,
+            auth_ref=auth_ref,
+            base_url=base_url,
+            multimodal_input=multimodal_input,
+            expected_revision=expected_revision,
+        )
+        return self._send("POST", "/v1/runtime/routes", body=body)
+
+    def set(
+        self,
+        route_id: str,
+        *,
+        driver: str | None = None,
+        default_model: str | None = None,
+        api_key_env: str | None = None,
+        auth_ref: str | None = None,
+        base_url: str | None = None,
+        multimodal_input: bool | None = None,
+        expected_revision: int | None = None,
+    ) -> RouteView:
+        """Changes what is given, of a route of any source; one of routes.toml is then taken from here."""
+        body = _present(
+            driver=driver,
+            default_model=default_model,
+            api_key_env=api_key_env,
+            auth_ref=auth_ref,
+            base_url=base_url,
+            multimodal_input=multimodal_input,
+            expected_revision=expected_revision,
+        )
+        return self._send("PATCH", f"/v1/runtime/routes/{segment(route_id)}", body=body)
+
+    def remove(self, route_id: str, *, expected_revision: int | None = None) -> RouteView:
+        """One that was added; the answer is what it was. Refused (`route_in_use`) while a chain or the default needs
+        it."""
+        query = {"expected_revision": expected_revision}
+        return self._send("DELETE", f"/v1/runtime/routes/{segment(route_id)}", query=query)
+
+    def test(self, route_id: str, *, kind: TestKind | None = None, model: str | None = None) -> RouteTestView:
+        """Tries it: `auth` asks for the list of models, which costs nothing, `canary` (the default) makes one tiny call
+        of a model."""
+        body = _present(kind=kind, model=model)
+        return self._send("POST", f"/v1/runtime/routes/{segment(route_id)}/test", body=body)
 
 
 class Daemon(_Noun):

@@ -30,6 +30,8 @@ RunStatus = Literal[
     "cancelled",
 ]
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
+DebugLevel = Literal["off", "redacted", "full"]
+TestKind = Literal["auth", "canary"]
 
 
 class Answer(TypedDict):
@@ -193,7 +195,7 @@ class DebugArtifact(TypedDict):
     attempt: int
     route: str
     model: str
-    level: Literal["off", "redacted", "full"]
+    level: DebugLevel
     began_at_ms: int
     duration_ms: int
     outcome: str
@@ -258,7 +260,7 @@ class DebugSummary(TypedDict):
     attempt: int
     route: str
     model: str
-    level: Literal["off", "redacted", "full"]
+    level: DebugLevel
     began_at_ms: int
     duration_ms: int
     outcome: str
@@ -373,6 +375,16 @@ class LimitsView(TypedDict):
     subscribers_max: int
     subscriber_queue_bytes_max: int
     stream_heartbeat_s: float
+
+
+class MasterKeyView(TypedDict):
+    """`place` says where it is; `key_id` tells one from another, "" where there is none yet. `is_changing`: a change
+    was cut off; nothing is lost, and changing it again ends it."""
+
+    place: str
+    key_id: str
+    is_changing: bool
+    problem: str
 
 
 class MatrixRow(TypedDict):
@@ -527,6 +539,10 @@ class ProcessEnded(TypedDict):
     killed: bool
 
 
+class ProviderReadiness(TypedDict):
+    routes: list[RouteReadiness]
+
+
 class Question(TypedDict):
     """Without options it asks for free text; with options free text stays possible."""
 
@@ -631,6 +647,48 @@ class ResolveOneOfMany(TypedDict):
     request_id: str
 
 
+class Revision(TypedDict):
+    """`change` says what made it of the one before, by whom (`by`, `origin`) and when."""
+
+    revision: int
+    at_ms: int
+    by: str
+    origin: str
+    change: str
+    settings: RuntimeSettings
+
+
+class RouteFields(TypedDict):
+    """A route as routes.toml writes it."""
+
+    driver: str
+    default_model: str
+    api_key_env: str
+    auth_ref: str
+    base_url: str
+    multimodal_input: bool | None
+
+
+class RouteReadiness(TypedDict):
+    """`error`: it cannot be used, and the default or a chain needs it; `warning`: it cannot, or is spared now."""
+
+    route_id: str
+    status: Literal["ok", "warning", "error"]
+    problem: str
+
+
+class RouteTestView(TypedDict):
+    """`code` is that of a failed model call, "" where it went well; `latency_ms` the time until the whole answer."""
+
+    route_id: str
+    model: str
+    kind: TestKind
+    ok: bool
+    code: str
+    problem: str
+    latency_ms: int
+
+
 class RouteView(TypedDict):
     route_id: str
     driver: str
@@ -720,9 +778,12 @@ class RunMoved(TypedDict):
 
 
 class RunStarted(TypedDict):
+    """`tool_limits` are those in force then, by tool."""
+
     type: Literal["run.started"]
     run_id: str
     at_ms: int
+    tool_limits: NotRequired[dict[str, ToolLimits]]
 
 
 class RunSubmitted(TypedDict):
@@ -738,6 +799,7 @@ class RunSubmitted(TypedDict):
     first: NotRequired[bool]
     body_digest: NotRequired[str]
     hops: NotRequired[list[Hop]]
+    system_prompt: NotRequired[str]
 
 
 class RunView(TypedDict):
@@ -769,10 +831,30 @@ class RunView(TypedDict):
     error: RunError | None
 
 
-class RuntimeView(TypedDict):
-    """What can be changed while the daemon runs."""
+class RuntimeSettings(TypedDict):
+    """`model` is what a run takes where neither it nor its session names one, "" for the default of the routes;
+    `permission_mode` that of a new session; `system_prompt` is added to the system text. `routes` win over those of
+    routes.toml."""
 
-    debug_level: Literal["off", "redacted", "full"]
+    model: str
+    permission_mode: Mode
+    system_prompt: str
+    debug_level: DebugLevel
+    tool_limits: dict[str, ToolLimits]
+    routes: dict[str, RouteFields]
+
+
+class RuntimeView(TypedDict):
+    """The newest revision, 0 where nothing was ever set, and what a run takes that says nothing: `route_id` and
+    `model_id`, of a chain its first; `problem` says why it cannot."""
+
+    revision: int
+    updated_at_ms: int
+    updated_by: str
+    settings: RuntimeSettings
+    route_id: str
+    model_id: str
+    problem: str
 
 
 class SecretView(TypedDict):
@@ -811,6 +893,13 @@ class SessionEnded(TypedDict):
 class SessionModeChanged(TypedDict):
     type: Literal["session.mode_changed"]
     mode: Mode
+
+
+class SessionModelChanged(TypedDict):
+    """`model` is what a run takes that names none: a route, a route with a model, or a chain; "" for the daemon's."""
+
+    type: Literal["session.model_changed"]
+    model: str
 
 
 class SessionPage(TypedDict):
@@ -857,6 +946,7 @@ class SessionView(TypedDict):
     problem: str
     attached: int
     rules: list[RuleView] | None
+    model: str
 
 
 class StatusView(TypedDict):
@@ -876,6 +966,7 @@ class StatusView(TypedDict):
     inbox: InboxCounts
     subscribers: int
     warnings: list[WarningView]
+    provider_readiness: ProviderReadiness
 
 
 class StreamErrorView(TypedDict):
@@ -947,6 +1038,14 @@ class ToolCallUncertain(TypedDict):
     tool_call_id: str
     attempt: int
     at_ms: int
+
+
+class ToolLimits(TypedDict):
+    """Bounds of a tool that an operator set; 0 where the tool's own holds. `timeout_ms` is how long a call may take,
+    and the most that one may ask for; `output_bytes` how much of a result the model is shown whole."""
+
+    timeout_ms: NotRequired[int]
+    output_bytes: NotRequired[int]
 
 
 class ToolRequest(TypedDict):
@@ -1025,9 +1124,12 @@ class UsageView(TypedDict):
 
 
 class WarningView(TypedDict):
+    """`action` says what to do."""
+
     code: str
     message: str
     session_id: str
+    action: str
 
 
 class WhyView(TypedDict):
@@ -1045,6 +1147,7 @@ AnyEvent = (
     SessionCreated
     | SessionEnded
     | SessionModeChanged
+    | SessionModelChanged
     | SessionRenamed
     | SessionRuleAdded
     | SessionRecovered

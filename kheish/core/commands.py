@@ -55,6 +55,10 @@ class SetMode(Command, tag="set_mode", frozen=True):
     mode: Mode
 
 
+class SetModel(Command, tag="set_model", frozen=True):
+    model: str
+
+
 class RenameSession(Command, tag="rename_session", frozen=True):
     title: str
 

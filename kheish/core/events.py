@@ -91,6 +91,14 @@ class Cooling(Struct, frozen=True):
     until_ms: int
 
 
+class ToolLimits(Struct, frozen=True):
+    """Bounds of a tool that an operator set; 0 where the tool's own holds. `timeout_ms` is how long a call may take,
+    and the most that one may ask for; `output_bytes` how much of a result the model is shown whole."""
+
+    timeout_ms: int = 0
+    output_bytes: int = 0
+
+
 class Process(Struct, frozen=True):
     """A process the daemon started. `start_ticks` and `boot_id` tell it from a later one with the same pid."""
 
@@ -145,6 +153,12 @@ class SessionModeChanged(Event, tag="session.mode_changed", frozen=True):
     mode: Mode
 
 
+class SessionModelChanged(Event, tag="session.model_changed", frozen=True):
+    """`model` is what a run takes that names none: a route, a route with a model, or a chain; "" for the daemon's."""
+
+    model: str
+
+
 class SessionRenamed(Event, tag="session.renamed", frozen=True):
     title: str
 
@@ -179,6 +193,8 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Digest of the request, kept with its idempotency key."""
     hops: tuple[Hop, ...] = ()
     """Of a run with a chain, all of it; `route` and `model` are those of the first."""
+    system_prompt: str = ""
+    """What the operator added to the system text then."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -196,8 +212,11 @@ class RunMoved(Event, tag="run.moved", frozen=True):
 
 
 class RunStarted(Event, tag="run.started", frozen=True):
+    """`tool_limits` are those in force then, by tool."""
+
     run_id: str
     at_ms: int
+    tool_limits: dict[str, ToolLimits] = {}
 
 
 class InputSteered(Event, tag="input.steered", frozen=True):
@@ -456,6 +475,7 @@ AnyEvent = (
     SessionCreated
     | SessionEnded
     | SessionModeChanged
+    | SessionModelChanged
     | SessionRenamed
     | SessionRuleAdded
     | SessionRecovered

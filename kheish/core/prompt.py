@@ -38,6 +38,8 @@ def build_request(state: State, run: Run, messages: Sequence[Message], tools: Ma
     system = SYSTEM.format(session_id=state.session_id, cwd=state.cwd, mode=state.mode)
     if state.mode == "plan":
         system += _PLAN
+    if run.system_prompt:
+        system += f"\nWho runs this daemon adds:\n\n{run.system_prompt}\n"
     return ModelRequest(
         session_id=state.session_id,
         run_id=run.run_id,

@@ -95,6 +95,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             first=command.delivery == "interrupt",
             body_digest=draft.context.body_digest,
             hops=command.hops,
+            system_prompt=draft.settings.system_prompt,
         )
     )
     return run_id
@@ -195,6 +196,7 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         origin=context.origin,
         principal=context.principal,
         hops=event.hops,
+        system_prompt=event.system_prompt,
     )
     if event.first:
         state.queue.insert(0, event.run_id)
@@ -213,8 +215,12 @@ def on_edited(state: State, event: RunEdited, context: Context) -> None:
 
 
 def on_started(state: State, event: RunStarted, context: Context) -> None:
-    run = replace(move(state, event.run_id, "running"), started_at_ms=event.at_ms, updated_at_ms=event.at_ms)
-    state.runs[event.run_id] = run
+    state.runs[event.run_id] = run = replace(
+        move(state, event.run_id, "running"),
+        started_at_ms=event.at_ms,
+        updated_at_ms=event.at_ms,
+        tool_limits=event.tool_limits,
+    )
     state.queue.remove(event.run_id)
     state.active = event.run_id
     state.entered.append(UserMessage(text=run.text, attachments=run.attachments))
@@ -271,6 +277,8 @@ def _finish(state: State, run_id: str, phase: RunPhase, at_ms: int, code: str = 
         updated_at_ms=at_ms,
         error_code=code,
         error_message=message,
+        system_prompt="",
+        tool_limits={},
     )
     if state.active == run_id:
         state.active = ""

@@ -15,6 +15,7 @@ from kheish.core.commands import (
     InterruptSession,
     RenameSession,
     SetMode,
+    SetModel,
 )
 from kheish.core.draft import Draft
 from kheish.core.events import (
@@ -22,6 +23,7 @@ from kheish.core.events import (
     SessionCreated,
     SessionEnded,
     SessionModeChanged,
+    SessionModelChanged,
     SessionRecovered,
     SessionRenamed,
     SessionRuleAdded,
@@ -85,6 +87,13 @@ def set_mode(draft: Draft, command: SetMode) -> str:
     return draft.state.session_id
 
 
+def set_model(draft: Draft, command: SetModel) -> str:
+    draft.require_operator("choose the session's model")
+    if draft.state.model != command.model:
+        draft.emit(SessionModelChanged(model=command.model))
+    return draft.state.session_id
+
+
 def rename(draft: Draft, command: RenameSession) -> str:
     if command.title != draft.state.title:
         draft.emit(SessionRenamed(title=command.title))
@@ -116,6 +125,10 @@ def on_ended(state: State, event: SessionEnded, context: Context) -> None:
 
 def on_mode_changed(state: State, event: SessionModeChanged, context: Context) -> None:
     state.mode = event.mode
+
+
+def on_model_changed(state: State, event: SessionModelChanged, context: Context) -> None:
+    state.model = event.model
 
 
 def on_renamed(state: State, event: SessionRenamed, context: Context) -> None:

@@ -25,6 +25,7 @@ from kheish.core.events import (
     Rule,
     Struct,
     ToolKind,
+    ToolLimits,
     ToolRequest,
     Usage,
 )
@@ -126,6 +127,9 @@ class Run(Struct, frozen=True):
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
     plan: tuple[PlanItem, ...] = ()
+    system_prompt: str = ""
+    tool_limits: dict[str, ToolLimits] = {}
+    """These two only until it is over."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
@@ -182,6 +186,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     cwd: str = ""
     title: str = ""
     mode: Mode = "default"
+    model: str = ""
     created_at_ms: int = 0
     updated_at_ms: int = 0
     ended: bool = False

@@ -17,7 +17,8 @@ def advance(draft: Draft) -> bool:
     if run is None:
         if not state.queue or state.ended:
             return False
-        draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms))
+        limits = dict(draft.settings.tool_limits)
+        draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms, tool_limits=limits))
         return True
     if run.model_call is not None or not all(call.phase == "done" for call in run.calls):
         return _advance_calls(draft, run)

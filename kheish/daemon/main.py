@@ -54,14 +54,17 @@ async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceMan
     from kheish.api.server import Server
     from kheish.daemon.wiring import build_debugging, build_secrets, build_supervisor
     from kheish.providers.registry import Routes
+    from kheish.runtime.settings import RuntimeConfig
+    from kheish.runtime.supervisor import SystemClock
 
     stop = lifecycle.install_signals()
     gc.disable()  # whatever is made until the daemon is ready stays
     listener = manager.take_listener(socket)
     secrets = build_secrets(root, paths.config_dir())
-    routes = Routes(paths.config_dir(), reveal=secrets.reveal)
-    debugging = build_debugging(root, paths.config_dir(), routes, secrets)
-    supervisor = build_supervisor(root, paths.config_dir(), lock, routes, debugging)
+    runtime = RuntimeConfig(root / "daemon" / "runtime.json", SystemClock())
+    routes = Routes(paths.config_dir(), reveal=secrets.reveal, runtime=lambda: runtime.settings)
+    debugging = build_debugging(root, routes, secrets, runtime)
+    supervisor = build_supervisor(root, paths.config_dir(), lock, routes, runtime, debugging)
     try:
         await supervisor.start()
         app = App(supervisor, secrets, debugging, state_root=root, socket_path=socket)

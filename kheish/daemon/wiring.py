@@ -12,6 +12,7 @@ from kheish.core.permissions import parse_pattern
 from kheish.debug.service import Debugging
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
+from kheish.runtime.settings import RuntimeConfig
 from kheish.runtime.supervisor import Supervisor, SystemClock
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
@@ -55,18 +56,17 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
     return Secrets(root / "daemon" / "secrets", master_key, SystemClock())
 
 
-def build_debugging(root: Path, config_dir: Path, routes: Routes, secrets: Secrets) -> Debugging:
-    """Raises Invalid."""
-
+def build_debugging(root: Path, routes: Routes, secrets: Secrets, runtime: RuntimeConfig) -> Debugging:
     def known() -> list[str]:
         return [*secrets.values(), *routes.keys()]
 
-    return Debugging(root / "debug", SystemClock(), load_config(config_dir).debug_level, known)
+    return Debugging(root / "debug", SystemClock(), lambda: runtime.settings.debug_level, known)
 
 
 def build_supervisor(
-    root: Path, config_dir: Path, lock: DaemonLock, routes: Routes, debugging: Debugging
+    root: Path, config_dir: Path, lock: DaemonLock, routes: Routes, runtime: RuntimeConfig, debugging: Debugging
 ) -> Supervisor:
+    """Raises Invalid."""
     return Supervisor(
         root,
         generation=lock.generation,
@@ -76,5 +76,6 @@ def build_supervisor(
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
         quotas=load_config(config_dir).quotas,
+        runtime=runtime,
         recorder=debugging,
     )

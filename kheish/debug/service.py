@@ -43,33 +43,28 @@ _CUT_TAIL_BYTES = 4096
 
 
 class Debugging:
-    """Implements `runtime.ports.Recorder`. `root` is made when there is something to keep; `known` gives the values of
-    all secrets, may block, and is asked in the thread."""
+    """Implements `runtime.ports.Recorder`. `root` is made when there is something to keep; `level` is that of the
+    attempts that begin now; `known` gives the values of all secrets, may block, and is asked in the thread."""
 
-    def __init__(self, root: Path, clock: Clock, level: Level, known: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, root: Path, clock: Clock, level: Callable[[], Level], known: Callable[[], Iterable[str]]
+    ) -> None:
         self._root = root
         self._clock = clock
-        self._level: Level = level
+        self._level = level
         self._known = known
         self._thread = ThreadPoolExecutor(1, "kheish-debug")
         self._timers: dict[Recording, asyncio.TimerHandle] = {}
         self._waiting_bytes = 0
         self._pruned_at_ms = 0
 
-    @property
-    def level(self) -> Level:
-        return self._level
-
-    def set_level(self, level: Level) -> None:
-        """For the attempts that begin from now on."""
-        self._level = level
-
     def begin(self, request: ModelRequest, route: str) -> Recording | None:
         now_ms = self._clock.now_ms()
         if now_ms - self._pruned_at_ms > DEBUG_LOOK_EVERY_MS:
             self._pruned_at_ms = now_ms
             self._thread.submit(self._prune, now_ms)
-        return None if self._level == "off" else Recording(request, route, self._level, now_ms, self._changed)
+        level = self._level()
+        return None if level == "off" else Recording(request, route, level, now_ms, self._changed)
 
     def end(self, recording: Recording, outcome: ModelReplied | ModelFailed | None) -> None:
         if timer := self._timers.pop(recording, None):

@@ -79,6 +79,12 @@ class OpenAI:
         self._api_key = api_key
         self._multimodal = multimodal
 
+    async def check_key(self) -> None:
+        try:
+            await self._client.models.list()
+        except Exception as error:
+            raise translate(error, self._api_key) from error
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}

@@ -10,7 +10,7 @@ from kheish.core.events import Usage
 from kheish.core.usage import PriceOf
 from kheish.providers import sdk
 
-HOMES = {"anthropic": "anthropic", "openai": "openai"}
+HOMES = {"anthropic": "anthropic", "openai": "openai", "google": "google", "openrouter": "openrouter", "xai": "x-ai"}
 """The table's names for the servers of drivers that are at home."""
 
 

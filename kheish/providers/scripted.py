@@ -152,6 +152,9 @@ class Scripted:
             self._scripts[path] = known
         return known[1]
 
+    async def check_key(self) -> None:
+        """It needs none."""
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         script = self._load(request.model)
         reply = choose_reply(script, request.ordinal, request.messages)

@@ -21,6 +21,7 @@ from kheish.errors import NotFound, StoreError
 from kheish.limits import STEPS_PER_RUN_MAX
 from kheish.store.committer import Committer
 from kheish.store.documents import read_document, write_document
+from kheish.wire.runtime import RuntimeSettings
 
 
 class Policy:
@@ -58,6 +59,12 @@ class Policy:
                 raise NotFound(f"cannot find an always-rule {pattern}: there are {made}", code="rule_not_found")
             await self._change(tuple(rule for rule in self.user_rules if rule.pattern != pattern))
         return removed
+
+    def take(self, runtime: RuntimeSettings) -> None:
+        """What runs that are submitted or start from now on take along."""
+        self.settings = msgspec.structs.replace(
+            self.settings, system_prompt=runtime.system_prompt, tool_limits=runtime.tool_limits
+        )
 
     async def _change(self, rules: tuple[Rule, ...]) -> None:
         try:

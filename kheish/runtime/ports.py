@@ -11,6 +11,8 @@ from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
 from kheish.core.events import Hop, Process
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.runtime.recording import Recording
+from kheish.wire.routes import TestKind
+from kheish.wire.runtime import RouteFields, RuntimeSettings
 
 
 class Clock(Protocol):
@@ -25,7 +27,10 @@ class Provider(Protocol):
     `stream` yields deltas and, last, exactly one `Reply`. It raises `kheish.errors.ProviderError` with a code of
     `core.model_calls.FAILURES` for every failure, including a stream that ends before the reply is complete. Closing
     the iterator or cancelling the awaiting task closes the connection. It never retries on its own.
+    `check_key` asks for something that costs nothing and needs the key; it raises the same.
     """
+
+    async def check_key(self) -> None: ...
 
     def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]: ...
 
@@ -33,9 +38,13 @@ class Provider(Protocol):
 class Providers(Protocol):
     """The routes of this daemon."""
 
-    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
+    async def resolve(self, selector: str | None, kept: str = "") -> tuple[Hop, ...]:
         """The ways that a chain, or `[route/]model` (or None for the default), stands for: at least one, the first one
-        first. Raises Invalid or Conflict."""
+        first. `kept` is a default that was chosen nearer by, as `name` gave it. Raises Invalid or Conflict."""
+        ...
+
+    async def name(self, selector: str) -> str:
+        """The selector as it may be kept as a default. Raises Invalid or Conflict."""
         ...
 
     async def open(self, route: str) -> Provider:
@@ -50,6 +59,31 @@ class Providers(Protocol):
         """The routes for people and scripts: route_id, driver, default_model, is_default, ready, problem. No
         secrets."""
         ...
+
+    async def checked(self, settings: RuntimeSettings) -> RuntimeSettings:
+        """The settings themselves. Raises Conflict where a chain or the default would lose its route."""
+        ...
+
+    async def with_route(self, settings: RuntimeSettings, route_id: str, fields: RouteFields) -> RuntimeSettings: ...
+
+    async def with_changes(
+        self, settings: RuntimeSettings, route_id: str, changes: dict[str, str | bool]
+    ) -> RuntimeSettings: ...
+
+    async def without_route(self, settings: RuntimeSettings, route_id: str) -> RuntimeSettings: ...
+
+    async def probe(self, route_id: str, model: str, kind: TestKind) -> Probe:
+        """Tries a route, which may cost a little. Raises NotFound or Invalid; what the provider says is an answer."""
+        ...
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of trying a route. `code` is a failure's, "" where it went well."""
+
+    model: str
+    code: str = ""
+    problem: str = ""
+    latency_ms: int = 0
 
 
 class Recorder(Protocol):

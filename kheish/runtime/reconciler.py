@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Process
+from kheish.core.events import Process, ToolLimits
 from kheish.core.machine import pending
 from kheish.core.outcomes import ModelFailed, Outcome, ProcessGone, RetryDue, ToolFinished, ToolProcessMade
 from kheish.core.prompt import build_request
@@ -166,6 +166,7 @@ class Reconciler:
             effect,
             call,
             self._tools[call.tool],
+            actor.state.runs[effect.run_id].tool_limits.get(call.tool, ToolLimits()),
             session_id=actor.session_id,
             cwd=actor.state.cwd,
             hub=actor.kernel.hub,

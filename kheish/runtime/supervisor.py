@@ -50,6 +50,7 @@ from kheish.runtime.quotas import Quotas, quota_exceeded
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
 from kheish.runtime.residents import Residents
+from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
@@ -106,6 +107,7 @@ class Supervisor:
         quotas: config.Quotas | None = None,
         clock: Clock | None = None,
         recorder: Recorder | None = None,
+        runtime: RuntimeConfig | None = None,
     ) -> None:
         self.root = root
         self.providers = providers
@@ -120,6 +122,9 @@ class Supervisor:
         self.circuits = Circuits()
         specs = {name: tool.spec for name, tool in tools.items()}
         self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
+        self.runtime = runtime or RuntimeConfig(root / "daemon" / "runtime.json", self.clock)
+        self.policy.take(self.runtime.settings)
+        self.runtime.on_change.append(self.policy.take)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from kheish.core.prompt import RequestDigests
-from kheish.wire.body import Body, View
+from kheish.wire.body import View
+from kheish.wire.runtime import DebugLevel
 
 DEBUG_ARTIFACT = r"^[0-9]{1,6}\.[0-9]{1,6}$"
-DebugLevel = Literal["off", "redacted", "full"]
-
-
-class SetDebugLevel(Body, frozen=True):
-    level: DebugLevel
-
-
-class RuntimeView(View, frozen=True):
-    """What can be changed while the daemon runs."""
-
-    debug_level: DebugLevel
 
 
 class HeaderView(View, frozen=True):

@@ -19,12 +19,13 @@ SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_
 
 class CreateSession(Body, frozen=True):
     """`session_id` may be chosen (then creating is idempotent). `cwd` is the workspace; `default_cwd` is taken only
-    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict."""
+    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict. A new
+    one has the daemon's mode unless another is given."""
 
     session_id: OptionalSession = ""
     cwd: str = ""
     default_cwd: str = ""
-    permission_mode: Mode = "default"
+    permission_mode: Mode | None = None
     title: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
@@ -34,6 +35,12 @@ class EndSession(Body, frozen=True):
 
 class SetPermissionMode(Body, frozen=True):
     mode: Mode
+
+
+class SetModel(Body, frozen=True):
+    """A chain, `[route/]model`, or "" for the daemon's."""
+
+    model: Annotated[str, msgspec.Meta(max_length=400)]
 
 
 class SetTitle(Body, frozen=True):
@@ -64,6 +71,8 @@ class SessionView(View, frozen=True):
     """Clients that follow it now."""
     rules: list[RuleView] | None = None
     """In the view of one session, not in lists."""
+    model: str = ""
+    """What its runs take that name none; likewise."""
 
 
 class MessageView(View, frozen=True):
@@ -121,6 +130,7 @@ def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
         last_run_status=last_run_status(state),
         attached=attached,
         rules=[rule_view(rule) for rule in state.rules],
+        model=state.model,
     )
 
 

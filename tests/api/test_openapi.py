@@ -297,6 +297,24 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("POST", "/v1/runtime/secrets", {"name": "one", "value": "s3cret"})
     walk("GET", "/v1/runtime/secrets")
     walk("GET", "/v1/runtime/secrets/{name}", name="one")
+    walk("GET", "/v1/runtime/master-key")
+    walk("POST", "/v1/runtime/master-key/rotate")
+    walk("POST", s + "/model", {"model": "rehearsal"}, id="one")
+    walk("POST", "/v1/runtime/routes", {"route_id": "added", "driver": "rehearsal"})
+    walk("PATCH", "/v1/runtime/routes/{route_id}", {"default_model": "m"}, route_id="added")
+    walk("POST", "/v1/runtime/routes/{route_id}/test", {"kind": "canary"}, route_id="added")
+    walk("DELETE", "/v1/runtime/routes/{route_id}", route_id="added")
+    for change in (
+        ("model", {"model": "rehearsal"}),
+        ("permission-mode", {"mode": "plan"}),
+        ("system-prompt", {"system_prompt": "Be brief."}),
+        ("debug-level", {"level": "redacted"}),
+        ("tool-limits", {"tool": "bash", "timeout_ms": 5}),
+        ("rollback", {"target_revision": 0}),
+    ):
+        walk("POST", f"/v1/runtime/{change[0]}", change[1])
+    for path in ("", "/revisions", "/tool-limits"):
+        assert walk("GET", f"/v1/runtime{path}") or path == "/tool-limits"
     walk("DELETE", "/v1/runtime/secrets/{name}", query="?force=true", name="one")
     assert walk.asked == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 

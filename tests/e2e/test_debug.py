@@ -30,20 +30,20 @@ def server() -> Iterator[BlockingWireServer]:
         yield running
 
 
-def make(folder: Path, server: BlockingWireServer | None = None, config: str = "") -> DaemonProcess:
+def make(folder: Path, server: BlockingWireServer | None = None) -> DaemonProcess:
     made = DaemonProcess(folder)
     route = MESSAGES.route(server.url) if server else ""
     (made.config / "routes.toml").write_text(f'version = 1\ndefault_route = "test"\n{SCRIPTED}{route}')
-    (made.config / "config.toml").write_text(config)
     made.env[MESSAGES.key_env] = "a-key-in-the-environment"
     return made
 
 
 @pytest.fixture
 def daemon(tmp_path: Path, server: BlockingWireServer) -> Iterator[DaemonProcess]:
-    made = make(tmp_path, server, 'debug_level = "full"\n')
+    made = make(tmp_path, server)
     try:
-        yield made.start()
+        made.start().client.runtime.set_debug_level("full")
+        yield made
     finally:
         made.close()
 
@@ -169,10 +169,10 @@ def test_without_the_folder_of_artifacts_nothing_is_lost(daemon: DaemonProcess) 
 
 def test_a_run_with_all_that_may_happen_is_the_same_again_and_departs_where_rules_changed(tmp_path: Path) -> None:
     """An approval that is edited, a question, a retry, a denied call, and a death that leaves an outcome unknown."""
-    daemon = make(tmp_path, config='debug_level = "redacted"\n')
+    daemon = make(tmp_path)
     asking = tool("ask_user_question", questions=[{"question": "Which?", "options": [{"label": "a"}, {"label": "b"}]}])
     try:
-        daemon.start()
+        daemon.start().client.runtime.set_debug_level("redacted")
         daemon.script(
             calls(tool("bash", command="echo one"), asking),
             {**text("so far"), **bash("touch denied")},

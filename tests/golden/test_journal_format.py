@@ -270,6 +270,10 @@ def write(root: Path) -> None:
     w = Writer(root)
     w.send(c.CreateSession(session_id=SESSION, cwd="/srv/project", mode="plan", title="A golden life"))
     w.send(c.SetMode(mode="default"))
+    w.send(c.SetModel(model="anthropic/claude-x"))
+    w.settings = msgspec.structs.replace(
+        w.settings, system_prompt="Be brief.", tool_limits={"bash": e.ToolLimits(timeout_ms=60_000, output_bytes=4096)}
+    )
     w.send(c.AddRule(rule=e.Rule(pattern="bash(sudo *)", behavior="deny")))
 
     # A run with attachments; a retry; a reply with everything; an edited approval; a result in a blob.

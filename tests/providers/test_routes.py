@@ -185,21 +185,9 @@ def test_keys_in_the_environment_make_routes_with_the_usual_models_in_their_orde
     assert [(name, r.driver, r.model, r.base_url, r.key_env) for name, r in table.routes.items()] == [
         ("anthropic", "anthropic", "claude-opus-4-6", "", "ANTHROPIC_API_KEY"),
         ("openai", "openai", "gpt-5.4", "", "OPENAI_API_KEY"),
-        (
-            "gemini",
-            "openai_compatible",
-            "gemini-2.5-flash",
-            "https://generativelanguage.googleapis.com/v1beta/openai/",
-            "GEMINI_API_KEY",
-        ),
-        (
-            "openrouter",
-            "openai_compatible",
-            "openai/gpt-5.4-mini",
-            "https://openrouter.ai/api/v1",
-            "OPENROUTER_API_KEY",
-        ),
-        ("xai", "openai_compatible", "grok-4-fast-reasoning", "https://api.x.ai/v1", "XAI_API_KEY"),
+        ("gemini", "google", "gemini-2.5-flash", "", "GEMINI_API_KEY"),
+        ("openrouter", "openrouter", "openai/gpt-5.4-mini", "", "OPENROUTER_API_KEY"),
+        ("xai", "xai", "grok-4-fast-reasoning", "", "XAI_API_KEY"),
     ]
     assert all(route.is_multimodal for route in table.routes.values())
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from kheish.api.endpoints import approvals, daemon, debug, permissions, questions, runs, secrets, sessions, usage
+from kheish.api.endpoints import (
+    approvals,
+    daemon,
+    debug,
+    permissions,
+    questions,
+    routes,
+    runs,
+    runtime,
+    secrets,
+    sessions,
+    usage,
+)
 from kheish.api.router import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -15,4 +27,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *usage.ENDPOINTS,
     *secrets.ENDPOINTS,
     *debug.ENDPOINTS,
+    *runtime.ENDPOINTS,
+    *routes.ENDPOINTS,
 )

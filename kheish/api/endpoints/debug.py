@@ -1,30 +1,16 @@
-"""Debug artifacts: what model calls sent and got, for people alone; and how much of that is kept."""
+"""Debug artifacts: what model calls sent and got, for people alone."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from kheish.api.router import Call, Endpoint, NoQuery
 from kheish.core.permissions import require_operator
 from kheish.runtime.supervisor import Caller
-from kheish.wire.debug import DebugArtifact, DebugSummary, RuntimeView, SetDebugLevel
+from kheish.wire.debug import DebugArtifact, DebugSummary
 
 if TYPE_CHECKING:
     from kheish.api.app import App
-
-log = logging.getLogger(__name__)
-
-
-async def get_runtime(app: App, call: Call[None, NoQuery]) -> RuntimeView:
-    return RuntimeView(debug_level=app.debugging.level)
-
-
-async def set_debug_level(app: App, call: Call[SetDebugLevel, NoQuery]) -> RuntimeView:
-    _require_operator(call.caller)
-    app.debugging.set_level(call.body.level)
-    log.info("%s set the debug level to %s", call.caller.principal, call.body.level)
-    return RuntimeView(debug_level=app.debugging.level)
 
 
 async def list_debug_artifacts(app: App, call: Call[None, NoQuery]) -> list[DebugSummary]:
@@ -39,15 +25,10 @@ async def get_debug_artifact(app: App, call: Call[None, NoQuery]) -> DebugArtifa
 
 
 def _require_operator(caller: Caller) -> None:
-    require_operator(caller.is_operator, caller.principal, "look at debug artifacts or change what is kept")
+    require_operator(caller.is_operator, caller.principal, "look at debug artifacts")
 
 
 ENDPOINTS = (
-    Endpoint(method="GET", path="/v1/runtime", handler=get_runtime, summary="What can be changed at runtime",
-             returns=RuntimeView),
-    Endpoint(method="POST", path="/v1/runtime/debug-level", handler=set_debug_level, body=SetDebugLevel,
-             summary="Say how much is kept of the model calls that begin from now on", returns=RuntimeView,
-             codes=("operator_required",)),
     Endpoint(method="GET", path="/v1/runs/{id}/debug", handler=list_debug_artifacts,
              summary="List what is kept of a run's model calls, attempt by attempt", returns=list[DebugSummary],
              codes=("operator_required",)),

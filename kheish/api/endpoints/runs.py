@@ -58,7 +58,8 @@ SUBMITS = (
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
     """The run's id is the result."""
     body = call.body
-    hops = await app.supervisor.providers.resolve(body.model)
+    state, _ = await app.supervisor.state(session_id)
+    hops = await app.supervisor.providers.resolve(body.model, state.model)
     command = commands.SubmitRun(
         text=body.content,
         route=hops[0].route,

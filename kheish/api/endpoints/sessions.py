@@ -29,6 +29,7 @@ from kheish.wire.sessions import (
     InterruptView,
     SessionStatus,
     SessionView,
+    SetModel,
     SetPermissionMode,
     SetTitle,
     TranscriptView,
@@ -81,7 +82,10 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
         cwd = await asyncio.to_thread(_resolve_directory, cwd)
     elif is_new:
         raise Invalid("cannot create a session without a directory: give cwd", code="cwd_missing", path="$.cwd")
-    command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=body.permission_mode, title=body.title)
+    # What a run makes asks, whatever an operator set for the sessions of people.
+    default_mode = app.supervisor.runtime.settings.permission_mode if call.caller.is_operator else "default"
+    mode = body.permission_mode or default_mode
+    command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=mode, title=body.title)
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
     return app.session_view(applied.state, applied.seq)
 
@@ -245,6 +249,13 @@ async def set_permission_mode(app: App, call: Call[SetPermissionMode, NoQuery]) 
     return app.session_view(applied.state, applied.seq)
 
 
+async def set_session_model(app: App, call: Call[SetModel, NoQuery]) -> SessionView:
+    given = call.body.model.strip()
+    model = await app.supervisor.providers.name(given) if given else ""
+    applied = await app.supervisor.submit(call.path["id"], commands.SetModel(model=model), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
     applied = await app.supervisor.submit(call.path["id"], commands.RenameSession(title=call.body.title), call.caller)
     return app.session_view(applied.state, applied.seq)
@@ -313,6 +324,9 @@ ENDPOINTS = (
     _row("POST", _S + "/{id}/end", end_session, "End a session for good", body=EndSession, returns=SessionView),
     _row("POST", _S + "/{id}/permission-mode", set_permission_mode, "Change the permission mode",
          body=SetPermissionMode, returns=SessionView, codes=("operator_required",)),
+    _row("POST", _S + "/{id}/model", set_session_model, "Choose what runs take that name no model",
+         body=SetModel, returns=SessionView,
+         codes=("operator_required", "invalid_routes", "model_missing", "route_not_ready")),
     _row("POST", _S + "/{id}/title", set_title, "Give the session another title", body=SetTitle, returns=SessionView),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
