@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -118,20 +117,22 @@ class Retrace:
     ) -> None:
         asked = [request for event in recorded for request in event.get("tool_requests", ())]
         self._tools |= {request["tool_call_id"]: request["tool"] for request in asked}
-        old_subjects, now_subjects = _subjects(recorded), _subjects(now)
-        matcher = SequenceMatcher(None, old_subjects, now_subjects, autojunk=False)
-        for how, start, end, now_start, now_end in matcher.get_opcodes():
-            if how == "equal":
-                for old, new in zip(recorded[start:end], now[now_start:now_end], strict=True):
-                    fields = [field for field in old | new if field not in ignored and old.get(field) != new.get(field)]
-                    if fields:
-                        changes = tuple(Change(field, old.get(field), new.get(field)) for field in fields)
-                        self._depart(seq, "changed", old["type"], old, changes)
-                continue
-            for old in recorded[start:end]:
+        for old in recorded:
+            place = next((place for place, new in enumerate(now) if _subject(new) == _subject(old)), None)
+            if place is None:
                 self._depart(seq, "missing", old["type"], old, tuple(Change(f, old[f], None) for f in _telling(old)))
-            for new in now[now_start:now_end]:
-                self._depart(seq, "new", new["type"], new, tuple(Change(f, None, new[f]) for f in _telling(new)))
+                continue
+            self._note_new(now[:place], seq)
+            new, now = now[place], now[place + 1 :]
+            fields = [field for field in old | new if field not in ignored and old.get(field) != new.get(field)]
+            if fields:
+                changes = tuple(Change(field, old.get(field), new.get(field)) for field in fields)
+                self._depart(seq, "changed", old["type"], old, changes)
+        self._note_new(now, seq)
+
+    def _note_new(self, events: list[dict[str, Any]], seq: int) -> None:
+        for new in events:
+            self._depart(seq, "new", new["type"], new, tuple(Change(f, None, new[f]) for f in _telling(new)))
 
     def _compare_request(self, event: e.ModelCallStarted, seq: int) -> None:
         was = self._sent(event.step, event.attempt)
@@ -413,9 +414,9 @@ def _plain(events: Events, base: str) -> list[dict[str, Any]]:
     return found
 
 
-def _subjects(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _subject(event: dict[str, Any]) -> tuple[str, str]:
     """What two events have in common that are the same one, decided twice."""
-    return [(event["type"], event.get("tool_call_id", "")) for event in events]
+    return event["type"], event.get("tool_call_id", "")
 
 
 def _telling(event: dict[str, Any]) -> list[str]:

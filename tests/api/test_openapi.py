@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -240,6 +241,7 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
         walk("POST", "/v1/sessions", {"session_id": name, "cwd": str(api.work)})
     walk("POST", s + "/rules", {"pattern": "write_file", "behavior": "deny"}, id="one")
     walk("POST", s + "/permission-mode", {"mode": "default"}, id="one")
+    walk("POST", "/v1/runtime/debug-level", {"level": "redacted"})
     attached = {"attachments": [{"file_name": "a", "content_base64": "AAEC"}], "metadata": {"a": [1]}}
     run = walk("POST", s + "/runs", {"content": "SHELL", **attached}, id="one")
     queued = walk("POST", s + "/runs", {"content": "AFTER"}, id="one")
@@ -271,6 +273,11 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("GET", r + "/stream", id=run["run_id"])
     walk("GET", r + "/why", id=run["run_id"])
     walk("GET", r + "/usage", query="?by=day", id=run["run_id"])
+    while not (kept := walk("GET", r + "/debug", id=queued["run_id"])):
+        time.sleep(0.01)  # it is written down soon after
+    walk("GET", r + "/debug/{artifact}", id=queued["run_id"], artifact=kept[0]["artifact"])
+    api.client.runtime.set_debug_level("off")
+    walk("GET", "/v1/runtime")
     walk("GET", "/v1/usage", query="?by=session&since_ms=1")
     walk("GET", "/v1/chains")
     walk("GET", "/v1/events/stream")

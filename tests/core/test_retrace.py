@@ -115,7 +115,7 @@ def act(told: Told, world: World, choice: int) -> None:
         case 7:
             told.fail("auth")
         case 8 if told.state.approvals:
-            told.resolve("deny", remember="session", justification="no")
+            told.resolve("deny", justification="no")
         case _:
             world.step()
 
