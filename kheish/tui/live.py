@@ -120,6 +120,11 @@ class Board:
                 row.step, row.tokens = run["step"], run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
                 row.plan = run.get("plan", [])
 
+    def drop(self, session_ids: Iterable[str]) -> None:
+        """Sessions that are there no more."""
+        for session_id in session_ids:
+            del self.rows[session_id]
+
     def apply(self, record: RecordView) -> Row | None:
         """The row that changed."""
         row = self._row(record["session_id"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from textual import events
 from textual.widgets import Input, TextArea
 
 from kheish.tui.app import KheishApp
+from kheish.tui.screens import approval as approval_module
 from kheish.tui.screens import request
-from kheish.tui.screens.approval import Approval, Known
+from kheish.tui.screens.approval import Approval, Known, Payload
 from kheish.tui.widgets.choices import Choices
 from tests.daemon_process import DaemonProcess, Json, bash, calls, text, tool
 from tests.tui.harness import Keys, check_picture, open_app, shown, until
@@ -368,6 +370,41 @@ async def test_the_choices_stay_in_sight_under_a_payload_of_any_length(shared_da
         await hears(pilot, screen)
         await pilot.press("a")
         await until(pilot, lambda: left(app, screen))
+
+
+async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is_shown(
+    shared_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"value_{n} = compute({n})\n" for n in range(30_000)]
+    (shared_daemon.work / "long.py").write_text("".join(lines))
+    content = "".join(line.replace("compute", "derive") for line in lines)
+    request_id = ask(shared_daemon, "long", calls(tool("write_file", path="long.py", content=content)))
+    may_read, threads = threading.Event(), set()
+
+    def look(of: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(*arguments: Any) -> Any:
+            threads.add(threading.current_thread())
+            assert may_read.wait(20)
+            return of(*arguments)
+
+        return looked
+
+    for owner, name in ((approval_module, "risks"), (approval_module, "change"), (Approval, "_payload")):
+        monkeypatch.setattr(owner, name, look(getattr(owner, name)))
+    screen = Approval(request_id)
+    async with open_app(shared_daemon, screen=screen) as (app, pilot):
+        await until(pilot, lambda: "reading it" in shown(app) and threads)
+        await pilot.press("a")
+        await until(pilot, lambda: "nothing was decided" in shown(app))
+        may_read.set()
+        await until(pilot, lambda: "value_0 = compute(0)" in shown(app))
+        assert threading.main_thread() not in threads
+        await pilot.resize_terminal(100, 30)
+        await until(pilot, lambda: screen.query_one(Payload).virtual_size.width > 90)
+        await hears(pilot, screen)
+        await pilot.press("a")
+        await until(pilot, lambda: left(app, screen))
+    assert await resolved(shared_daemon, "long") == ONCE
 
 
 async def test_a_change_is_shown_against_the_file_on_the_disk(shared_daemon: DaemonProcess) -> None:

@@ -28,11 +28,12 @@ from kheish.tui.editor import edit_outside
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import Look
 from kheish.tui.preview import change
-from kheish.tui.risks import Risk, risks
+from kheish.tui.risks import Risk, risks, texts_of
 from kheish.tui.screens.request import Request
 from kheish.tui.widgets.choices import Choices
 from kheish.tui.widgets.sheet import Sheet, fact
 
+READ_AT_ONCE_CHARS_MAX = 32_000
 RULE_CHARS_MAX = 600
 """A longer rule cannot be shown whole, and what cannot be seen is not made."""
 RECORDS_PAGE, RECORDS_READ_MAX = 50, 500
@@ -85,6 +86,8 @@ class Approval(Request):
         self._hunk_rows: list[int] = []
         self._risks: list[Risk] = []
         self._known = Known()
+        self._is_long = self._is_unread = False
+        """What would run is long; and it is not shown yet."""
         self._schema: dict[str, Any] = {}
 
     @property
@@ -119,19 +122,37 @@ class Approval(Request):
         self.run_worker(self._learn(), name="learn", group="learn", exclusive=True)
 
     def _look_at_call(self) -> None:
-        """What would run is another now."""
-        self._risks = risks(self.view["tool"], self.arguments, self.view["cwd"])
+        """What would run is another now. What is long is read beside the loop, and cannot be decided before that."""
         self._change = self._note = ""
-        self.run_worker(self._look_at_file(), name="file", group="file", exclusive=True)
-        self._show_payload(from_top=True)
+        self._is_long = sum(map(len, texts_of(self.arguments))) > READ_AT_ONCE_CHARS_MAX
+        self._is_unread, self._risks = self._is_long, []
+        if self._is_long:
+            self.query_one(Payload).show(lambda _: [strip_of(("reading it ...", self.look.dim))])
+        else:
+            self._risks = risks(self.view["tool"], self.arguments, self.view["cwd"])
+            self._show_payload(from_top=True)
+        self.run_worker(self._look_further(), name="look", group="look", exclusive=True)
 
-    async def _look_at_file(self) -> None:
-        found = await asyncio.to_thread(change, self.view["tool"], self.arguments, self.view["cwd"])
-        if found is not None:
-            self._change, self._note = found
+    async def _look_further(self) -> None:
+        call = self.view["tool"], self.arguments, self.view["cwd"]
+        if self._is_long:
+            self._risks = await asyncio.to_thread(risks, *call)
+        found = await asyncio.to_thread(change, *call)
+        self._change, self._note = found or ("", "")
+        if found or self._is_long:
+            self._is_long = self._is_unread = self._is_long or len(self._change) > READ_AT_ONCE_CHARS_MAX
             self.arm()
             self._show_payload(from_top=True)
             self.draw()
+
+    def on_sheet_drawn(self) -> None:
+        if self._is_unread:
+            self._is_unread = False
+            self.arm()
+
+    @property
+    def is_deaf(self) -> bool:
+        return self._is_unread or super().is_deaf
 
     async def _learn(self) -> None:
         """What else there is to know. Without it one can decide too."""
@@ -204,7 +225,7 @@ class Approval(Request):
 
     def _show_payload(self, *, from_top: bool = False) -> None:
         if self.view is not None:
-            self.query_one(Payload).show(self._payload, from_top=from_top)
+            self.query_one(Payload).show(self._payload, from_top=from_top, is_long=self._is_long)
 
     def _payload(self, width: int) -> Sequence[Strip]:
         from kheish.tui.diff import SPLIT_WIDTH_MIN, Diff, json_lines, shell_lines
@@ -272,7 +293,8 @@ class Approval(Request):
     @property
     def _can_make_rule(self) -> bool:
         """What cannot be shown whole is not made."""
-        return self.edited is None and 0 < len(expose(self.view["exact_rule"])) <= RULE_CHARS_MAX
+        rule = self.view["exact_rule"]
+        return self.edited is None and 0 < len(rule) <= RULE_CHARS_MAX >= len(expose(rule))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action not in _ACTIONS:
