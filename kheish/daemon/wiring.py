@@ -55,6 +55,7 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
 
 
 def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Secrets) -> Supervisor:
+    settings = load_config(config_dir)
     return Supervisor(
         root,
         generation=lock.generation,
@@ -63,5 +64,6 @@ def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Se
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
-        quotas=load_config(config_dir).quotas,
+        quotas=settings.quotas,
+        store=settings.store,
     )

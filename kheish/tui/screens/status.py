@@ -52,8 +52,9 @@ class Status(Aside):
 
     async def _read(self) -> None:
         try:
-            self._view, self._routes = await asyncio.gather(self.client.daemon.status(), self.client.daemon.routes())
-            self.kheish.show_warnings(self._view)
+            view, self._routes = await asyncio.gather(self.client.daemon.status(), self.client.daemon.routes())
+            self._view = view
+            self.kheish.show_warnings(view)
         except KheishError:
             self._view = None  # the banner says why
         self.draw()
