@@ -51,6 +51,8 @@ def vacuum_session(directory: Path, pause: Callable[[], None] = lambda: None) ->
 
 
 def _pack(path: Path, first_seq: int, following: Path, after: Header, pause: Callable[[], None]) -> None:
+    with _locked(path.parent):
+        pass  # for one that is in use it would be done in vain
     _prove(path, first_seq, after, pause)
     temp = atomic.temp_beside(path)
     try:
@@ -62,8 +64,7 @@ def _pack(path: Path, first_seq: int, following: Path, after: Header, pause: Cal
             atomic.sync_dir(path.parent)
             os.unlink(path)
     except BaseException as error:
-        # Unfinished files belong to whoever holds the lock; where somebody else does the next opening deletes it.
-        with contextlib.suppress(Conflict, OSError), _locked(path.parent):
+        with contextlib.suppress(OSError):
             os.unlink(temp)
         if isinstance(error, FileNotFoundError):
             raise Conflict(
