@@ -9,6 +9,9 @@ deny = ["bash(sudo *)"]
 [secrets]
 keyring = true
 
+[store]
+vacuum = "manual"
+
 [quotas]
 session_bytes = "500MB"
 state_bytes = "20GB"
@@ -59,6 +62,12 @@ class Quotas(msgspec.Struct, forbid_unknown_fields=True):
     state_bytes: Size = Size(0)
 
 
+class Store(msgspec.Struct, forbid_unknown_fields=True):
+    """`vacuum`: whether the daemon packs the journals of sessions that it has put away, or somebody does it by hand."""
+
+    vacuum: Literal["auto", "manual"] = "auto"
+
+
 Notice = Literal["off", "bell", "terminal", "desktop"]
 """How the person is told: not at all, by the bell, by the terminal's own notification, or by the desktop's."""
 
@@ -89,6 +98,7 @@ class Tui(msgspec.Struct, forbid_unknown_fields=True):
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     secrets: Secrets = msgspec.field(default_factory=Secrets)
+    store: Store = msgspec.field(default_factory=Store)
     quotas: Quotas = msgspec.field(default_factory=Quotas)
     tui: Tui = msgspec.field(default_factory=Tui)
 

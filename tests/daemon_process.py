@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kheish.client import Kheish, StreamEvent, launch
+from kheish.store.segments import list_segments, open_segment
 
 Json = dict[str, Any]
 
@@ -182,9 +183,11 @@ class DaemonProcess:
 
     def journal(self, session_id: str) -> list[Json]:
         """The records on the disk."""
-        files = sorted((self.state / "sessions" / session_id).glob("journal-*.jsonl"))
-        lines = [json.loads(line) for file in files for line in file.read_text().split("\n") if line]
-        return [line for line in lines if "events" in line]
+        directory, found = self.state / "sessions" / session_id, []
+        for _, path in list_segments(directory) if directory.exists() else ():
+            with open_segment(path) as file:
+                found += [json.loads(line) for line in file]
+        return [line for line in found if "events" in line]
 
     def types(self, session_id: str) -> list[str]:
         return [event["type"] for record in self.journal(session_id) for event in record["events"]]

@@ -67,6 +67,7 @@ def build_supervisor(
     root: Path, config_dir: Path, lock: DaemonLock, routes: Routes, runtime: RuntimeConfig, debugging: Debugging
 ) -> Supervisor:
     """Raises Invalid."""
+    settings = load_config(config_dir)
     return Supervisor(
         root,
         generation=lock.generation,
@@ -75,7 +76,8 @@ def build_supervisor(
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
-        quotas=load_config(config_dir).quotas,
+        quotas=settings.quotas,
+        store=settings.store,
         runtime=runtime,
         recorder=debugging,
     )

@@ -24,7 +24,7 @@ from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError, Poisoned
-from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS
+from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS, PACKED_WHEN_IDLE_BYTES
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Frame, Hub
@@ -195,12 +195,18 @@ class Actor:
             self._checkpoint_seq = seq
             self._checkpointing = None
 
-    async def close(self) -> None:
-        """Leaves the session to the disk: a checkpoint if it saves replay, then the lock is released."""
+    async def close(self, *, may_pack: bool = False) -> None:
+        """Leaves the session to the disk: a checkpoint if it saves replay, then the lock is released. `may_pack`: it is
+        for long, and what it wrote is closed so that it may be packed, if that is worth a file."""
         while (work := self._writing or self._reading or self._checkpointing) is not None:
             await asyncio.wait([work])
         if self.seq - self._checkpoint_seq >= CHECKPOINT_AT_IDLE_RECORDS and not self.journal.is_poisoned:
             await self._save_checkpoint()
+        if may_pack and self.journal.end.offset >= PACKED_WHEN_IDLE_BYTES and not self.journal.is_poisoned:
+            try:
+                await self.kernel.committer.run(self.journal.end_segment)
+            except OSError as error:
+                log.warning("session %s: cannot begin a segment: %s", self.session_id, error)
         await self.kernel.committer.run(self.journal.close)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import msgspec
+
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound, StoreError
@@ -16,6 +18,7 @@ from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
 from kheish.runtime.actor import Actor, Kernel
 from kheish.runtime.fold import fold_session
 from kheish.runtime.index import Index, SessionSummary
+from kheish.runtime.packer import Packer
 from kheish.store.session_dir import Opened, SessionDir
 
 log = logging.getLogger(__name__)
@@ -25,7 +28,8 @@ _MAKE_ROOM_LOOKS = 16
 
 class Residents:
     """The actors that are loaded, at most one of a session. `may_leave` says whether the world owes a session nothing;
-    `on_opened` is told of each that was opened, after it has noted what died with the last daemon."""
+    `on_opened` is told of each that was opened, after it has noted what died with the last daemon. Those that are put
+    away are left to the packer."""
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Residents:
         raise_generation: Callable[[int], int],
         may_leave: Callable[[str], bool],
         on_opened: Callable[[Actor], None],
+        packer: Packer,
     ) -> None:
         self._root = root
         self._kernel = kernel
@@ -46,6 +51,7 @@ class Residents:
         self._raise_generation = raise_generation
         self._may_leave = may_leave
         self._on_opened = on_opened
+        self._packer = packer
         self._actors: dict[str, Actor] = {}
         """In the order of the last use."""
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -206,6 +212,18 @@ class Residents:
 
     def _unload(self, actor: Actor) -> None:
         del self._actors[actor.session_id]
-        task = asyncio.ensure_future(actor.close())
+        task = asyncio.ensure_future(self._put_away(actor))
         self._closing[actor.session_id] = task
         task.add_done_callback(lambda _: self._closing.pop(actor.session_id, None))
+
+    async def _put_away(self, actor: Actor) -> None:
+        await actor.close(may_pack=self._packer.is_on)
+        row, end = self._index.rows.get(actor.session_id), actor.journal.end
+        if row is None:
+            return
+        if row.segment_first_seq != end.segment_first_seq:
+            row = msgspec.structs.replace(
+                row, segment_first_seq=end.segment_first_seq, size=end.offset, other_bytes=actor.journal.other_bytes
+            )
+            self._index.put(row)
+        self._packer.take(row)

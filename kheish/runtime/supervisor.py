@@ -44,6 +44,7 @@ from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
+from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.quotas import Quotas, quota_exceeded
@@ -105,6 +106,7 @@ class Supervisor:
         raise_generation: Callable[[int], int],
         config_rules: tuple[Rule, ...] = (),
         quotas: config.Quotas | None = None,
+        store: config.Store | None = None,
         clock: Clock | None = None,
         recorder: Recorder | None = None,
         runtime: RuntimeConfig | None = None,
@@ -145,6 +147,7 @@ class Supervisor:
             on_trouble=self._trouble,
             recorder=recorder,
         )
+        self._packer = Packer(root, self.index, is_on=(store or config.Store()).vacuum == "auto")
         recovery = Caller(principal="daemon", origin="recovery", is_operator=False)
         self._residents = Residents(
             root,
@@ -154,6 +157,7 @@ class Supervisor:
             raise_generation=raise_generation,
             may_leave=self._may_leave,
             on_opened=self._changed,
+            packer=self._packer,
         )
         self._pos = 0
         self._published_pos = 0
@@ -191,6 +195,9 @@ class Supervisor:
         for actor in self._residents:
             self._reconciler.reconcile(actor)
         self._in_background(self.quotas.start())
+        for row in self.index.rows.values():
+            if self._residents.get(row.session_id) is None:
+                self._packer.take(row)
         if stale:
             self._in_background(self._save_index())
 
@@ -257,6 +264,7 @@ class Supervisor:
     async def drain(self, grace_ms: int) -> None:
         """Stops taking work and lets tool calls finish within the grace."""
         self.is_draining = True
+        self._packer.stop()
         await self._reconciler.stop(grace_ms)
 
     async def close(self) -> None:
@@ -265,6 +273,7 @@ class Supervisor:
             self._save_timer.cancel()
         self.hub.close()
         await self._residents.close()
+        await self._packer.close()
         if self._background:
             await asyncio.wait(self._background)
         await self._save_index()
@@ -328,7 +337,7 @@ class Supervisor:
             self._published_pos = max(self._published_pos, actor.pos)
         if self._is_started:
             self._reconciler.reconcile(actor)
-        durable = actor.journal.locate(actor.seq)
+        end = actor.journal.end
         self.index.put(
             summarize(
                 actor.state,
@@ -336,8 +345,8 @@ class Supervisor:
                 actor.gen,
                 actor.pos,
                 is_owed=_is_owed(actor.state),
-                segment_first_seq=durable.segment_first_seq,
-                size=durable.offset,
+                segment_first_seq=end.segment_first_seq,
+                size=end.offset,
                 other_bytes=actor.journal.other_bytes,
             )
         )

@@ -112,6 +112,11 @@ class Journal:
         return self._durable.seq
 
     @property
+    def end(self) -> Position:
+        """The place after the last durable record, in the segment that is written."""
+        return self._durable
+
+    @property
     def gen(self) -> int:
         """The generation of the last framed record; a smaller one is refused."""
         return self._gen
@@ -185,7 +190,16 @@ class Journal:
     def locate(self, seq: int) -> Position:
         """The place after a durable record."""
         durable = self._durable
-        return durable if seq == durable.seq else locate(self.directory, seq, self.index)
+        return durable if seq == durable.seq >= durable.segment_first_seq else locate(self.directory, seq, self.index)
+
+    def end_segment(self) -> None:
+        """Begin the next segment before this one is full, so that it is closed; only when nothing is left to commit.
+        Raises OSError, and then the journal is to be closed."""
+        line, header = frame_header(self.session_id, self._segment + 1, self._seq + 1, self._chain)
+        self._begin_segment(line, header)
+        self._segment, self._segment_records, self._segment_bytes = header.segment, 0, len(line)
+        self._chain = header.first_prev
+        self._durable = Position(self._seq, header.first_seq, len(line), header.first_prev, self._gen)
 
     def close(self) -> None:
         """Release the file and the lock; only when nothing is left to commit."""

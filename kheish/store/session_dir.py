@@ -172,12 +172,13 @@ def session_info(root: Path, session_id: str) -> SessionInfo:
 
 def ends_at(directory: str, seq: int, segment_first_seq: int, size: int) -> bool:
     """Whether a session's journal ends with this record, at this byte of this segment. Two stats tell: a newer segment
-    would begin with the next record."""
+    would begin with the next record, unless this one does, and is empty."""
     try:
         status = os.stat(f"{directory}/{segment_name(segment_first_seq)}", follow_symlinks=False)
     except OSError:
         return False
-    return status.st_size == size and not os.path.lexists(f"{directory}/{segment_name(seq + 1)}")
+    is_empty = segment_first_seq == seq + 1
+    return status.st_size == size and (is_empty or not os.path.lexists(f"{directory}/{segment_name(seq + 1)}"))
 
 
 def clear_unfinished(root: Path) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from kheish.errors import Conflict, Corrupt, StoreError
-from kheish.limits import CHECKPOINTS_KEPT, MIB
+from kheish.limits import CHECKPOINTS_KEPT, PACKED_MEMBER_BYTES
 from kheish.store import atomic
 from kheish.store.checkpoint import list_checkpoints
 from kheish.store.locks import SessionLock
@@ -25,8 +25,9 @@ from kheish.store.records import Header, Position, reframe_header
 from kheish.store.segments import SegmentScan, corrupt, list_segments, open_packed, open_segment, read_header
 
 
-def vacuum_session(directory: Path) -> None:
-    """Pack the closed segments, oldest first, and delete unfinished files and superseded checkpoints.
+def vacuum_session(directory: Path, pause: Callable[[], None] = lambda: None) -> None:
+    """Pack the closed segments, oldest first, and delete unfinished files and superseded checkpoints. `pause` is called
+    between short pieces of the work; what it raises ends it.
 
     Raises Conflict `session_locked`, Corrupt (a damaged segment stays as it is), NewerFormat or OSError; what was done
     until then is whole.
@@ -45,14 +46,17 @@ def vacuum_session(directory: Path) -> None:
                 return  # a crash cut its beginning short: the one before it is not closed
             raise
         if not is_packed(path):
-            _pack(path, first_seq, following[1], after)
+            _pack(path, first_seq, following[1], after, pause)
+        pause()
 
 
-def _pack(path: Path, first_seq: int, following: Path, after: Header) -> None:
-    _prove(path, first_seq, after)
+def _pack(path: Path, first_seq: int, following: Path, after: Header, pause: Callable[[], None]) -> None:
+    with _locked(path.parent):
+        pass  # for one that is in use it would be done in vain
+    _prove(path, first_seq, after, pause)
     temp = atomic.temp_beside(path)
     try:
-        _write(temp, path, first_seq)
+        _write(temp, path, first_seq, pause)
         with _locked(path.parent):
             if following == list_segments(path.parent)[-1][1]:
                 _settle_header(following, after)
@@ -60,8 +64,7 @@ def _pack(path: Path, first_seq: int, following: Path, after: Header) -> None:
             atomic.sync_dir(path.parent)
             os.unlink(path)
     except BaseException as error:
-        # Unfinished files belong to whoever holds the lock; where somebody else does the next opening deletes it.
-        with contextlib.suppress(Conflict, OSError), _locked(path.parent):
+        with contextlib.suppress(OSError):
             os.unlink(temp)
         if isinstance(error, FileNotFoundError):
             raise Conflict(
@@ -80,31 +83,33 @@ def _locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _prove(path: Path, first_seq: int, after: Header) -> None:
+def _prove(path: Path, first_seq: int, after: Header, pause: Callable[[], None]) -> None:
     """A segment that does not lead up to the next one is damaged, and not to be touched. Raises Corrupt."""
     header, offset = read_header(path, path.parent.name)
     scan = SegmentScan(path, Position(first_seq - 1, first_seq, offset, header.first_prev, 0), after.first_seq)
     for _ in scan:
-        pass
+        pause()
     end = scan.position
     if (end.seq + 1, end.chain) != (after.first_seq, after.chain):
         raise corrupt(path, end.offset, f"it does not lead up to record {after.first_seq} of the segment after it")
 
 
-def _write(temp: Path, path: Path, first_seq: int) -> None:
+def _write(temp: Path, path: Path, first_seq: int, pause: Callable[[], None]) -> None:
     """The packed form of a segment, durable and read back."""
     fd = os.open(temp, atomic.CREATE_FLAGS, 0o600)
     try:
         with open_segment(path) as plain:
             for member in pack(plain, first_seq):
                 atomic.write_all(fd, member)
+                pause()
         atomic.sync_file(fd)
     finally:
         os.close(fd)
     with contextlib.suppress(Corrupt), open_segment(path) as plain, open_packed(temp) as packed:
-        while (chunk := plain.read(MIB)) == packed.read(MIB):
+        while (chunk := plain.read(PACKED_MEMBER_BYTES)) == packed.read(PACKED_MEMBER_BYTES):
             if not chunk:
                 return
+            pause()
     raise StoreError(f"cannot pack {path}: it reads back as other bytes; see to the disk", code="disk_failed")
 
 

@@ -24,6 +24,7 @@ class SmallSegments(DaemonProcess):
 
     def begin(self) -> SmallSegments:
         argv = [sys.executable, "-m", "tests.faults.daemon", "--log", str(self.folder / "calls.log")]
+        (self.config / "config.toml").write_text('[store]\nvacuum = "manual"\n')
         self.start({"PYTHONPATH": os.fspath(REPOSITORY)}, argv)
         return self
 

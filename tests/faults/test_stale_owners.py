@@ -136,6 +136,8 @@ def test_a_session_that_was_taken_from_a_daemon_that_stood_still_gets_nothing_mo
     failing.begin()
     run_id = failing.submit(failing.session("s", "bypass"))
     failing.until("s", "tool_call.started")
+    # The record comes first: a command that has not begun yet the successor would end before it has left a trace.
+    wait_until((failing.work / "count.log").exists)
     stale = Connection(failing)
     os.kill(failing.pid, signal.SIGSTOP)
     session = failing.state / "sessions" / "s"
@@ -161,7 +163,7 @@ def test_a_session_that_was_taken_from_a_daemon_that_stood_still_gets_nothing_mo
     assert run(successor, "s", "mine") in ("completed", "failed")
     assert successor.texts("s") == ["go", "mine"]
     assert faults(successor) == {}
-    wait_until(lambda: (failing.work / "count.log").read_text() == "ran\n")
+    assert (failing.work / "count.log").read_text() == "ran\n"
 
 
 def as_pid(pid: int) -> subprocess.Popen[bytes]:

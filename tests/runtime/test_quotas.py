@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kheish.config import Quotas, Size
+from kheish.config import Quotas, Size, Store
 from kheish.core import commands as c
 from kheish.errors import StoreError
 from kheish.limits import KIB
-from kheish.runtime import quotas, supervisor
+from kheish.runtime import quotas
+from kheish.store.blobs import Blobs
 from kheish.store.disk_space import file_sizes
 from kheish.store.vacuum import vacuum_session
 from tests.runtime.kernel import Kernel, reply
+
+BY_HAND = Store(vacuum="manual")
 
 
 def taken(root: Path, session_id: str = "s") -> int:
@@ -102,12 +105,12 @@ async def test_what_a_session_takes_is_known_through_every_segment_and_after_a_r
         index = kernel.supervisor.index
         assert len(list((tmp_path / "sessions" / "s").glob("journal-*"))) > 3
         assert index.rows["s"].bytes_total == index.bytes_total == taken(tmp_path)
-    async with Kernel(tmp_path, []) as kernel:
+    async with Kernel(tmp_path, [], store=BY_HAND) as kernel:
         index = kernel.supervisor.index
         before = index.rows["s"].bytes_total
         assert before == index.bytes_total == sum(file_sizes(tmp_path / "sessions" / "s").values())
         (tmp_path / "daemon" / "index.jsonl").unlink()
-    async with Kernel(tmp_path, []) as kernel:
+    async with Kernel(tmp_path, [], store=BY_HAND) as kernel:
         assert kernel.supervisor.index.bytes_total == before, "and from the files alone"
 
 
@@ -119,7 +122,7 @@ async def test_room_that_a_vacuum_made_is_seen_at_once_for_a_session(
         await kernel.create()
         for _ in range(8):
             await kernel.until_status(await kernel.submit("x" * 1000), "completed")
-    async with Kernel(tmp_path, [reply("done")], quotas=limits(session=taken(tmp_path))) as kernel:
+    async with Kernel(tmp_path, [reply("done")], quotas=limits(session=taken(tmp_path)), store=BY_HAND) as kernel:
         assert (await kernel.supervisor.quotas.over("s")) is not None
         vacuum_session(tmp_path / "sessions" / "s")
         await kernel.until_status(await kernel.submit(), "completed")
@@ -156,7 +159,7 @@ async def test_without_a_quota_nobody_looks(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(quotas.Quotas, "_look", never)
     monkeypatch.setattr(quotas, "file_sizes", never)
-    monkeypatch.setattr(supervisor.Blobs, "measure", never)
+    monkeypatch.setattr(Blobs, "measure", never)
     async with Kernel(tmp_path, [reply("done")]) as kernel:
         await kernel.create()
         await kernel.until_status(await kernel.submit(), "completed")

@@ -52,9 +52,9 @@ class Status(Aside):
 
     async def _read(self) -> None:
         try:
-            status, self._routes = await asyncio.gather(self.client.daemon.status(), self.client.daemon.routes())
-            self._view = status
-            self.kheish.show_warnings(status)
+            view, self._routes = await asyncio.gather(self.client.daemon.status(), self.client.daemon.routes())
+            self._view = view
+            self.kheish.show_warnings(view)
         except KheishError:
             self._view = None  # the banner says why
         self.draw()

@@ -1,0 +1,94 @@
+"""Packs the journals of sessions that were put away: one at a time, on a thread of its own, behind all other work.
+
+It works for a moment and rests for nine, so that it never has the interpreter when somebody waits for it, nor much of
+a processor. A lower priority would not do: a thread that waits for a processor while it has the interpreter makes the
+whole daemon wait. Whoever opens a session meanwhile has it: the packing ends, and comes when that is put away again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kheish.errors import Conflict, KheishError
+from kheish.limits import PACKING_REST_MS, PACKING_SLICE_MS
+from kheish.runtime.index import Index, SessionSummary
+from kheish.store.disk_space import file_sizes
+from kheish.store.session_dir import session_path
+from kheish.store.vacuum import vacuum_session
+
+log = logging.getLogger(__name__)
+
+
+class _Stopped(Exception):
+    pass
+
+
+class Packer:
+    def __init__(self, root: Path, index: Index, *, is_on: bool) -> None:
+        self.is_on = is_on
+        self._root = root
+        self._index = index
+        self._waiting: dict[str, None] = {}
+        self._packing: asyncio.Task[None] | None = None
+        self._stopping = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kheish-pack")
+        """Begins with the first work."""
+
+    def take(self, row: SessionSummary) -> None:
+        """A session that is not open; one of a single segment has nothing to pack."""
+        if self.is_on and row.segment_first_seq > 1 and not row.problem and not self._stopping.is_set():
+            self._waiting[row.session_id] = None
+            if self._packing is None:
+                self._packing = asyncio.ensure_future(self._pack_all())
+
+    def stop(self) -> None:
+        """Takes no more; what is under way ends within moments, and what was done is whole."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        self.stop()
+        if self._packing is not None:
+            await self._packing
+        self._thread.shutdown()
+
+    async def _pack_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting and not self._stopping.is_set():
+            session_id = next(iter(self._waiting))
+            del self._waiting[session_id]
+            size_bytes = await loop.run_in_executor(self._thread, self._pack, session_id)
+            if size_bytes is not None:
+                self._index.put_sizes({session_id: size_bytes})
+        self._packing = None
+
+    # -- on the packer's thread ----------------------------------------------------------------------------------
+
+    def _pack(self, session_id: str) -> int | None:
+        """What the session's files take then; None where that is not known."""
+        directory = session_path(self._root, session_id)
+        try:
+            vacuum_session(directory, _Pace(self._stopping))
+            return sum(file_sizes(directory).values())
+        except (_Stopped, Conflict):
+            pass
+        except (KheishError, OSError) as error:
+            log.error("session %s: cannot pack its journal: %s", session_id, error)
+        return None
+
+
+class _Pace:
+    def __init__(self, stopping: threading.Event) -> None:
+        self._stopping = stopping
+        self._since_s = time.perf_counter()
+
+    def __call__(self) -> None:
+        worked_s = time.perf_counter() - self._since_s
+        if worked_s >= PACKING_SLICE_MS / 1000:
+            if self._stopping.wait(worked_s * PACKING_REST_MS / PACKING_SLICE_MS):
+                raise _Stopped
+            self._since_s = time.perf_counter()
