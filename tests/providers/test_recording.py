@@ -138,8 +138,9 @@ async def test_a_stream_that_is_cut_or_cancelled_is_kept_as_far_as_it_came(
         server.play(Answer([*stream, HANG]))
         hanging = asyncio.ensure_future(calls.call(2))
         await server.waiting.wait()
-        while len(b"".join(chunk for _, chunk in _chunks(calls))) < len(b"".join(stream)):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while len(b"".join(chunk for _, chunk in _chunks(calls))) < len(b"".join(stream)):
+                await asyncio.sleep(0)
         hanging.cancel()
         await asyncio.wait([hanging])
         rows = [await calls.kept(attempt) for attempt in (1, 2)]
