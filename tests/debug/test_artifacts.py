@@ -223,9 +223,23 @@ async def test_what_is_old_goes_and_then_the_oldest_until_the_rest_has_room(
         "notes.txt", "run_2", "run_3", "run_4", "run_5", "run_6"
     ]  # fmt: skip
     assert os.listdir(tmp_path / "debug/s/run_6") == ["1.1.json"]
-    monkeypatch.setattr(files, "DEBUG_STORE_BYTES_MAX", 10_000)
+    monkeypatch.setattr(files, "DEBUG_STORE_BYTES_KEPT", 10_000)
     files.prune(tmp_path / "debug", now_ms)
     assert sorted(path.name for path in (tmp_path / "debug/s").glob("run_*")) == ["run_5", "run_6"]
+
+
+async def test_what_all_runs_leave_together_stays_within_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "DEBUG_STORE_BYTES_MAX", 50_000)
+    monkeypatch.setattr(service, "DEBUG_STORE_BYTES_KEPT", 40_000)
+    monkeypatch.setattr(files, "DEBUG_STORE_BYTES_KEPT", 40_000)
+    debugging = make_debugging(tmp_path, "full", at_ms=1)
+    for number in range(40):
+        debugging.end(begin(debugging, b"x" * 3_000, run_id=f"run_{number}"), REPLIED)
+    await debugging.close()
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*.json")]
+    assert 30_000 < sum(sizes) <= 50_000
 
 
 async def test_old_artifacts_go_by_the_hour_also_at_off(tmp_path: Path) -> None:
