@@ -32,12 +32,13 @@ from kheish.limits import (
     DEBUG_WRITE_EVERY_MS,
 )
 from kheish.runtime.ports import Clock
-from kheish.runtime.recording import Exchange, Level, Recording
+from kheish.runtime.recording import Exchange, Recording
 from kheish.store.disk_space import disk_space
 from kheish.wire.debug import (
     DebugArtifact,
     DebugEvent,
     DebugExchange,
+    DebugLevel,
     DebugRequest,
     DebugResponse,
     DebugSummary,
@@ -55,10 +56,10 @@ class Debugging:
     """Implements `runtime.ports.Recorder`. `root` is made when there is something to keep; `known` gives the values of
     all secrets, may block, and is asked in the thread."""
 
-    def __init__(self, root: Path, clock: Clock, level: Level, known: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, root: Path, clock: Clock, level: DebugLevel, known: Callable[[], Iterable[str]]) -> None:
         self._root = root
         self._clock = clock
-        self._level: Level = level
+        self._level: DebugLevel = level
         self._known = known
         self._thread = ThreadPoolExecutor(1, "kheish-debug")
         self._timers: dict[Recording, asyncio.TimerHandle] = {}
@@ -67,10 +68,10 @@ class Debugging:
         self._unpruned_bytes = 0
 
     @property
-    def level(self) -> Level:
+    def level(self) -> DebugLevel:
         return self._level
 
-    def set_level(self, level: Level) -> None:
+    def set_level(self, level: DebugLevel) -> None:
         """For the attempts that begin from now on."""
         self._level = level
 

@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
 
 from kheish.core.contracts import ModelRequest
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.limits import DEBUG_RESPONSE_BYTES_MAX
+from kheish.wire.debug import DebugLevel
 
-Level = Literal["off", "redacted", "full"]
-"""How much is recorded: nothing; without what looks like a secret and without images; all but credentials."""
 Headers = list[tuple[str, str]]
 
 
@@ -57,7 +55,7 @@ class Recording:
         self,
         request: ModelRequest,
         route: str,
-        level: Level,
+        level: DebugLevel,
         began_at_ms: int,
         on_change: Callable[[Recording], None],
     ) -> None:

@@ -9,6 +9,7 @@ from kheish.wire.body import Body, View
 
 DEBUG_ARTIFACT = r"^[0-9]{1,6}\.[0-9]{1,6}$"
 DebugLevel = Literal["off", "redacted", "full"]
+"""How much is kept: nothing; without what looks like a secret and without images; all but credentials."""
 
 
 class SetDebugLevel(Body, frozen=True):
