@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -30,9 +30,10 @@ from kheish.core.state import State
 from kheish.errors import KheishError
 
 Events = Sequence[e.Event]
+Plain = dict[str, Any]
+"""An event as JSON."""
+How = Literal["changed", "missing", "new", "refused", "request"]
 
-NOTHING_TO_TELL = frozenset(("retry_at_ms", "policy_revision"))
-"""Fields of which a journal does not say what they follow from: chance, and rules that are gone."""
 _SELDOM_TELLING = frozenset(("type", "digest", "policy_revision", "cwd"))
 _NO_ID = "0" * 24
 
@@ -49,7 +50,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 
     seq: int
     step: int
-    how: Literal["changed", "missing", "new", "refused", "request"]
+    how: How
     event: str
     tool: str = ""
     changes: tuple[Change, ...] = ()
@@ -86,6 +87,7 @@ class Retrace:
         if self._until_step and any(event.step > self._until_step for event in began):
             self.is_over = True
             return
+        self._tools |= _tools_in(msgspec.to_builtins(concerned))
         if concerned:
             self._decide(events, context, seq, command)
         for event in events:
@@ -106,33 +108,34 @@ class Retrace:
         try:
             now = decide(self.state, message, _context(events, context, self.state), settings).events
         except KheishError as error:
-            self._depart(seq, "refused", command or str(message.__struct_config__.tag), reason=error.message)
+            self._depart(seq, "refused", command or _name(message), reason=error.message)
             return
-        ignored = NOTHING_TO_TELL if revision else NOTHING_TO_TELL | {"digest"}
+        except Exception as error:  # the code of today, on a state that it does not expect
+            self._depart(seq, "refused", command or _name(message), reason=f"{type(error).__name__}: {error}")
+            return
         base = _id_base(events)
-        self._compare(_plain(events, base), _plain(now, base), seq, ignored)
+        self._compare(_plain(events, base), _plain(now, base), seq, () if revision else ("digest",))
 
-    def _compare(
-        self, recorded: list[dict[str, Any]], now: list[dict[str, Any]], seq: int, ignored: frozenset[str]
-    ) -> None:
-        asked = [request for event in recorded for request in event.get("tool_requests", ())]
-        self._tools |= {request["tool_call_id"]: request["tool"] for request in asked}
+    def _compare(self, recorded: list[Plain], now: list[Plain], seq: int, unknown: tuple[str, ...]) -> None:
+        tools = {**self._tools, **_tools_in(recorded)}
+
+        def depart(how: How, event: Plain, changes: Iterable[Change]) -> None:
+            tool = event.get("tool") or tools.get(event.get("tool_call_id", ""), "")
+            self._depart(seq, how, event["type"], tool, tuple(changes))
+
         for old in recorded:
             place = next((place for place, new in enumerate(now) if _subject(new) == _subject(old)), None)
             if place is None:
-                self._depart(seq, "missing", old["type"], old, tuple(Change(f, old[f], None) for f in _telling(old)))
+                depart("missing", old, (Change(field, old[field], None) for field in _telling(old)))
                 continue
-            self._note_new(now[:place], seq)
+            for new in now[:place]:
+                depart("new", new, (Change(field, None, new[field]) for field in _telling(new)))
             new, now = now[place], now[place + 1 :]
-            fields = [field for field in old | new if field not in ignored and old.get(field) != new.get(field)]
+            fields = [field for field in old | new if field not in unknown and old.get(field) != new.get(field)]
             if fields:
-                changes = tuple(Change(field, old.get(field), new.get(field)) for field in fields)
-                self._depart(seq, "changed", old["type"], old, changes)
-        self._note_new(now, seq)
-
-    def _note_new(self, events: list[dict[str, Any]], seq: int) -> None:
-        for new in events:
-            self._depart(seq, "new", new["type"], new, tuple(Change(f, None, new[f]) for f in _telling(new)))
+                depart("changed", old, (Change(field, old.get(field), new.get(field)) for field in fields))
+        for new in now:
+            depart("new", new, (Change(field, None, new[field]) for field in _telling(new)))
 
     def _compare_request(self, event: e.ModelCallStarted, seq: int) -> None:
         was = self._sent(event.step, event.attempt)
@@ -153,29 +156,15 @@ class Retrace:
                 next(Change(f"message {n}", old, new) for n, (old, new) in enumerate(pairs, 1) if old != new)
             )
         if changes:
-            self._depart(seq, "request", str(event.__struct_config__.tag), changes=tuple(changes))
+            self._depart(seq, "request", _name(event), changes=tuple(changes))
 
     def _depart(
-        self,
-        seq: int,
-        how: Literal["changed", "missing", "new", "refused", "request"],
-        event: str,
-        of: dict[str, Any] | None = None,
-        changes: tuple[Change, ...] = (),
-        reason: str = "",
+        self, seq: int, how: How, event: str, tool: str = "", changes: tuple[Change, ...] = (), reason: str = ""
     ) -> None:
         run = self.state.runs.get(self._run_id)
-        named = (of or {}).get("tool") or self._tools.get((of or {}).get("tool_call_id", ""), "")
+        step = run.step if run else 0
         self.departures.append(
-            Departure(
-                seq=seq,
-                step=run.step if run else 0,
-                how=how,
-                event=event,
-                tool=named,
-                changes=changes,
-                reason=reason,
-            )
+            Departure(seq=seq, step=step, how=how, event=event, tool=tool, changes=changes, reason=reason)
         )
 
 
@@ -351,12 +340,11 @@ FROM_OUTCOMES: dict[type[e.Event], Callable[[Any, Context], Outcome | None]] = {
 
 
 def _context(events: Events, context: Context, state: State) -> Context:
-    """As it was, with what the events tell of it: the key is left out, for what it was used for is not there yet."""
+    """As it was, with what the events tell of it."""
     return replace(
         context,
         id_base=f"{_id_base(events)}00",
         is_operator=context.principal.startswith("user:"),
-        key="",
         body_digest=next((digest for event in events if (digest := getattr(event, "body_digest", ""))), ""),
         cooling=_cooling(events, state),
     )
@@ -401,7 +389,7 @@ def _id_base(events: Events) -> str:
     return _NO_ID
 
 
-def _plain(events: Events, base: str) -> list[dict[str, Any]]:
+def _plain(events: Events, base: str) -> list[Plain]:
     """Events as they are compared: the ids that the decision made are numbered, each noun for itself."""
     numbered: dict[str, str] = {}
 
@@ -410,14 +398,22 @@ def _plain(events: Events, base: str) -> list[dict[str, Any]]:
         return numbered.setdefault(match[0], f"{noun} {sum(id_.startswith(noun) for id_ in numbered) + 1}")
 
     text = msgspec.json.encode(list(events)).decode()
-    found: list[dict[str, Any]] = json.loads(re.sub(rf"\b([a-z]+)_{base}..\b", number, text))
+    found: list[Plain] = json.loads(re.sub(rf"\b([a-z]+)_{base}..\b", number, text))
     return found
 
 
-def _subject(event: dict[str, Any]) -> tuple[str, str]:
+def _tools_in(events: list[Plain]) -> dict[str, str]:
+    return {call["tool_call_id"]: call["tool"] for event in events for call in event.get("tool_requests", ())}
+
+
+def _name(what: Command | Outcome | e.Event) -> str:
+    return str(what.__struct_config__.tag)
+
+
+def _subject(event: Plain) -> tuple[str, str]:
     """What two events have in common that are the same one, decided twice."""
     return event["type"], event.get("tool_call_id", "")
 
 
-def _telling(event: dict[str, Any]) -> list[str]:
+def _telling(event: Plain) -> list[str]:
     return [field for field in event if field not in _SELDOM_TELLING and not field.endswith(("_id", "_ms"))]

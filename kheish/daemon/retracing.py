@@ -3,6 +3,7 @@ and writes nothing, with or without a running daemon, whose code may be older.""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kheish.core.prompt import RequestDigests
 from kheish.core.retrace import Retrace
 from kheish.daemon.wiring import config_rules
 from kheish.debug.files import read_artifact
-from kheish.errors import Conflict, NotFound
+from kheish.errors import Conflict, KheishError, NotFound
 from kheish.limits import STEPS_PER_RUN_MAX
 from kheish.runtime.fold import context_of
 from kheish.runtime.policy import read_rules
@@ -62,7 +63,9 @@ def find_run(root: Path, given: str) -> tuple[str, str]:
 
 
 def _runs(root: Path) -> Iterator[tuple[str, str]]:
+    """Of a damaged session those before the fault."""
     for session_id in session_names(root):
-        for record in read_records(session_path(root, session_id)):
-            if b'"run.submitted"' in record.events_json:
-                yield from ((session_id, e["run_id"]) for e in record.events if e["type"] == "run.submitted")
+        with contextlib.suppress(KheishError):
+            for record in read_records(session_path(root, session_id)):
+                if b'"run.submitted"' in record.events_json:
+                    yield from ((session_id, e["run_id"]) for e in record.events if e["type"] == "run.submitted")

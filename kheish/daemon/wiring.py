@@ -60,7 +60,9 @@ def build_debugging(root: Path, routes: Routes, secrets: Secrets, runtime: Runti
     def known() -> list[str]:
         return [*secrets.values(), *routes.keys()]
 
-    return Debugging(root / "debug", SystemClock(), lambda: runtime.settings.debug_level, known)
+    debugging = Debugging(root / "debug", SystemClock(), runtime.settings.debug_level, known)
+    runtime.on_change.append(lambda settings: debugging.set_level(settings.debug_level))
+    return debugging
 
 
 def build_supervisor(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from kheish.errors import NotFound
-from kheish.limits import DEBUG_AGE_MS_MAX, DEBUG_RUN_BYTES_MAX, DEBUG_STORE_BYTES_MAX
+from kheish.limits import DEBUG_AGE_MS_MAX, DEBUG_RUN_BYTES_MAX, DEBUG_STORE_BYTES_KEPT
 from kheish.store.atomic import TEMP_PREFIX, place_file, read_file
 from kheish.wire.debug import DEBUG_ARTIFACT, DebugArtifact, DebugSummary
 
@@ -33,8 +33,8 @@ def directory_of(root: Path, session_id: str, run_id: str) -> Path:
     return root / session_id / run_id
 
 
-def write(root: Path, artifact: DebugArtifact) -> None:
-    """Raises OSError."""
+def write(root: Path, artifact: DebugArtifact) -> int:
+    """How many bytes. Raises OSError."""
     directory = directory_of(root, artifact.session_id, artifact.run_id)
     os.makedirs(directory, 0o700, exist_ok=True)
     for made in (root, directory.parent, directory):
@@ -43,6 +43,7 @@ def write(root: Path, artifact: DebugArtifact) -> None:
     data = msgspec.json.encode(summary) + b"\n" + msgspec.json.encode(artifact) + b"\n"
     place_file(directory / f"{artifact.artifact}.json", data)
     _keep_newest(list(_files(directory)), DEBUG_RUN_BYTES_MAX)
+    return len(data)
 
 
 def list_artifacts(root: Path, session_id: str, run_id: str) -> list[DebugSummary]:
@@ -67,7 +68,7 @@ def read_artifact(root: Path, session_id: str, run_id: str, artifact: str) -> De
 
 
 def prune(root: Path, now_ms: int) -> None:
-    """Deletes what is too old, and the oldest where there is too much; what was left unfinished, and empty folders."""
+    """Deletes what is too old, and the oldest where there is too much; what was left unfinished; empty folders."""
     kept = []
     for directory in _directories(root):
         for entry in os.scandir(directory):
@@ -78,7 +79,7 @@ def prune(root: Path, now_ms: int) -> None:
                 _delete(stored.path)
             else:
                 kept.append(stored)
-    _keep_newest(kept, DEBUG_STORE_BYTES_MAX)
+    _keep_newest(kept, DEBUG_STORE_BYTES_KEPT)
     for directory in _directories(root):
         with contextlib.suppress(OSError):  # most are not empty
             directory.rmdir()

@@ -16,19 +16,29 @@ from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 
+import msgspec
+
 from kheish.core.contracts import ModelRequest
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import digest_request
 from kheish.debug import files
 from kheish.debug.redaction import Redactor, credentials_in
-from kheish.limits import DEBUG_LOOK_EVERY_MS, DEBUG_REQUEST_BYTES_MAX, DEBUG_WAITING_BYTES_MAX, DEBUG_WRITE_EVERY_MS
+from kheish.limits import (
+    DEBUG_LOOK_EVERY_MS,
+    DEBUG_REQUEST_BYTES_MAX,
+    DEBUG_STORE_BYTES_KEPT,
+    DEBUG_STORE_BYTES_MAX,
+    DEBUG_WAITING_BYTES_MAX,
+    DEBUG_WRITE_EVERY_MS,
+)
 from kheish.runtime.ports import Clock
-from kheish.runtime.recording import Exchange, Level, Recording
+from kheish.runtime.recording import Exchange, Recording
 from kheish.store.disk_space import disk_space
 from kheish.wire.debug import (
     DebugArtifact,
     DebugEvent,
     DebugExchange,
+    DebugLevel,
     DebugRequest,
     DebugResponse,
     DebugSummary,
@@ -43,28 +53,34 @@ _CUT_TAIL_BYTES = 4096
 
 
 class Debugging:
-    """Implements `runtime.ports.Recorder`. `root` is made when there is something to keep; `level` is that of the
-    attempts that begin now; `known` gives the values of all secrets, may block, and is asked in the thread."""
+    """Implements `runtime.ports.Recorder`. `root` is made when there is something to keep; `known` gives the values of
+    all secrets, may block, and is asked in the thread."""
 
-    def __init__(
-        self, root: Path, clock: Clock, level: Callable[[], Level], known: Callable[[], Iterable[str]]
-    ) -> None:
+    def __init__(self, root: Path, clock: Clock, level: DebugLevel, known: Callable[[], Iterable[str]]) -> None:
         self._root = root
         self._clock = clock
-        self._level = level
+        self._level: DebugLevel = level
         self._known = known
         self._thread = ThreadPoolExecutor(1, "kheish-debug")
         self._timers: dict[Recording, asyncio.TimerHandle] = {}
         self._waiting_bytes = 0
         self._pruned_at_ms = 0
+        self._unpruned_bytes = 0
+
+    @property
+    def level(self) -> DebugLevel:
+        return self._level
+
+    def set_level(self, level: DebugLevel) -> None:
+        """For the attempts that begin from now on."""
+        self._level = level
 
     def begin(self, request: ModelRequest, route: str) -> Recording | None:
         now_ms = self._clock.now_ms()
         if now_ms - self._pruned_at_ms > DEBUG_LOOK_EVERY_MS:
             self._pruned_at_ms = now_ms
             self._thread.submit(self._prune, now_ms)
-        level = self._level()
-        return None if level == "off" else Recording(request, route, level, now_ms, self._changed)
+        return None if self._level == "off" else Recording(request, route, self._level, now_ms, self._changed)
 
     def end(self, recording: Recording, outcome: ModelReplied | ModelFailed | None) -> None:
         if timer := self._timers.pop(recording, None):
@@ -104,13 +120,16 @@ class Debugging:
             if space.is_low:
                 log.warning("%s: a debug artifact is left out: %s", run_id, space)
             else:
-                files.write(self._root, artifact_of(recording, self._known()))
+                self._unpruned_bytes += files.write(self._root, artifact_of(recording, self._known()))
+                if self._unpruned_bytes > DEBUG_STORE_BYTES_MAX - DEBUG_STORE_BYTES_KEPT:
+                    self._prune(recording.began_at_ms)
         except OSError as error:
             log.warning("%s: a debug artifact is left out: %s", run_id, error.strerror)
         except Exception as error:  # its text may hold what must not be said
             log.warning("%s: a debug artifact is left out: %s", run_id, type(error).__name__)
 
     def _prune(self, now_ms: int) -> None:
+        self._unpruned_bytes = 0
         try:
             files.prune(self._root, now_ms)
         except OSError as error:
@@ -137,9 +156,10 @@ def _copy(exchange: Exchange) -> Exchange:
 
 def artifact_of(recording: Recording, known: Iterable[str]) -> DebugArtifact:
     request, outcome = recording.request, recording.outcome
-    sent = [value for exchange in recording.exchanges for value in credentials_in(exchange.headers)]
+    exchanges = recording.exchanges or [_without_wire(recording)]
+    sent = [value for exchange in exchanges for value in credentials_in(exchange.headers)]
     redactor = Redactor([*known, *sent], has_shapes=recording.level != "full")
-    last = recording.exchanges[-1]
+    last = exchanges[-1]
     said = redactor.text(outcome.message) if isinstance(outcome, ModelFailed) else ""
     code = outcome.code if isinstance(outcome, ModelFailed) else "replied" if outcome else ""
     return DebugArtifact(
@@ -160,8 +180,17 @@ def artifact_of(recording: Recording, known: Iterable[str]) -> DebugArtifact:
         request_bytes=len(last.body),
         response_bytes=last.response_bytes,
         digests=digest_request(request),
-        exchanges=[_exchange(exchange, redactor) for exchange in recording.exchanges],
+        exchanges=[_exchange(exchange, redactor) for exchange in exchanges],
     )
+
+
+def _without_wire(recording: Recording) -> Exchange:
+    """Of a provider that sends nothing, or has not yet: what it was asked, and what it answered."""
+    exchange = Exchange("", "", [], msgspec.json.encode(recording.request), 0)
+    if isinstance(recording.outcome, ModelReplied):
+        exchange.add(recording.outcome.duration_ms, msgspec.json.encode(recording.outcome.reply))
+        exchange.is_complete = True
+    return exchange
 
 
 def _exchange(exchange: Exchange, redactor: Redactor) -> DebugExchange:

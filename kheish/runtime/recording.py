@@ -11,16 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
 
-import msgspec
-
-from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.contracts import ModelRequest
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.limits import DEBUG_RESPONSE_BYTES_MAX
+from kheish.wire.debug import DebugLevel
 
-Level = Literal["off", "redacted", "full"]
-"""How much is recorded: nothing; without what looks like a secret and without images; all but credentials."""
 Headers = list[tuple[str, str]]
 
 
@@ -59,7 +55,7 @@ class Recording:
         self,
         request: ModelRequest,
         route: str,
-        level: Level,
+        level: DebugLevel,
         began_at_ms: int,
         on_change: Callable[[Recording], None],
     ) -> None:
@@ -89,20 +85,11 @@ class Recording:
         self._on_change(self)
 
     def end(self, outcome: ModelReplied | ModelFailed | None) -> None:
-        """None: it was cancelled. What was sent over no wire is the request and the reply themselves."""
+        """None: it was cancelled."""
         self.outcome = outcome
         self.ended_ms = self.elapsed_ms
-        if not self.exchanges:
-            exchange = Exchange("", "", [], _encode(msgspec.structs.replace(self.request, blobs={})), 0)
-            if isinstance(outcome, ModelReplied):
-                exchange.add(outcome.duration_ms, _encode(outcome.reply))
-            self.exchanges.append(exchange)
-        if isinstance(outcome, ModelReplied):
+        if self.exchanges and isinstance(outcome, ModelReplied):
             self.exchanges[-1].is_complete = True  # some SDKs leave what follows the last event
-
-
-def _encode(value: ModelRequest | Reply) -> bytes:
-    return msgspec.json.encode(value)
 
 
 _AT_WORK: ContextVar[Recording | None] = ContextVar("recording", default=None)

@@ -11,6 +11,7 @@ from kheish.limits import SYSTEM_PROMPT_CHARS_MAX, TOOL_OUTPUT_SHOWN_BYTES_MAX, 
 from kheish.wire.body import Body, View
 
 DebugLevel = Literal["off", "redacted", "full"]
+"""How much is kept: nothing; without what looks like a secret and without images; all but credentials."""
 ExpectedRevision = Annotated[int, msgspec.Meta(ge=0)] | None
 """A change is refused where the settings have another revision than this one."""
 

@@ -139,7 +139,7 @@ def test_an_approval_that_was_edited_and_one_that_was_remembered_depart_nowhere(
     told, world = talk(("bash", {"command": "make *"}), ("write_file", {"path": "a", "content": "x"}))
     world.step()
     told.resolve("allow", updated_input={"command": "make all"})
-    told.resolve("allow", remember="session", if_digest=next(iter(told.state.approvals.values())).digest)
+    told.resolve("allow", remember="session", rule="write_file(*)")
     world.settle()
     assert departures(told) == []
 
@@ -188,6 +188,7 @@ def test_a_call_that_is_denied_now_is_answered_at_once_and_cannot_be_allowed() -
         ("new", "model_call.started"),
         ("refused", "resolve_approvals"),
     ]
+    assert [departure.tool for departure in found] == ["bash", "bash", "bash", "", ""]
     assert "denies it" in found[-1].reason
     assert Change("is_error", None, True) in found[2].changes
 
@@ -219,6 +220,36 @@ def test_what_the_journal_tells_otherwise_is_named_by_its_field(type_: type[e.Ev
     told.change(type_, **{field: value})
     name = str(type_.__struct_config__.tag)
     assert (name, field) in [(d.event, change.field) for d in departures(told) for change in d.changes]
+
+
+def test_an_event_of_a_later_record_is_told_with_its_tool() -> None:
+    told, world = talk(("bash", {"command": "make"}))
+    world.settle()
+    told.change(e.ToolCallCompleted, attempt=7)
+    assert [(d.event, d.tool) for d in departures(told)] == [("tool_call.completed", "bash")]
+
+
+def test_code_that_breaks_on_what_was_recorded_departs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, world = talk()
+    world.settle()
+
+    def broken(*given: Any) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setitem(OUTCOMES, o.ModelReplied, broken)
+    (departure,) = departures(told)
+    assert (departure.how, departure.event, departure.reason) == ("refused", "model_replied", "KeyError: 'x'")
+
+
+def test_what_comes_only_now_is_told_where_it_comes() -> None:
+    told, world = talk(("read_file", {"path": "a"}))
+    world.settle()
+    for place, (raw, context) in enumerate(told.journal):
+        events = [event for event in decode_events(raw) if not isinstance(event, e.ToolCallDecided)]
+        told.journal[place] = (encode_events(events), context)
+    (departure,) = departures(told)
+    assert (departure.how, departure.event, departure.tool) == ("new", "tool_call.decided", "read_file")
+    assert Change("behavior", None, "allow") in departure.changes
 
 
 def test_another_end_departs() -> None:
@@ -273,6 +304,6 @@ def test_a_reply_that_is_not_in_the_journal_is_counted_and_passed_over() -> None
 
 
 def test_every_command_of_a_run_and_every_outcome_can_be_made_again() -> None:
-    of_sessions = {"create_session", "set_mode", "rename_session", "add_rule"}
+    of_sessions = {"create_session", "set_mode", "rename_session", "add_rule", "set_model"}
     assert {str(command.__struct_config__.tag) for command in COMMANDS} == set(retrace.FROM_COMMANDS) | of_sessions
     assert len(retrace.FROM_OUTCOMES) == len(OUTCOMES) + 1, "a failure leads to a retry or to an end"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kheish.core.contracts import ModelRequest
 from kheish.debug.service import Debugging
-from kheish.runtime.recording import Level, Recording
+from kheish.runtime.recording import Recording
+from kheish.wire.debug import DebugLevel
 from tests.providers.requests import make_request
 
 HEADERS = [("authorization", "Bearer the-key-of-the-call"), ("content-type", "application/json")]
@@ -20,7 +21,9 @@ class Clock:
         return self.at_ms
 
 
-def make_debugging(root: Path, level: Level = "redacted", known: tuple[str, ...] = (), at_ms: int = 0) -> Debugging:
+def make_debugging(
+    root: Path, level: DebugLevel = "redacted", known: tuple[str, ...] = (), at_ms: int = 0
+) -> Debugging:
     return Debugging(root / "debug", Clock(at_ms) if at_ms else Clock(), level, lambda: known)
 
 

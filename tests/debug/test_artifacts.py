@@ -140,6 +140,18 @@ async def test_it_is_written_in_a_thread_of_its_own_and_nobody_waits(tmp_path: P
     assert len(await debugging.list_artifacts("s", "run_1")) == 1
 
 
+async def test_an_attempt_that_is_over_is_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "DEBUG_WRITE_EVERY_MS", 0)
+    troubles: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, trouble: troubles.append(trouble))
+    debugging = make_debugging(tmp_path)
+    debugging.end(begin(debugging), REPLIED)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (troubles, debugging._timers) == ([], {})
+    await debugging.close()
+
+
 async def test_what_is_at_work_for_long_is_kept_as_far_as_it_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,9 +223,23 @@ async def test_what_is_old_goes_and_then_the_oldest_until_the_rest_has_room(
         "notes.txt", "run_2", "run_3", "run_4", "run_5", "run_6"
     ]  # fmt: skip
     assert os.listdir(tmp_path / "debug/s/run_6") == ["1.1.json"]
-    monkeypatch.setattr(files, "DEBUG_STORE_BYTES_MAX", 10_000)
+    monkeypatch.setattr(files, "DEBUG_STORE_BYTES_KEPT", 10_000)
     files.prune(tmp_path / "debug", now_ms)
     assert sorted(path.name for path in (tmp_path / "debug/s").glob("run_*")) == ["run_5", "run_6"]
+
+
+async def test_what_all_runs_leave_together_stays_within_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "DEBUG_STORE_BYTES_MAX", 50_000)
+    monkeypatch.setattr(service, "DEBUG_STORE_BYTES_KEPT", 40_000)
+    monkeypatch.setattr(files, "DEBUG_STORE_BYTES_KEPT", 40_000)
+    debugging = make_debugging(tmp_path, "full", at_ms=1)
+    for number in range(40):
+        debugging.end(begin(debugging, b"x" * 3_000, run_id=f"run_{number}"), REPLIED)
+    await debugging.close()
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*.json")]
+    assert 30_000 < sum(sizes) <= 50_000
 
 
 async def test_old_artifacts_go_by_the_hour_also_at_off(tmp_path: Path) -> None:
@@ -236,9 +262,9 @@ async def test_a_disk_that_does_not_keep_up_costs_the_artifact(
     debugging = make_debugging(tmp_path)
     for number in (1, 2):
         debugging.end(begin(debugging, b"x" * 900, number=number), REPLIED)
-    await asyncio.to_thread(debugging._thread.submit(int).result)
-    while debugging._waiting_bytes:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while debugging._waiting_bytes:
+            await asyncio.sleep(0)
     debugging.end(begin(debugging, number=3), REPLIED)
     await debugging.close()
     assert [row.step for row in await debugging.list_artifacts("s", "run_1")] == [1, 3]

@@ -86,19 +86,20 @@ def test_a_run_is_looked_into_from_the_command_line(daemon: DaemonProcess, serve
 
 
 def test_the_level_is_changed_at_runtime_and_the_next_call_has_it(daemon: DaemonProcess) -> None:
-    assert daemon.cli_json("runtime", "get") == {"debug_level": "full"}
-    assert daemon.cli_json("runtime", "set-debug-level", "off") == {"debug_level": "off"}
+    assert daemon.cli_json("runtime", "get")["settings"]["debug_level"] == "full"
+    assert daemon.cli_json("runtime", "set-debug-level", "off")["settings"]["debug_level"] == "off"
     daemon.script(text("one"), text("two"))
     run_id = daemon.submit(daemon.session("levels"))
     daemon.finish(run_id)
     nothing = daemon.cli("runs", "debug", run_id)
     assert (nothing.stdout, nothing.returncode) == ("", 0) and "the debug level is off" in nothing.stderr
-    assert "redacted" in daemon.cli("runtime", "set-debug-level", "redacted").stdout
+    assert daemon.cli("runtime", "set-debug-level", "redacted").stdout == "revision 3\n"
     run_id = daemon.submit("levels")
     daemon.finish(run_id)
     assert kept(daemon, run_id, 1)[0]["level"] == "redacted"
     assert daemon.cli("runtime", "set-debug-level", "loud").returncode == 2
-    assert f"user:{os.getuid()} set the debug level to off" in daemon.cli("daemon", "logs").stdout
+    (_, off) = daemon.cli_json("runtime", "revisions")[:2]
+    assert (off["by"], off["settings"]["debug_level"]) == (f"user:{os.getuid()}", "off")
 
 
 def test_the_scripted_provider_and_the_rehearsal_leave_what_they_were_asked_and_said(daemon: DaemonProcess) -> None:
@@ -118,7 +119,7 @@ def test_a_run_may_neither_look_at_artifacts_nor_change_the_level(daemon: Daemon
     daemon.finish(daemon.submit(daemon.session("run", "bypass")))
     (said_,) = [e for r in daemon.journal("run") for e in r["events"] if e["type"] == "tool_call.completed"]
     assert json.dumps(said_).count("status=4") == 3 and json.dumps(said_).count("only a local operator may") == 3
-    assert daemon.client.runtime.get()["debug_level"] == "full"
+    assert daemon.client.runtime.get()["settings"]["debug_level"] == "full"
 
 
 def test_killed_in_mid_stream_it_leaves_what_had_come_and_the_next_attempt_is_kept_too(

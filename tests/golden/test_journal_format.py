@@ -29,8 +29,10 @@ from kheish.core.draft import Settings
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.machine import decide, pending
 from kheish.core.permissions import DEFAULT_RULES
+from kheish.core.retrace import Retrace
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.daemon import maintenance
+from kheish.runtime.fold import context_of
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.records import Record
@@ -401,6 +403,21 @@ def test_the_present_code_can_write_one_with_every_type_of_event(tmp_path: Path)
     records = read_records(session_path(tmp_path, SESSION), 1)
     found = {event["type"] for record in records for event in record.events}
     assert found == {str(type_.__struct_config__.tag) for type_ in get_args(e.AnyEvent)}
+
+
+def test_all_that_is_decided_in_it_is_decided_so_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    records = list(read_records(session_path(tmp_path, SESSION), 1))
+    settings = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="")
+    run_ids = [event["run_id"] for r in records for event in r.events if event["type"] == "run.submitted"]
+    for run_id in run_ids:
+        retrace = Retrace(run_id, settings)
+        for record in records:
+            if not retrace.is_over:
+                command = str(record.by.get("command", ""))
+                retrace.add(decode_events(record.events_json), context_of(record), record.seq, command)
+        assert (retrace.departures, retrace.unknown, retrace.is_over) == ([], 0, True)
+        assert retrace.decisions
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from kheish.debug.service import Debugging
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import call_model
 from kheish.runtime.ports import Provider
-from kheish.runtime.recording import Level, at_work
+from kheish.runtime.recording import at_work
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
-from kheish.wire.debug import DebugArtifact
+from kheish.wire.debug import DebugArtifact, DebugLevel
 from tests.debug.recordings import make_debugging
 from tests.providers.requests import make_request
 from tests.providers.wire_server import CUT, HANG, Answer, WireServer, failure
@@ -50,7 +50,7 @@ async def provider(wire: Wire, running_server: WireServer) -> Provider:
 class Calls:
     """Attempts through the kernel's own way to a model."""
 
-    def __init__(self, folder: Path, provider: Provider, level: Level) -> None:
+    def __init__(self, folder: Path, provider: Provider, level: DebugLevel) -> None:
         self.debugging: Debugging = make_debugging(folder, level)
         self.provider = provider
         self.blobs = Blobs(folder)
@@ -78,7 +78,7 @@ class Calls:
 
 
 @contextlib.asynccontextmanager
-async def calling(folder: Path, provider: Provider, level: Level = "full") -> AsyncIterator[Calls]:
+async def calling(folder: Path, provider: Provider, level: DebugLevel = "full") -> AsyncIterator[Calls]:
     calls = Calls(folder, provider, level)
     try:
         yield calls
@@ -138,8 +138,9 @@ async def test_a_stream_that_is_cut_or_cancelled_is_kept_as_far_as_it_came(
         server.play(Answer([*stream, HANG]))
         hanging = asyncio.ensure_future(calls.call(2))
         await server.waiting.wait()
-        while len(b"".join(chunk for _, chunk in _chunks(calls))) < len(b"".join(stream)):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while len(b"".join(chunk for _, chunk in _chunks(calls))) < len(b"".join(stream)):
+                await asyncio.sleep(0)
         hanging.cancel()
         await asyncio.wait([hanging])
         rows = [await calls.kept(attempt) for attempt in (1, 2)]
@@ -193,7 +194,7 @@ async def test_redacted_has_digests_for_images_and_full_has_them(
 ) -> None:
     image = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
     bodies: list[str] = []
-    levels: tuple[Level, ...] = ("redacted", "full")
+    levels: tuple[DebugLevel, ...] = ("redacted", "full")
     for level in levels:
         server.play(Answer(wire.text("a cat")))
         (tmp_path / level).mkdir()
