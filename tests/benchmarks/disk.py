@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
+import random
 import re
+import string
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest import mock
 
 from kheish.core.codec import decode_state
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.limits import CHECKPOINT_EVERY_RECORDS
+from kheish.runtime import packer, residents
 from kheish.runtime.fold import fold_records
 from kheish.store.session_dir import SessionDir, session_path
 from tests.benchmarks.figures import Figure
@@ -90,9 +96,9 @@ def _open(pipe: Connection, root: Path, name: str) -> None:
 
 
 def bytes_(folder: Path, count: int) -> list[Figure]:
-    """What a step leaves on the disk, put away: a model reply of 1,000 bytes with a call of a tool, and a whole run of
-    one such reply."""
-    with no_syncs():
+    """What a step leaves on the disk, put away and packed: a model reply of 1,000 bytes of noise in letters with a call
+    of a tool, and a whole run of one such reply. Text takes less."""
+    with no_syncs(), put_away_at_once():
         figures = []
         for what, steps_of_run in (("step of a long run", 500), ("run of one step", 1)):
             sizes = [
@@ -117,10 +123,17 @@ def bytes_(folder: Path, count: int) -> list[Figure]:
         return figures
 
 
+@contextlib.contextmanager
+def put_away_at_once() -> Iterator[None]:
+    with mock.patch.object(residents, "SESSION_UNLOAD_AFTER_MS", 50), mock.patch.object(packer, "PACKING_REST_MS", 0):
+        yield
+
+
 async def _bytes_at_rest(root: Path, steps: int, steps_of_run: int) -> tuple[int, int]:
-    text = "x" * STEP_BYTES
+    noise = random.Random(1)
 
     async def answer(request: object) -> object:
+        text = "".join(noise.choices(string.ascii_letters + string.digits, k=STEP_BYTES))
         is_last = request.step == steps_of_run  # type: ignore[attr-defined]
         return reply(text) if is_last else reply(text, ("read_file", {"path": "notes.txt"}))
 
@@ -134,6 +147,9 @@ async def _bytes_at_rest(root: Path, steps: int, steps_of_run: int) -> tuple[int
                     break
             subscription.close()
             kernel.provider.requests.clear()  # each holds the transcript so far
+        residing, packing = kernel.supervisor._residents, kernel.supervisor._packer
+        while len(residing) or residing._closing or packing._packing:
+            await asyncio.sleep(0.01)
     directory = session_path(root, "s")
     return _size(directory), sum(file.stat().st_size for file in directory.glob("checkpoint-*"))
 

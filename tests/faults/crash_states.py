@@ -268,6 +268,19 @@ def _play_vacuum_of_the_dead(recorder: Recorder) -> None:
     vacuum_session(directory)
 
 
+def _play_put_away(recorder: Recorder) -> None:
+    """What was written is closed and packed between two uses."""
+    Session.create(recorder.folder).close()
+    recorder.mark("s1", 0)
+    for _ in range(2):
+        session = Session.open(recorder.folder)
+        _append(recorder, session, 2)
+        session.checkpoint()
+        session.journal.end_segment()
+        session.close()
+        vacuum_session(session.path)
+
+
 def _check_vacuum(state: State, root: Path) -> str:
     outcome = check_session(state, root, "s1")
     vacuum_session(root / "sessions" / "s1")
@@ -277,6 +290,10 @@ def _check_vacuum(state: State, root: Path) -> str:
     if left := [path.name for path in (root / "sessions" / "s1").iterdir() if path.name.startswith(".tmp-")]:
         raise Violation(f"{left} is left after another vacuum")
     return outcome
+
+
+def _check_put_away(state: State, root: Path) -> str:
+    return _check_vacuum(state, root) if (root / "sessions" / "s1").exists() else check_session(state, root, "s1")
 
 
 def _check_one(state: State, root: Path) -> str:
@@ -300,6 +317,7 @@ SCENES = {
     "vacuum of the dead": Scene(
         "one that was never durable", _prepare_segments, _play_vacuum_of_the_dead, _check_vacuum
     ),
+    "put away": Scene("closed early, packed and used again", _nothing, _play_put_away, _check_put_away),
     "import": Scene("a session from an archive", _prepare_archive, _play_import, _check_import),
 }
 
