@@ -38,12 +38,12 @@ from kheish.wire.debug import (
     DebugArtifact,
     DebugEvent,
     DebugExchange,
-    DebugLevel,
     DebugRequest,
     DebugResponse,
     DebugSummary,
     HeaderView,
 )
+from kheish.wire.runtime import DebugLevel
 
 log = logging.getLogger(__name__)
 

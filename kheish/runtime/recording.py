@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from kheish.core.contracts import ModelRequest
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.limits import DEBUG_RESPONSE_BYTES_MAX
-from kheish.wire.debug import DebugLevel
+from kheish.wire.runtime import DebugLevel
 
 Headers = list[tuple[str, str]]
 
