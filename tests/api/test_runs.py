@@ -50,7 +50,7 @@ async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Supervisor, "peek", note)
     async with Kernel(tmp_path, [], generation=2) as kernel:
         secrets = build_secrets(tmp_path, tmp_path)
-        debugging = build_debugging(tmp_path, tmp_path, Routes(tmp_path), secrets)
+        debugging = build_debugging(tmp_path, Routes(tmp_path), secrets, kernel.supervisor.runtime)
         app = App(kernel.supervisor, secrets, debugging, state_root=tmp_path, socket_path=tmp_path / "socket")
         views = await list_runs(app, Call(path={}, query=ListQuery(), body=None, caller=OPERATOR))
     assert [view.run_id for view in views] == made[::-1] and peeked == ["s"]

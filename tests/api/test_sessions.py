@@ -237,7 +237,7 @@ async def test_who_waits_for_a_run_is_not_cut_off_by_what_the_run_says(
     async with Kernel(tmp_path, [answer]) as kernel, asyncio.timeout(10):
         await kernel.create()
         secrets = build_secrets(tmp_path, tmp_path)
-        debugging = build_debugging(tmp_path, tmp_path, Routes(tmp_path), secrets)
+        debugging = build_debugging(tmp_path, Routes(tmp_path), secrets, kernel.supervisor.runtime)
         app = App(kernel.supervisor, secrets, debugging, state_root=tmp_path, socket_path=tmp_path / "socket")
         call = Call(path={"id": "s"}, query=NoQuery(), body=SubmitInput(content="go"), caller=OPERATOR)
         view = await submit_and_wait(app, call)
