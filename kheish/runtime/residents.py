@@ -160,12 +160,10 @@ class Residents:
         return actor
 
     def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
-        is_settled = False
         if is_new:
             with contextlib.suppress(Conflict):
-                SessionDir.create(self._root, session_id)
-                is_settled = True
-        opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, is_settled=is_settled)
+                return SessionDir.create_and_open(self._root, session_id), State()
+        opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION)
         try:
             return opened, fold_session(opened)
         except BaseException:

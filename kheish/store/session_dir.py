@@ -88,31 +88,30 @@ class SessionDir:
     @staticmethod
     def create(root: Path, session_id: str) -> Path:
         """Make an empty session, durably and all at once. Raises Conflict `session_exists`."""
-        path = session_path(root, session_id)
-        if os.path.lexists(path):
-            raise session_exists(session_id)
-        building = unfinished_path(root, session_id)
-        line, _ = frame_header(session_id, 1, 1, ZERO_CHAIN)
-        try:
-            _make_building(building)
-            atomic.create_file(building / segment_name(1), line)
-            publish(building, path)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-        return path
+        return _create(root, session_id)[0]
 
     @staticmethod
-    def open(root: Path, session_id: str, *, reducer: int, is_settled: bool = False) -> Opened:
-        """Take the session's lock, repair a torn tail and return what to fold. `is_settled`: this process has just made
-        it, and knows that it is durable.
+    def create_and_open(root: Path, session_id: str) -> Opened:
+        """The same, without reading back what was just made. Raises Conflict `session_exists` or `session_locked`."""
+        path, header, position = _create(root, session_id)
+        lock = _lock(path)
+        try:
+            journal = Journal(path, header, position, OffsetIndex(), lock)
+        except BaseException:
+            lock.release()
+            raise
+        return Opened(None, 0, [], [], journal)
+
+    @staticmethod
+    def open(root: Path, session_id: str, *, reducer: int) -> Opened:
+        """Take the session's lock, repair a torn tail and return what to fold.
 
         Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
         """
         path = _existing(root, session_id)
         lock = _lock(path)
         try:
-            return _open(path, reducer, lock, is_settled)
+            return _open(path, reducer, lock)
         except BaseException:
             lock.release()
             raise
@@ -135,6 +134,22 @@ class SessionDir:
 def make_sessions_dir(root: Path) -> None:
     """Durably, also where whoever made it died before its name was durable; once in the life of a process."""
     atomic.make_private_dir(sessions_dir(root))
+
+
+def _create(root: Path, session_id: str) -> tuple[Path, Header, Position]:
+    path = session_path(root, session_id)
+    if os.path.lexists(path):
+        raise session_exists(session_id)
+    building = unfinished_path(root, session_id)
+    line, header = frame_header(session_id, 1, 1, ZERO_CHAIN)
+    try:
+        _make_building(building)
+        atomic.create_file(building / segment_name(1), line)
+        publish(building, path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return path, header, Position(0, 1, len(line), header.first_prev, 0)
 
 
 def _make_building(building: Path) -> None:
@@ -238,7 +253,7 @@ def _lock(path: Path) -> SessionLock:
         time.sleep(_LOCK_LOOK_S)
 
 
-def _open(path: Path, reducer: int, lock: SessionLock, is_settled: bool) -> Opened:
+def _open(path: Path, reducer: int, lock: SessionLock) -> Opened:
     atomic.clear_temps(path)
     reading = _Reading(path, reducer)
     for _ in reading:
@@ -247,9 +262,8 @@ def _open(path: Path, reducer: int, lock: SessionLock, is_settled: bool) -> Open
     assert header is not None and position is not None
     if reading.walk.torn is not None:
         repair(path, reading.walk.torn, position.seq)
-    if not is_settled:
-        _settle(path / segment_name(header.first_seq), header, position, reading.tail)
-    other_bytes = 0 if is_settled else sum(file_sizes(path).values()) - position.offset
+    _settle(path / segment_name(header.first_seq), header, position, reading.tail)
+    other_bytes = sum(file_sizes(path).values()) - position.offset
     journal = Journal(path, header, position, reading.index, lock, other_bytes)
     return Opened(
         reading.checkpoint_state, reading.checkpoint_seq, reading.tail, set_aside(path, position.seq), journal
