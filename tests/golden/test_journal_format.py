@@ -312,7 +312,8 @@ def write(root: Path) -> None:
         metadata={"exit_code": 2, "duration_ms": 1500},
     )
     w.submit("And hurry.", key="steer", delivery="steer", attachments=attachments[:1])
-    w.reply("", call("todo_write", todos=[{"content": "Look", "status": "completed"}, {"content": "Mend", "status": "pending"}]))
+    todos = [{"content": "Look", "status": "completed"}, {"content": "Mend", "status": "pending"}]
+    w.reply("", call("todo_write", todos=todos))
     w.finish_tool("[x] Look")
     w.reply("What now?", call("ask_user_question", questions=QUESTIONS))
     w.answer(

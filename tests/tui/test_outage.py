@@ -4,8 +4,8 @@ once."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 

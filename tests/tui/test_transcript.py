@@ -90,7 +90,7 @@ async def test_whoever_scrolls_up_stays_there_and_is_told_what_is_below() -> Non
 
 async def test_scrolling_up_passes_every_line_once() -> None:
     """Heights of what was never drawn are guesses; where they are wrong nothing jumps."""
-    async with page(talk(120), size=(40, 12)) as (app, pilot):
+    async with page(talk(120), size=(40, 12)) as (app, _):
         seen: list[str] = []
         for _ in range(2_000):
             seen.append(app.transcript.render_line(0).text)
