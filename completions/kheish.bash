@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage status doctor completion demo sessions runs approvals questions routes secrets permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -72,6 +72,7 @@ _kheish() {
                 "completion") _kheish_words "--help" ;;
                 "demo") _kheish_words "-i --interactive --keep --json --help" ;;
                 "sessions create") _kheish_words "--cwd --mode --title --json --help" ;;
+                "sessions fork") _kheish_words "--at --name --title --json --help" ;;
                 "sessions list") _kheish_words "--status --limit --json --help" ;;
                 "sessions get") _kheish_words "--json --help" ;;
                 "sessions input") _kheish_words "--model --wait --json --help" ;;
@@ -144,6 +145,7 @@ _kheish() {
                "interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "completion") _kheish_words "bash zsh fish man sessions runs approvals questions targets models" ;;
                "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions fork") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions input") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions events") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

@@ -21,6 +21,7 @@ from kheish.core.events import (
     Mode,
     SessionCreated,
     SessionEnded,
+    SessionForked,
     SessionModeChanged,
     SessionRecovered,
     SessionRenamed,
@@ -35,6 +36,12 @@ def create(draft: Draft, command: CreateSession) -> str:
     """Idempotent: an existing session is returned; another directory or mode than it has is a conflict."""
     state = draft.state
     if state.session_id:
+        if command.forked is not None:
+            raise Conflict(
+                f"cannot fork into session {state.session_id}: it exists; choose another name",
+                code="session_conflict",
+                cwd=state.cwd,
+            )
         if command.cwd and command.cwd != state.cwd:
             raise Conflict(
                 f"cannot create session {state.session_id}: it exists with the directory {state.cwd}; "
@@ -57,6 +64,8 @@ def create(draft: Draft, command: CreateSession) -> str:
             body_digest=draft.context.body_digest,
         )
     )
+    if command.forked is not None:
+        draft.emit(command.forked)
     return command.session_id
 
 
@@ -107,6 +116,10 @@ def on_created(state: State, event: SessionCreated, context: Context) -> None:
     state.title = event.title
     state.created_at_ms = event.created_at_ms
     runs.remember_key(state, context, event.body_digest, event.session_id)
+
+
+def on_forked(state: State, event: SessionForked, context: Context) -> None:
+    state.entered.extend(event.messages)
 
 
 def on_ended(state: State, event: SessionEnded, context: Context) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from kheish.core.codec import decode_state
 from kheish.core.commands import Command, Context, CreateSession, Recover, SubmitRun
 from kheish.core.contracts import Message
-from kheish.core.events import Rule
+from kheish.core.events import Rule, SessionForked
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import Outcome
 from kheish.core.recovery import in_flight
@@ -45,6 +45,7 @@ from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_records, fold_run
+from kheish.runtime.forks import copy_transcript
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.policy import Policy
@@ -509,6 +510,11 @@ class Supervisor:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
         await self.state(session_id)
         return await self._actors[session_id].messages()
+
+    async def copy_transcript(self, session_id: str, at_seq: int) -> tuple[SessionForked, State]:
+        """What a fork begins with, as `forks.copy_transcript` says. Raises NotFound too."""
+        read, until = self._reader(session_id)
+        return await self.committer.run(lambda: copy_transcript(read(until_seq=until), session_id, at_seq))
 
     async def read_records(
         self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None
