@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage replay status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-model set-mode verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename end set-model set-mode verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage debug wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -36,6 +36,7 @@ _kheish() {
         "usage:--by") _kheish_words "model route session day"; return ;;
         "sessions create:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
         "sessions create:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
+        "sessions fork:--name") _kheish_words "$(kheish completion secrets 2>/dev/null)"; return ;;
         "sessions input:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
         "sessions export:-o" | "sessions export:--output") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "runs list:-s" | "runs list:--session" | "runs list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
@@ -81,6 +82,7 @@ _kheish() {
                 "completion") _kheish_words "--help" ;;
                 "demo") _kheish_words "-i --interactive --keep --json --help" ;;
                 "sessions create") _kheish_words "--cwd --mode --title --json --help" ;;
+                "sessions fork") _kheish_words "--at --name --title --json --help" ;;
                 "sessions list") _kheish_words "--status --limit --json --help" ;;
                 "sessions get") _kheish_words "--json --help" ;;
                 "sessions input") _kheish_words "--model --wait --json --help" ;;
@@ -171,6 +173,7 @@ _kheish() {
                "doctor") _kheish_words "all routes" ;;
                "completion") _kheish_words "bash zsh fish man sessions runs approvals questions targets models routes secrets" ;;
                "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions fork") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions input") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions events") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

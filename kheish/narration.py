@@ -92,6 +92,10 @@ class Renderer:
         match event["type"]:
             case "session.created":
                 return f"session {event['session_id']} created by {who} ({origin}) in {event['cwd']}", "bold"
+            case "session.forked":
+                count = len(event["messages"])
+                place = f"{event['from_session_id']} at record {event['from_seq']}"
+                return f"forked from {place}: {count} message{'s' * (count != 1)}", "bold"
             case "session.ended":
                 return f"session ended by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "bold"
             case "session.mode_changed":

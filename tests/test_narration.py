@@ -106,11 +106,8 @@ def test_a_plan_is_told_by_its_place_and_what_is_done_now(states: list[str], sai
 
 
 def test_a_plan_that_was_taken_is_one_line() -> None:
-    request = {
-        "tool_call_id": "t1",
-        "tool": "todo_write",
-        "arguments": {"todos": [{"content": "look\x1b[8m", "status": "pending"}]},
-    }
+    todos = [{"content": "look\x1b[8m", "status": "pending"}]
+    request = {"tool_call_id": "t1", "tool": "todo_write", "arguments": {"todos": todos}}
     call = {"tool_call_id": "t1", "attempt": 1}
     assert lines(
         {"type": "model_call.completed", "text": "", "tool_requests": [request]},

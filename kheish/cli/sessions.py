@@ -75,6 +75,13 @@ def create(session_id: str | None, cwd: str | None, mode: str | None, title: str
     return 0
 
 
+def fork(session_id: str, at: int | None, name: str | None, title: str | None, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.fork(find_session(client, session_id), at=at, new_session_id=name, title=title)
+    _show(view, as_json, view["session_id"])
+    return 0
+
+
 def _show(view: Any, as_json: bool, text: str) -> None:
     if as_json:
         print_json(view)

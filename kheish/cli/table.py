@@ -196,6 +196,13 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("cwd", "--cwd", metavar="DIR", help="Its workspace; default: this directory."),
                     Param("mode", "--mode", choices=MODES, help="Permission mode."),
                     Param("title", "--title", help="A title for people."), JSON),
+            Command("fork", "sessions:fork",
+                    "Make a session whose transcript begins with another's, which stays as it is.\n\n"
+                    "Example: kheish sessions fork review --at 42 --title 'the other way'", _NAME,
+                    Param("at", "--at", kind=int, default=None, at_least=1, metavar="SEQ",
+                          help="Up to this record; default: all."),
+                    Param("name", "--name", help="The new session's name; default: a new id."),
+                    Param("title", "--title", help="Its title; default: the other's."), JSON),
             Command("list", "sessions:list_", "List sessions, newest change first.\n\n"
                     "Example: kheish sessions list --status idle,ended",
                     Param("status", "--status", help="Only these, comma-separated: idle, running, ..."), LIMIT, JSON),

@@ -116,6 +116,20 @@ class AsyncSessions(_Noun):
         body = _present(session_id=session_id, cwd=cwd, default_cwd=here, permission_mode=permission_mode, title=title)
         return await self._send("POST", "/v1/sessions", body=body, key=key)
 
+    async def fork(
+        self,
+        session_id: str,
+        *,
+        at: int | None = None,
+        new_session_id: str | None = None,
+        title: str | None = None,
+        key: str | None = None,
+    ) -> SessionView:
+        """A new session whose transcript begins with this one's up to a record, the last possible without `at`. The
+        same `key` makes one."""
+        body = _present(session_id=new_session_id, at=at, title=title)
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/fork", body=body, key=key)
+
     async def list(
         self, *, status: str | None = None, cwd: str | None = None, limit: int | None = None
     ) -> builtins.list[SessionView]:

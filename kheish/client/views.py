@@ -108,6 +108,14 @@ class ApprovalWithdrawn(TypedDict):
     reason: str
 
 
+class AssistantMessage(TypedDict):
+    role: Literal["assistant"]
+    text: str
+    tool_requests: NotRequired[list[ToolRequest]]
+    reasoning: NotRequired[str]
+    provider_state: NotRequired[dict[str, Any]]
+
+
 class Attachment(TypedDict):
     """A file handed in with an input: text in place, anything else as a blob."""
 
@@ -890,6 +898,15 @@ class SessionEnded(TypedDict):
     reason: NotRequired[str]
 
 
+class SessionForked(TypedDict):
+    """The transcript begins with a copy of what another session's was up to a record."""
+
+    type: Literal["session.forked"]
+    from_session_id: str
+    from_seq: int
+    messages: list[UserMessage | AssistantMessage | ToolMessage]
+
+
 class SessionModeChanged(TypedDict):
     type: Literal["session.mode_changed"]
     mode: Mode
@@ -1048,6 +1065,15 @@ class ToolLimits(TypedDict):
     output_bytes: NotRequired[int]
 
 
+class ToolMessage(TypedDict):
+    role: Literal["tool"]
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: NotRequired[bool]
+
+
 class ToolRequest(TypedDict):
     """What a model asked for. `tool_call_id` is ours, `provider_id` the model's own."""
 
@@ -1123,6 +1149,12 @@ class UsageView(TypedDict):
     reasoning_tokens: int
 
 
+class UserMessage(TypedDict):
+    role: Literal["user"]
+    text: str
+    attachments: NotRequired[list[Attachment]]
+
+
 class WarningView(TypedDict):
     """`action` says what to do."""
 
@@ -1145,6 +1177,7 @@ class WhyView(TypedDict):
 
 AnyEvent = (
     SessionCreated
+    | SessionForked
     | SessionEnded
     | SessionModeChanged
     | SessionModelChanged

@@ -17,6 +17,7 @@ from kheish.core.events import (
     Remember,
     Resolution,
     Rule,
+    SessionForked,
 )
 
 
@@ -45,6 +46,8 @@ class CreateSession(Command, tag="create_session", frozen=True):
     cwd: str
     mode: Mode = "default"
     title: str = ""
+    forked: SessionForked | None = None
+    """What its transcript begins with."""
 
 
 class EndSession(Command, tag="end_session", frozen=True):

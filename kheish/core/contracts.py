@@ -10,7 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from kheish.core.events import Attachment, Effect, StopReason, Struct, ToolKind, ToolRequest, Usage
+from kheish.core.events import AssistantMessage as AssistantMessage
+from kheish.core.events import Effect, StopReason, Struct, ToolKind, Usage
+from kheish.core.events import Message as Message
+from kheish.core.events import ToolMessage as ToolMessage
+from kheish.core.events import UserMessage as UserMessage
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,29 +34,6 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     main_argument: str = ""
     timeout_ms: int
     check: Callable[[dict[str, Any]], str]
-
-
-class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
-    text: str
-    attachments: tuple[Attachment, ...] = ()
-
-
-class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
-    text: str
-    tool_requests: tuple[ToolRequest, ...] = ()
-    reasoning: str = ""
-    provider_state: dict[str, Any] = {}
-
-
-class ToolMessage(Struct, tag_field="role", tag="tool", frozen=True):
-    tool_call_id: str
-    provider_id: str
-    tool: str
-    text: str
-    is_error: bool = False
-
-
-Message = UserMessage | AssistantMessage | ToolMessage
 
 
 class ToolDefinition(Struct, frozen=True):

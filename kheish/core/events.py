@@ -129,6 +129,29 @@ class Answer(Struct, frozen=True):
     freeform_answer: str = ""
 
 
+class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
+    text: str
+    tool_requests: tuple[ToolRequest, ...] = ()
+    reasoning: str = ""
+    provider_state: dict[str, Any] = {}
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool", frozen=True):
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: bool = False
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
 class Event(Struct, tag_field="type", frozen=True):
     """Base of all facts."""
 
@@ -143,6 +166,14 @@ class SessionCreated(Event, tag="session.created", frozen=True):
     mode: Mode = "default"
     title: str = ""
     body_digest: str = ""
+
+
+class SessionForked(Event, tag="session.forked", frozen=True):
+    """The transcript begins with a copy of what another session's was up to a record."""
+
+    from_session_id: str
+    from_seq: int
+    messages: tuple[Message, ...]
 
 
 class SessionEnded(Event, tag="session.ended", frozen=True):
@@ -473,6 +504,7 @@ class QuestionWithdrawn(Event, tag="question.withdrawn", frozen=True):
 
 AnyEvent = (
     SessionCreated
+    | SessionForked
     | SessionEnded
     | SessionModeChanged
     | SessionModelChanged

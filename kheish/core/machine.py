@@ -55,6 +55,7 @@ OUTCOMES: dict[type[Outcome], Callable[[Draft, Any], None]] = {
 
 EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.SessionCreated: sessions.on_created,
+    e.SessionForked: sessions.on_forked,
     e.SessionEnded: sessions.on_ended,
     e.SessionModeChanged: sessions.on_mode_changed,
     e.SessionModelChanged: sessions.on_model_changed,

@@ -104,7 +104,7 @@ class Retrace:
             return
         self.decisions += 1
         revision = _revision(events, self.state)
-        settings = replace(self._settings, policy_revision=revision)
+        settings = replace(self._settings, policy_revision=revision, **_taken_along(events))
         try:
             now = decide(self.state, message, _context(events, context, self.state), settings).events
         except KheishError as error:
@@ -362,6 +362,17 @@ def _cooling(events: Events, state: State) -> tuple[e.Cooling, ...]:
         e.Cooling(route=hop.route, model=hop.model, code=(hop.on or chains.MAY_PASS)[0], until_ms=waits.retry_at_ms)
         for hop in state.runs[waits.run_id].chain
     )
+
+
+def _taken_along(events: Events) -> dict[str, Any]:
+    """What a run takes along of the daemon's settings is recorded with it, and none of today's."""
+    taken: dict[str, Any] = {}
+    for event in events:
+        if isinstance(event, e.RunSubmitted):
+            taken["system_prompt"] = event.system_prompt
+        elif isinstance(event, e.RunStarted):
+            taken["tool_limits"] = event.tool_limits
+    return taken
 
 
 def _revision(events: Events, state: State) -> str:

@@ -22,6 +22,7 @@ from kheish.core.events import (
     Mode,
     SessionCreated,
     SessionEnded,
+    SessionForked,
     SessionModeChanged,
     SessionModelChanged,
     SessionRecovered,
@@ -37,6 +38,12 @@ def create(draft: Draft, command: CreateSession) -> str:
     """Idempotent: an existing session is returned; another directory or mode than it has is a conflict."""
     state = draft.state
     if state.session_id:
+        if command.forked is not None:
+            raise Conflict(
+                f"cannot fork into session {state.session_id}: it exists; choose another name",
+                code="session_conflict",
+                cwd=state.cwd,
+            )
         if command.cwd and command.cwd != state.cwd:
             raise Conflict(
                 f"cannot create session {state.session_id}: it exists with the directory {state.cwd}; "
@@ -59,6 +66,8 @@ def create(draft: Draft, command: CreateSession) -> str:
             body_digest=draft.context.body_digest,
         )
     )
+    if command.forked is not None:
+        draft.emit(command.forked)
     return command.session_id
 
 
@@ -116,6 +125,10 @@ def on_created(state: State, event: SessionCreated, context: Context) -> None:
     state.title = event.title
     state.created_at_ms = event.created_at_ms
     runs.remember_key(state, context, event.body_digest, event.session_id)
+
+
+def on_forked(state: State, event: SessionForked, context: Context) -> None:
+    state.entered.extend(event.messages)
 
 
 def on_ended(state: State, event: SessionEnded, context: Context) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
 from kheish.core.contracts import Message
-from kheish.core.events import Rule
+from kheish.core.events import Rule, SessionForked
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import Outcome
 from kheish.core.recovery import in_flight
@@ -42,6 +42,7 @@ from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
+from kheish.runtime.forks import copy_transcript
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.packer import Packer
@@ -399,6 +400,11 @@ class Supervisor:
     async def messages(self, session_id: str) -> Sequence[Message]:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
         return await (await self._created(session_id)).messages()
+
+    async def copy_transcript(self, session_id: str, at_seq: int) -> tuple[SessionForked, State]:
+        """What a fork begins with, as `forks.copy_transcript` says. Raises NotFound too."""
+        read, until = self._reader(session_id)
+        return await self.committer.run(lambda: copy_transcript(read(until_seq=until), session_id, at_seq))
 
     async def read_records(
         self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None

@@ -90,6 +90,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("timeline", "next", "n", "Next", "Go to the next record that was searched for"),
     Action("timeline", "previous", "N", "Previous", "Go to the one before"),
     Action("timeline", "filter", "f", "Filter", "Show all records, no tools, only mine, or decisions", True),
+    Action("timeline", "fork", "F", "Fork", "Go on from here in a session of its own; this one stays as it is", True),
     Action("timeline", "oldest", "ctrl+home", "Oldest", "Go to the first record of the session"),
     Action("timeline", "newest", "ctrl+end", "Newest", "Go to the newest record and stay there", True),
     # Run

@@ -425,6 +425,8 @@ class Conversation:
         match event["type"]:
             case "session.created":
                 self.mode, self.cwd, self.title = event.get("mode", "default"), event["cwd"], event.get("title", "")
+            case "session.forked":
+                self._fork(event, record, change)
             case "session.ended":
                 self.is_ended = True
                 self._note(record, change, _because(f"session ended by {who}", event.get("reason", "")))
@@ -471,6 +473,25 @@ class Conversation:
                 self._finish(event, record, change)
             case _:
                 self._step_event(event, record, change, who, seq, at_ms)
+
+    def _fork(self, event: Any, record: RecordView, change: Change) -> None:
+        """What was said and done in the other session."""
+        seq, at_ms = record["seq"], record["at_ms"]
+        for number, message in enumerate(event["messages"]):
+            if message["role"] == "user":
+                names = [attachment["name"] for attachment in message.get("attachments", ())]
+                self._add(Said(seq, at_ms, message["text"], "", "cli", "submitted", names), change)
+            elif message["role"] == "assistant":
+                if message["text"] or message.get("reasoning"):
+                    reply = Reply(seq, at_ms, f"{event['from_session_id']}/{number}")
+                    reply.text, reply.reasoning, reply.is_open = message["text"], message.get("reasoning", ""), False
+                    self._add(reply, change)
+                for asked in message.get("tool_requests", ()):
+                    call = self._new_call(record, asked["tool_call_id"], asked["tool"], asked["arguments"], change)
+                    call.phase = "done"
+            elif (done := self._calls.get(message["tool_call_id"])) is not None:
+                done.output, done.is_error = message["text"], message.get("is_error", False)
+        self._note(record, change, f"forked from {event['from_session_id']} at record {event['from_seq']}")
 
     def _enter(self, id_: str, record: RecordView, change: Change, how: str) -> None:
         queued = next((q for q in self.queue if q.id == id_), None)

@@ -29,6 +29,15 @@ class CreateSession(Body, frozen=True):
     title: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
+class ForkSession(Body, frozen=True):
+    """`at` is the record of the other session up to which the transcript is copied; without it, the last that can be
+    forked at. `title`: without it, the other's."""
+
+    session_id: OptionalSession = ""
+    at: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    title: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+
+
 class EndSession(Body, frozen=True):
     reason: Annotated[str, msgspec.Meta(max_length=4000)] = ""
 

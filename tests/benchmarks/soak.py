@@ -51,8 +51,9 @@ def soak(folder: Path, count: int) -> list[Figure]:
     grown = samples[-1] - samples[half]
     return [
         Figure(
-            f"memory over {count} min of streaming", "MB", samples, goal=f"the second half adds < {GROWTH_MB_MAX:.0f}",
-            note=f"first {samples[0]:.1f}, last {samples[-1]:.1f}, the second half added {grown:.1f}; {records} records",
+            f"memory over {count} min of streaming", "MB", samples,
+            goal=f"the second half adds < {GROWTH_MB_MAX:.0f}",
+            note=f"from {samples[0]:.1f} to {samples[-1]:.1f}, the second half added {grown:.1f}; {records} records",
             met=grown < GROWTH_MB_MAX,
         ),
         Figure("memory of the daemon meanwhile", "MB", daemons, note=f"last {daemons[-1]:.1f}"),

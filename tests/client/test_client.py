@@ -127,6 +127,10 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert [queued["run_id"] for queued in call("sessions", "queue", name)] == [first, second]
     assert call("sessions", "move_queued", name, first, 2)["queued_position"] == 2
     assert call("sessions", "set_title", name, "A title")["title"] == "A title"
+    fork = {"at": 1, "new_session_id": f"{name}-fork", "title": "Another way", "key": "fork"}
+    forked = call("sessions", "fork", name, **fork)
+    assert call("sessions", "fork", name, **fork) == forked
+    assert (forked["session_id"], forked["title"]) == (f"{name}-fork", "Another way")
     assert call("sessions", "edit_queued", name, first, "AFTER it")["request"]["text_preview"] == "AFTER it"
     assert call("sessions", "withdraw_queued", name, second)["status"] == "cancelled"
     assert [r["run_id"] for r in call("sessions", "runs", name)] == [second, first, run["run_id"]]

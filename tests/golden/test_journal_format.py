@@ -255,6 +255,13 @@ HOPS = (
     e.Hop(route="openai", model="gpt-x"),
     e.Hop(route="kin", model="kin-x"),
 )
+REQUEST = e.ToolRequest(tool_call_id="toolcall_0", provider_id="toolu_00", tool="read_file", arguments={"path": "a"})
+MESSAGES: tuple[e.Message, ...] = (
+    e.UserMessage(text="Look.", attachments=(e.Attachment(name="a", media_type="text/plain", text="é"),)),
+    e.AssistantMessage(text="", tool_requests=(REQUEST,), reasoning="Hm.", provider_state={"anthropic": {"x": [1]}}),
+    e.ToolMessage(tool_call_id="toolcall_0", provider_id="toolu_00", tool="read_file", text="no", is_error=True),
+    e.AssistantMessage(text="It is not there."),
+)
 QUESTIONS = [
     {
         "header": "Way",
@@ -270,7 +277,8 @@ def write(root: Path) -> None:
     """A life with everything in it, then `expected.json`."""
     blobs = Blobs(root)
     w = Writer(root)
-    w.send(c.CreateSession(session_id=SESSION, cwd="/srv/project", mode="plan", title="A golden life"))
+    forked = e.SessionForked(from_session_id="other", from_seq=7, messages=MESSAGES)
+    w.send(c.CreateSession(session_id=SESSION, cwd="/srv/project", mode="plan", title="A golden life", forked=forked))
     w.send(c.SetMode(mode="default"))
     w.send(c.SetModel(model="anthropic/claude-x"))
     w.settings = msgspec.structs.replace(
@@ -318,12 +326,8 @@ def write(root: Path) -> None:
         metadata={"exit_code": 2, "duration_ms": 1500},
     )
     w.submit("And hurry.", key="steer", delivery="steer", attachments=attachments[:1])
-    w.reply(
-        "",
-        call(
-            "todo_write", todos=[{"content": "Look", "status": "completed"}, {"content": "Mend", "status": "pending"}]
-        ),
-    )
+    todos = [{"content": "Look", "status": "completed"}, {"content": "Mend", "status": "pending"}]
+    w.reply("", call("todo_write", todos=todos))
     w.finish_tool("[x] Look")
     w.reply("What now?", call("ask_user_question", questions=QUESTIONS))
     w.answer(

@@ -26,6 +26,7 @@ from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput
 from kheish.wire.sessions import (
     CreateSession,
     EndSession,
+    ForkSession,
     InterruptView,
     SessionStatus,
     SessionView,
@@ -69,13 +70,7 @@ class TranscriptQuery(Body, frozen=True):
 
 async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> SessionView:
     body = call.body
-    session_id = body.session_id or (_session_of_key(call.key) if call.key else new_id("session"))
-    if not is_session_name(session_id):
-        raise Invalid(
-            f"cannot use {session_id!r} as a session id: 1-128 letters, digits, `.`, `_`, `-`, a letter or digit first",
-            code="invalid_session_id",
-            path="$.session_id",
-        )
+    session_id = _new_session(body.session_id, call.key)
     is_new = session_id not in app.supervisor.index.rows
     cwd = body.cwd or (body.default_cwd if is_new else "")
     if cwd:
@@ -88,6 +83,28 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
     command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=mode, title=body.title)
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
     return app.session_view(applied.state, applied.seq)
+
+
+async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionView:
+    body = call.body
+    session_id = _new_session(body.session_id, call.key)
+    forked, source = await app.supervisor.copy_transcript(call.path["id"], body.at or 0)
+    title = source.title if body.title is None else body.title
+    command = commands.CreateSession(session_id=session_id, cwd=source.cwd, title=title, forked=forked)
+    applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
+    return app.session_view(applied.state, applied.seq)
+
+
+def _new_session(name: str, key: str) -> str:
+    """The id of a session that is to be made. Raises Invalid."""
+    session_id = name or (_session_of_key(key) if key else new_id("session"))
+    if not is_session_name(session_id):
+        raise Invalid(
+            f"cannot use {session_id!r} as a session id: 1-128 letters, digits, `.`, `_`, `-`, a letter or digit first",
+            code="invalid_session_id",
+            path="$.session_id",
+        )
+    return session_id
 
 
 def _session_of_key(key: str) -> str:
@@ -319,6 +336,9 @@ ENDPOINTS = (
          body=SubmitInput, returns=RunView, status=202, keyed=True, codes=SUBMITS),
     _row("GET", _S + "/{id}/runs", list_runs_of_session, "List the runs of a session, newest first",
          returns=list[RunView]),
+    _row("POST", _S + "/{id}/fork", fork_session, "Make a session whose transcript begins with this one's",
+         body=ForkSession, returns=SessionView, status=201, keyed=True,
+         codes=(*OF_APPEND, "invalid_session_id", "session_conflict", "fork_boundary", "fork_too_large", "disk_low")),
     _row("POST", _S + "/{id}/interrupt", interrupt_session, "Stop the active run; the queue goes on",
          body=StopRun, returns=InterruptView),
     _row("POST", _S + "/{id}/end", end_session, "End a session for good", body=EndSession, returns=SessionView),

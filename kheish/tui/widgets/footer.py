@@ -19,6 +19,10 @@ FACTS_MIN = 2
 _ORDER = {action.id: place for place, action in enumerate(ACTIONS)}
 
 
+def _place(active: ActiveBinding) -> str:
+    return (active.binding.id or "").partition(".")[0]
+
+
 class Footer(Widget):
     """One line. `facts` are its words on the right, the most important last: the others make room for the keys."""
 
@@ -36,16 +40,17 @@ class Footer(Widget):
         self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
 
     def _keys(self) -> list[ActiveBinding]:
-        """In the order of the table: those of what has the focus, then the screen's, then the application's."""
+        """In the order of the table: those that only what has the focus has, the screen's, the application's."""
         found: dict[str, ActiveBinding] = {}
         for active in self.screen.active_bindings.values():
             if active.binding.show and active.enabled:
                 found.setdefault(active.binding.action, active)
-        nodes = [self.screen, self.app]
-        return sorted(
-            found.values(),
-            key=lambda a: (nodes.index(a.node) if a.node in nodes else -1, _ORDER.get(a.binding.id or "", 0)),
-        )
+        places = {_place(active) for active in self.screen.active_bindings.values() if active.node is self.screen}
+
+        def order(active: ActiveBinding) -> tuple[bool, bool, int]:
+            return active.node is self.app, _place(active) in places, _ORDER.get(active.binding.id or "", 0)
+
+        return sorted(found.values(), key=order)
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
