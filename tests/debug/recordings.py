@@ -14,7 +14,7 @@ HEADERS = [("authorization", "Bearer the-key-of-the-call"), ("content-type", "ap
 
 
 class Clock:
-    def __init__(self, at_ms: int = 1_800_000_000_000) -> None:
+    def __init__(self, at_ms: int) -> None:
         self.at_ms = at_ms
 
     def now_ms(self) -> int:
@@ -22,9 +22,9 @@ class Clock:
 
 
 def make_debugging(
-    root: Path, level: DebugLevel = "redacted", known: tuple[str, ...] = (), at_ms: int = 0
+    root: Path, level: DebugLevel = "redacted", known: tuple[str, ...] = (), at_ms: int = 1_800_000_000_000
 ) -> Debugging:
-    return Debugging(root / "debug", Clock(at_ms) if at_ms else Clock(), level, lambda: known)
+    return Debugging(root / "debug", Clock(at_ms), level, lambda: known)
 
 
 def begin(debugging: Debugging, body: bytes = b"{}", **request: object) -> Recording:

@@ -158,11 +158,13 @@ async def test_what_is_at_work_for_long_is_kept_as_far_as_it_came(
     monkeypatch.setattr(service, "DEBUG_WRITE_EVERY_MS", 0)
     debugging = make_debugging(tmp_path)
     recording = begin(debugging)
-    receive(recording, b"data: 1\n\n", is_complete=False)
     async with asyncio.timeout(10):
         while not (rows := await debugging.list_artifacts("s", "run_1")):
             await asyncio.sleep(0)
-    assert (rows[0].outcome, rows[0].duration_ms) == ("", 0)
+        assert (rows[0].outcome, rows[0].duration_ms, rows[0].response_bytes) == ("", 0, 0)
+        receive(recording, b"data: 1\n\n", is_complete=False)
+        while not (await debugging.list_artifacts("s", "run_1"))[0].response_bytes:
+            await asyncio.sleep(0)
     (exchange,) = (await debugging.read_artifact("s", "run_1", "1.1")).exchanges
     assert [event.text for event in exchange.response.events] == ["data: 1\n\n"] and not exchange.response.complete
     debugging.end(recording, None)

@@ -94,7 +94,7 @@ async def test_request_and_stream_are_what_the_server_saw_and_sent(
     server.play(Answer(stream, split=7, headers={"x-request-id": "req_1"}))
     async with calling(tmp_path, provider) as calls:
         outcome = await calls.call()
-        assert isinstance(outcome, ModelReplied)
+        assert isinstance(outcome, ModelReplied) and at_work() is None
         kept = await calls.kept()
     (exchange,) = kept.exchanges
     request, response = exchange.request, exchange.response
@@ -124,7 +124,9 @@ async def test_an_error_is_kept_with_its_body_and_without_the_key_that_it_repeat
         assert isinstance(await calls.call(), ModelFailed)
         kept = await calls.kept()
     assert (kept.outcome, kept.status) == ("auth", 401)
-    assert kept.exchanges[0].response.events[0].text == json.dumps(wire.errors("auth", f"bad key {MASK}"))
+    (exchange,) = kept.exchanges
+    assert exchange.response.events[0].text == json.dumps(wire.errors("auth", f"bad key {MASK}"))
+    assert exchange.response.complete
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*.json"))
 
 
