@@ -77,6 +77,8 @@ class ModelRequest(Struct, frozen=True):
     tools: tuple[ToolDefinition, ...]
     output_tokens_max: int
     blobs: dict[str, bytes] = {}
+    may_use_tools: bool = True
+    """Where it may not, the tools are there all the same: the transcript has calls of them."""
 
 
 class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):
@@ -93,7 +95,13 @@ class ToolCallDelta(Struct, tag_field="kind", tag="tool_call", frozen=True):
     tool: str
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta
+class UsageDelta(Struct, tag_field="kind", tag="usage", frozen=True):
+    """What the provider says that the call has taken so far. It counts where no reply comes."""
+
+    usage: Usage
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | UsageDelta
 
 
 class ReplyToolCall(Struct, frozen=True):

@@ -17,12 +17,17 @@ from kheish.core.events import (
     ApprovalKind,
     Arguments,
     Attachment,
+    Budget,
     Effect,
     Hop,
     Mode,
+    OnBudget,
     Process,
     Question,
+    Rate,
     Rule,
+    Spent,
+    Standing,
     Struct,
     ToolKind,
     ToolRequest,
@@ -31,7 +36,7 @@ from kheish.core.events import (
 
 T = TypeVar("T")
 
-REDUCER_VERSION = 3
+REDUCER_VERSION = 4
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
@@ -62,6 +67,8 @@ class ModelCall(Struct, frozen=True):
     retry_at_ms: int = 0
     tried: tuple[int, ...] = ()
     stays: bool = False
+    reserved: Spent = Spent()
+    output_tokens_max: int = 0
 
 
 class ToolCall(Struct, frozen=True):
@@ -124,6 +131,14 @@ class Run(Struct, frozen=True):
     hops: tuple[Hop, ...] = ()
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
+    budget: Budget = Budget()
+    budget_by: str = ""
+    on_budget: OnBudget = "ask"
+    rates: tuple[Rate | None, ...] = ()
+    used: Spent = Spent()
+    """By all attempts of all its calls."""
+    stopped: Standing | None = None
+    """The budget for want of which it ends."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
@@ -148,6 +163,7 @@ class Approval(Struct, frozen=True):
     rule: str
     kind: ApprovalKind = "tool_call"
     reason: str = ""
+    standing: Standing | None = None
 
 
 class QuestionRequest(Struct, frozen=True):
@@ -173,6 +189,14 @@ class KeyUse(Struct, frozen=True):
 
     body_digest: str
     result: str
+
+
+class BudgetNote(Struct, frozen=True):
+    """What was decided here of a budget, also of one that is not the session's own: what it was raised by, and whether
+    a warning was given."""
+
+    raised: Budget = Budget()
+    is_warned: bool = False
 
 
 class State(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -205,6 +229,21 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The newest IDEMPOTENCY_KEYS_KEPT."""
     processes: dict[str, Process] = {}
     """Processes that may live, by tool call."""
+    parent_session_id: str = ""
+    parent_run_id: str = ""
+    budget: Budget = Budget()
+    budget_by: str = ""
+    raised_before: Budget = Budget()
+    """Raises of the budget in other sessions that count no more."""
+    budget_notes: dict[str, BudgetNote] = {}
+    """By account; the newest BUDGET_NOTES_KEPT."""
+    used: Spent = Spent()
+    """By all runs, also those that left."""
+    day: str = ""
+    """The newest on which a model was called, and what was used on it."""
+    day_used: Spent = Spent()
+    context_tokens: int = 0
+    """About how long the transcript is: what the last reply's usage says, and an estimate of what came after."""
 
     def fork(self) -> State:
         """A state that may be evolved without changing this one: containers copied, leaves shared, nothing entered."""
@@ -212,7 +251,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.rules, forked.queue, forked.entered = self.rules[:], self.queue[:], []
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
-        forked.settled = self.settled.copy()
+        forked.settled, forked.budget_notes = self.settled.copy(), self.budget_notes.copy()
         return forked
 
     @property
