@@ -9,6 +9,11 @@ deny = ["bash(sudo *)"]
 [secrets]
 keyring = true
 
+[budgets]
+daily_cost_usd = 20.0
+session_tokens = 5_000_000
+run_steps = 200
+
 [tui]
 theme = "kheish-light"
 
@@ -20,7 +25,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -41,6 +46,31 @@ class Secrets(msgspec.Struct, forbid_unknown_fields=True):
     """`keyring`: the master key is in the system's keyring instead of the state root."""
 
     keyring: bool = False
+
+
+Dollars = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(gt=0, lt=1 << 53)]
+
+
+class Budgets(msgspec.Struct, forbid_unknown_fields=True):
+    """Of each run and each session that set none of their own, of each day, and of the daemon for all time."""
+
+    run_cost_usd: Dollars | None = None
+    run_tokens: Count | None = None
+    run_steps: Count | None = None
+    run_wall_ms: Count | None = None
+    session_cost_usd: Dollars | None = None
+    session_tokens: Count | None = None
+    session_steps: Count | None = None
+    session_wall_ms: Count | None = None
+    daily_cost_usd: Dollars | None = None
+    daily_tokens: Count | None = None
+    daily_steps: Count | None = None
+    daily_wall_ms: Count | None = None
+    daemon_cost_usd: Dollars | None = None
+    daemon_tokens: Count | None = None
+    daemon_steps: Count | None = None
+    daemon_wall_ms: Count | None = None
 
 
 Notice = Literal["off", "bell", "terminal", "desktop"]
@@ -73,6 +103,7 @@ class Tui(msgspec.Struct, forbid_unknown_fields=True):
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     secrets: Secrets = msgspec.field(default_factory=Secrets)
+    budgets: Budgets = msgspec.field(default_factory=Budgets)
     tui: Tui = msgspec.field(default_factory=Tui)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from kheish.amounts import used_of
 from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
@@ -97,6 +98,8 @@ def get(session_id: str | None, as_json: bool) -> int:
         ("runs", view["runs_total"]),
         ("active", view["active_run_id"]),
         ("queued", " ".join(view["queued_run_ids"])),
+        ("budget", used_of(view["budget"]) if view["budget"] else ""),
+        ("parent", view["parent_run_id"]),
         ("approvals", " ".join(view["pending_approval_ids"])),
         ("questions", " ".join(view["pending_question_ids"])),
     ]

@@ -14,6 +14,7 @@ from kheish.client.errors import ApiError, DaemonUnreachable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kheish.client.views import (
+        AmountsView,
         AnswerBody,
         AnyEvent,
         ApprovalKind,
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
         Attempt,
         AuthorView,
         Behavior,
+        BudgetBody,
+        BudgetView,
         CapabilitiesView,
         ChainView,
         Choice,
         Cooling,
         Delivery,
         DeltaView,
+        Dimension,
         Effect,
         EndView,
         HealthView,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
         MatrixRow,
         MessageView,
         Mode,
+        OnBudget,
         OptionView,
         PermissionAudit,
         PermissionView,
@@ -80,6 +85,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AmountsView",
     "AnswerBody",
     "AnyEvent",
     "ApiError",
@@ -90,6 +96,8 @@ __all__ = [
     "Attempt",
     "AuthorView",
     "Behavior",
+    "BudgetBody",
+    "BudgetView",
     "CapabilitiesView",
     "ChainView",
     "Choice",
@@ -97,6 +105,7 @@ __all__ = [
     "DaemonUnreachable",
     "Delivery",
     "DeltaView",
+    "Dimension",
     "Effect",
     "EndView",
     "HealthView",
@@ -111,6 +120,7 @@ __all__ = [
     "MatrixRow",
     "MessageView",
     "Mode",
+    "OnBudget",
     "OptionView",
     "PermissionAudit",
     "PermissionView",

@@ -42,8 +42,8 @@ VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
     "budget": ("raise", "stop"),
 }
 """What a human may say to each kind. `verify`: the model is told that the outcome is unknown and checks. `retry`: run
-it again. `mark_done`: it took effect. `give_up`: the run fails. `raise`: the budget is more from now on. `stop`: the run
-ends with a last word."""
+it again. `mark_done`: it took effect. `give_up`: the run fails. `raise`: the budget is more from now on. `stop`: the
+run ends with a last word."""
 
 
 def permission_of(draft: Draft, call: ToolCall, arguments: Arguments) -> Permission:

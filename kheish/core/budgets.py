@@ -1,9 +1,9 @@
 """Rules of budgets: what was used, what is reserved, what there is room for, and what becomes of a run without room.
 
-A budget is kept over an account: a run, a session, a day or the daemon. Each session adds up, from its own journal, what
-its runs used; a call under way has what it may use reserved. What others added to an account that concerns a session
-comes with the message (`Context.outside`), and a raise counts wherever it was granted: every fact is in one journal, so
-that nothing is lost or counted twice, whoever dies.
+A budget is kept over an account: a run, a session, a day or the daemon. Each session adds up, from its own journal,
+what its runs used; a call under way has what it may use reserved. What others added to an account that concerns a
+session comes with the message (`Context.outside`), and a raise counts wherever it was granted: every fact is in one
+journal, so that nothing is lost or counted twice, whoever dies.
 
 A budget bounds the next call before it is made: it asks for no more output than there is room for, and where there is
 room for too little of it, a human is asked, or the run stops with a last word.
@@ -41,15 +41,15 @@ from kheish.core.outcomes import BudgetMoved
 from kheish.core.state import Approval, BudgetNote, Run, State, keep_newest, status_of
 from kheish.errors import Invalid
 from kheish.limits import (
-    BLOB_TOKENS_ESTIMATE,
-    BUDGET_LAST_WORD_TOKENS,
+    BLOB_TOKENS_DEFAULT,
+    BUDGET_LAST_WORD_TOKENS_MAX,
     BUDGET_NOTES_KEPT,
-    BUDGET_OUTPUT_TOKENS_MIN,
-    BUDGET_WARN_PERCENT,
-    BUDGETED_RUNS_SHARED,
-    CHARS_PER_TOKEN_ESTIMATE,
+    BUDGET_REPLY_TOKENS_MIN,
+    BUDGET_WARN_SHARE_DEFAULT,
+    BUDGETED_RUNS_SHARED_MAX,
+    CHARS_PER_TOKEN_DEFAULT,
     MODEL_OUTPUT_TOKENS_MAX,
-    PROMPT_TOKENS_ESTIMATE,
+    PROMPT_TOKENS_DEFAULT,
 )
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -180,11 +180,12 @@ def standings(state: State, run: Run, default: Budget, outside: tuple[Outside, .
     for other in outside:
         if other.limit is not None and other.limit != NONE:
             is_day = other.account.startswith("day:")
+            given = plus(_note(state, other.account).raised, other.raised)
             here = state.used if not is_day else state.day_used if other.account == f"day:{state.day}" else NOTHING
             found.append(
                 Standing(
                     account=other.account,
-                    limit=raised(other.limit, plus(_note(state, other.account).raised, other.raised)),
+                    limit=raised(other.limit, _combine(given, other.raised_before, -1)),
                     used=add(here, other.used),
                     reserved=reserved_of(state.active_run),
                     by=other.by,
@@ -209,8 +210,8 @@ def left_of(standing: Standing, dimension: Dimension) -> int | None:
 def reached(standing: Standing, input_tokens: int, rate: Rate | None) -> tuple[Dimension, ...]:
     """The limits that leave no room for a call of so many tokens."""
     needed: dict[Dimension, int] = {
-        "cost_usd": max(1, price(input_tokens, BUDGET_OUTPUT_TOKENS_MIN, rate)),
-        "tokens": input_tokens + BUDGET_OUTPUT_TOKENS_MIN,
+        "cost_usd": max(1, price(input_tokens, BUDGET_REPLY_TOKENS_MIN, rate)),
+        "tokens": input_tokens + BUDGET_REPLY_TOKENS_MIN,
         "steps": 1,
         "wall_ms": 1,
     }
@@ -219,7 +220,7 @@ def reached(standing: Standing, input_tokens: int, rate: Rate | None) -> tuple[D
 
 def is_nearly_used(standing: Standing) -> bool:
     limits = {d: limit for d in DIMENSIONS if (limit := whole(standing.limit, d)) is not None}
-    return any(100 * amount(standing.used, d) >= BUDGET_WARN_PERCENT * limit for d, limit in limits.items())
+    return any(amount(standing.used, d) >= BUDGET_WARN_SHARE_DEFAULT * limit for d, limit in limits.items())
 
 
 def output_room(standing: Standing, input_tokens: int, rate: Rate | None) -> int:
@@ -269,7 +270,7 @@ def share_of(state: State) -> Share:
         raised_before=state.raised_before,
         runs={
             run.run_id: RunShare(limit=run.budget, used=add(run.used, reserved_of(run)), by=run.budget_by)
-            for run in budgeted[-BUDGETED_RUNS_SHARED:]
+            for run in budgeted[-BUDGETED_RUNS_SHARED_MAX:]
         },
         notes=dict(state.budget_notes),
         parent_session_id=state.parent_session_id,
@@ -336,7 +337,7 @@ def _standings(draft: Draft, run: Run) -> list[Standing]:
 
 
 def _input_tokens(state: State) -> int:
-    return state.context_tokens + PROMPT_TOKENS_ESTIMATE
+    return state.context_tokens + PROMPT_TOKENS_DEFAULT
 
 
 def _rate(run: Run, hop: int) -> Rate | None:
@@ -347,10 +348,10 @@ def reserve(draft: Draft, run: Run, hop: int) -> tuple[int, Spent]:
     """How long the reply to an attempt may be (0: as long as usual), and what is set aside for it."""
     rate, input_tokens = _rate(run, hop), _input_tokens(draft.state)
     if run.stopped is not None:
-        room = BUDGET_LAST_WORD_TOKENS
+        room = BUDGET_LAST_WORD_TOKENS_MAX
     else:
         rooms = [output_room(standing, input_tokens, rate) for standing in _standings(draft, run)]
-        room = max(BUDGET_OUTPUT_TOKENS_MIN, min([MODEL_OUTPUT_TOKENS_MAX, *rooms]))
+        room = max(BUDGET_REPLY_TOKENS_MIN, min([MODEL_OUTPUT_TOKENS_MAX, *rooms]))
     reserved = Spent(cost_nanousd=price(input_tokens, room, rate), tokens=input_tokens + room, steps=1)
     return room if room < MODEL_OUTPUT_TOKENS_MAX else 0, reserved
 
@@ -446,9 +447,9 @@ def pass_time(state: State, context: Context) -> None:
     """Since the last record the active run was at work, unless it waited for a human or its daemon was dead."""
     run = state.active_run
     passed_ms = context.at_ms - state.updated_at_ms
-    if run is not None and passed_ms > 0 and context.generation == state.generation:
-        if status_of(state, run) == "running":
-            _use(state, run.run_id, Spent(wall_ms=passed_ms))
+    is_same_daemon = context.generation == state.generation
+    if run is not None and passed_ms > 0 and is_same_daemon and status_of(state, run) == "running":
+        _use(state, run.run_id, Spent(wall_ms=passed_ms))
 
 
 def charge(state: State, run_id: str, usage: Usage, cost_usd: float | None, *, steps: int = 0) -> None:
@@ -490,7 +491,7 @@ def _message_tokens(message: Message) -> int:
     elif isinstance(message, UserMessage):
         chars += sum(len(attachment.text) for attachment in message.attachments)
         blobs = sum(bool(attachment.blob) for attachment in message.attachments)
-    return chars // CHARS_PER_TOKEN_ESTIMATE + blobs * BLOB_TOKENS_ESTIMATE
+    return chars // CHARS_PER_TOKEN_DEFAULT + blobs * BLOB_TOKENS_DEFAULT
 
 
 def on_set(state: State, event: SessionBudgetSet, context: Context) -> None:

@@ -35,6 +35,8 @@ class Outside(Struct, frozen=True):
     is_warned: bool = False
     limit: Budget | None = None
     by: str = ""
+    raised_before: Budget = Budget()
+    """Raises that count no more."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,8 +105,8 @@ class Budget(Struct, frozen=True):
 
 
 class Spent(Struct, frozen=True):
-    """What was used. Costs are whole billionths of a US dollar, so that sums are exact; those of `unpriced_calls`, whose
-    price nobody knows, are not in it."""
+    """What was used. Costs are whole billionths of a US dollar, so that sums are exact; those of `unpriced_calls`,
+    whose price nobody knows, are not in it."""
 
     cost_nanousd: int = 0
     tokens: int = 0
@@ -200,8 +200,8 @@ class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
 
 
 class SessionBudgetSet(Event, tag="session.budget_set", frozen=True):
-    """The budget of all runs of the session and of its children. `raised_before` is what other sessions had raised it by:
-    that counts no more."""
+    """The budget of all runs of the session and of its children. `raised_before` is what other sessions had raised it
+    by: that counts no more."""
 
     budget: Budget
     raised_before: Budget = Budget()

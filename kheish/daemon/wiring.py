@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 from kheish.config import FILE_NAME, load_config
-from kheish.core.events import Behavior, Process, Rule
+from kheish.core.budgets import DIMENSIONS
+from kheish.core.events import Behavior, Budget, Process, Rule
 from kheish.core.permissions import parse_pattern
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
+from kheish.runtime.ledger import Limits
 from kheish.runtime.supervisor import Supervisor, SystemClock
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
@@ -54,6 +56,16 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
     return Secrets(root / "daemon" / "secrets", master_key, SystemClock())
 
 
+def config_budgets(config_dir: Path) -> Limits:
+    """The budgets of `config.toml`. Raises Invalid."""
+    budgets = load_config(config_dir).budgets
+
+    def read(whose: str) -> Budget:
+        return Budget(**{dimension: getattr(budgets, f"{whose}_{dimension}") for dimension in DIMENSIONS})
+
+    return Limits(run=read("run"), session=read("session"), day=read("daily"), daemon=read("daemon"))
+
+
 def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Secrets) -> Supervisor:
     return Supervisor(
         root,
@@ -63,4 +75,5 @@ def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Se
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
+        budgets=config_budgets(config_dir),
     )

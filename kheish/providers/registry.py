@@ -14,7 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kheish.core.events import Hop
+from kheish.core.usage import PriceOf
 from kheish.errors import Conflict, Invalid, KheishError, NotFound, ProviderError
+from kheish.providers.prices import load_prices
 from kheish.providers.routes import (
     BUILT_IN,
     FILE_NAME,
@@ -166,6 +168,9 @@ class Routes:
         if not (key.isascii() and key.isprintable()):
             return "", f"{holder} holds characters that no key has; set it anew{then}"
         return key, ""
+
+    async def prices(self) -> PriceOf:
+        return await load_prices((await self.table()).routes)
 
     async def describe(self) -> list[dict[str, Any]]:
         table = await self.table()

@@ -18,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -57,10 +57,22 @@ DEFAULT_MODEL: dict[str, str] = {
 }
 
 
+Dollars = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a million tokens cost, in US dollars; those from the cache as any other where nothing else is said."""
+
+    input_usd: Dollars
+    output_usd: Dollars
+    cache_read_usd: Dollars | None = None
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to a model. The key itself is never here, only the name of the secret (`auth_ref`) or of the variable
     that holds it; a driver has its usual one, and a server with a `base_url` of its own needs none unless it is named.
-    `multimodal_input` says whether the model is shown images and documents."""
+    `multimodal_input` says whether the model is shown images and documents; `price` what its models cost, where no
+    table knows that."""
 
     driver: Driver
     default_model: str = ""
@@ -68,6 +80,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     auth_ref: str = ""
     base_url: str = ""
     multimodal_input: bool | None = None
+    price: Price | None = None
 
     @property
     def key_env(self) -> str:

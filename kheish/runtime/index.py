@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from kheish.core.budgets import Share, share_of
 from kheish.core.state import REDUCER_VERSION, State, last_run_status, status_of
 from kheish.ids import time_of
 from kheish.runtime.fold import ID_CLOCK_MS
 from kheish.store import atomic
 from kheish.store.session_dir import ends_at, session_names, sessions_dir
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 _HEADER = b'{"v":%d,"reducer":%d}\n' % (INDEX_VERSION, REDUCER_VERSION)
 _ROWS_AT_ONCE = 100
 _OLD_LINES_MIN = 1_000
@@ -58,6 +59,7 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     problem: str = ""
     segment_first_seq: int = 0
     size: int = 0
+    share: Share = Share()
 
     @property
     def run_ids(self) -> list[str]:
@@ -120,6 +122,7 @@ def summarize(
         is_owed=is_owed,
         segment_first_seq=segment_first_seq,
         size=size,
+        share=share_of(state),
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
 from kheish.core.events import Hop, Process
+from kheish.core.usage import PriceOf
 
 
 class Clock(Protocol):
@@ -42,6 +43,10 @@ class Providers(Protocol):
 
     async def describe_chains(self) -> list[dict[str, Any]]:
         """The chains: chain_id, hops, is_default."""
+        ...
+
+    async def prices(self) -> PriceOf:
+        """What calls cost; loads the table of prices off the event loop on first use. Raises Invalid."""
         ...
 
     async def describe(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any
 
 import msgspec
 
+from kheish.core.budgets import share_of
 from kheish.core.codec import decode_state
-from kheish.core.commands import Command, Context, CreateSession, Recover, SubmitRun
+from kheish.core.commands import Command, Context, CreateSession, Outside, Recover, SubmitRun
 from kheish.core.contracts import Message
 from kheish.core.events import Rule
 from kheish.core.machine import decide, pending
-from kheish.core.outcomes import Outcome
+from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import (
@@ -47,6 +49,7 @@ from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_records, fold_run
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
+from kheish.runtime.ledger import Ledger, Limits, is_loosened
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Tool
 from kheish.runtime.reconciler import KillTree, Reconciler
@@ -106,6 +109,7 @@ class Supervisor:
         kill_tree: KillTree,
         raise_generation: Callable[[int], int],
         config_rules: tuple[Rule, ...] = (),
+        budgets: Limits = Limits(),
         clock: Clock | None = None,
     ) -> None:
         self.root = root
@@ -120,12 +124,14 @@ class Supervisor:
         self.disk = DiskWatch(root, self.committer)
         self.circuits = Circuits()
         specs = {name: tool.spec for name, tool in tools.items()}
-        self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
+        self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules, budgets)
+        self.ledger = Ledger(budgets)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,
             policy=self.policy,
             circuits=self.circuits,
+            ledger=self.ledger,
             generation=generation,
             next_pos=self._next_pos,
             on_change=self._changed,
@@ -174,6 +180,7 @@ class Supervisor:
         for row in await asyncio.gather(*[self.committer.run(self._summarize_from_disk, name) for name in stale]):
             if row.created_at_ms or row.problem:
                 self.index.put(row)
+        self.ledger.load({row.session_id: row.share for row in self.index.rows.values()})
         owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
         await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
         self._is_started = True
@@ -181,6 +188,8 @@ class Supervisor:
             self._reconciler.reconcile(actor)
         if stale:
             self._in_background(self._save_index())
+        if self.ledger.waiting:
+            self._in_background(self._tell_waiting())
 
     async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
         """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
@@ -274,22 +283,32 @@ class Supervisor:
         no_room = await self.disk.problem() if isinstance(command, CreateSession | SubmitRun) else ""
         if creating and session_id not in self.index.rows:
             # A refused one must not leave a directory behind.
-            decide(State(), command, self._context(caller, key, body_digest), self.policy.settings)
+            decide(State(), command, self._context(session_id, caller, key, body_digest), self.policy.settings)
             if no_room:
                 raise disk_low("create a session", no_room)
         actor = await self._open(session_id, create=creating)
         if no_room and isinstance(command, SubmitRun) and key not in actor.state.keys:
             raise disk_low("take an input", no_room)
         try:
-            return await actor.submit(command, lambda: self._context(caller, key, body_digest))
+            return await actor.submit(command, lambda: self._context(session_id, caller, key, body_digest))
         except Poisoned as error:
             self._trouble(actor, error)
             raise
 
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
-        return await actor.submit(outcome, lambda: self._context(DAEMON))
+        return await actor.submit(outcome, lambda: self._context(actor.session_id, DAEMON))
 
-    def _context(self, caller: Caller, key: str = "", body_digest: str = "") -> Context:
+    async def _tell_waiting(self, changed_id: str = "") -> None:
+        """A budget may have room again: whoever waits for one looks again."""
+        for session_id in self.ledger.waiting - {changed_id}:
+            with contextlib.suppress(KheishError):
+                await self._report(await self._open(session_id), BudgetMoved())
+
+    @property
+    def today(self) -> str:
+        return date.fromtimestamp(self.clock.now_ms() / 1000).isoformat()
+
+    def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()
         return Context(
             at_ms=at_ms,
@@ -301,7 +320,13 @@ class Supervisor:
             key=key,
             body_digest=body_digest,
             cooling=self.circuits.cooling(at_ms),
+            outside=self.outside(session_id),
+            day=self.today,
         )
+
+    def outside(self, session_id: str) -> tuple[Outside, ...]:
+        """What there is to know of budgets beyond a session."""
+        return self.ledger.outside(session_id, self.today)
 
     def _next_pos(self) -> int:
         self._pos += 1
@@ -312,6 +337,9 @@ class Supervisor:
             self._published_pos = max(self._published_pos, actor.pos)
         if self._is_started:
             self._reconciler.reconcile(actor)
+        row = self.index.rows.get(actor.session_id) if self.ledger.waiting else None
+        if row is not None and is_loosened(row.share, share_of(actor.state)):
+            self._in_background(self._tell_waiting(actor.session_id))
         durable = actor.journal.locate(actor.seq)
         self.index.put(
             summarize(
@@ -396,7 +424,8 @@ class Supervisor:
                 tail_file=" ".join(path.name for path in opened.set_aside),
             )
             await actor.submit(
-                recover, lambda: self._context(Caller(principal="daemon", origin="recovery", is_operator=False))
+                recover,
+                lambda: self._context(session_id, Caller(principal="daemon", origin="recovery", is_operator=False)),
             )
         return actor
 

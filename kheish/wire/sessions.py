@@ -12,6 +12,7 @@ from kheish.core.events import Mode
 from kheish.core.state import Run, State, last_run_status, status_of
 from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View
+from kheish.wire.budgets import BudgetView
 from kheish.wire.permissions import RuleView, rule_view
 
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
@@ -64,6 +65,10 @@ class SessionView(View, frozen=True):
     """Clients that follow it now."""
     rules: list[RuleView] | None = None
     """In the view of one session, not in lists."""
+    budget: BudgetView | None = None
+    """Likewise; null where there is none."""
+    parent_run_id: str = ""
+    """The run whose process made it, and for whose budget it counts, too."""
 
 
 class MessageView(View, frozen=True):
@@ -99,7 +104,7 @@ def session_status(ended: bool, active_status: str) -> SessionStatus:
     return active_status or "idle"  # type: ignore[return-value]
 
 
-def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
+def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView | None = None) -> SessionView:
     active = state.active_run
     latest: Run | None = active or (next(reversed(state.runs.values())) if state.runs else None)
     return SessionView(
@@ -121,6 +126,8 @@ def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
         last_run_status=last_run_status(state),
         attached=attached,
         rules=[rule_view(rule) for rule in state.rules],
+        budget=budget,
+        parent_run_id=state.parent_run_id,
     )
 
 

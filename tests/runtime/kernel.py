@@ -9,8 +9,10 @@ from typing import Any
 
 from kheish.core import commands as c
 from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, TextDelta, ToolSpec
-from kheish.core.events import Hop, Process
+from kheish.core.events import Hop, Process, Usage
 from kheish.core.state import Run, State, status_of
+from kheish.core.usage import PriceOf
+from kheish.runtime.ledger import Limits
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.runtime.supervisor import Caller, Supervisor
 from kheish.store.records import Record
@@ -31,6 +33,11 @@ def reply(text: str = "", *calls: tuple[str, dict[str, Any]]) -> Reply:
     )
 
 
+def price(route: str, model: str, usage: Usage, at_ms: int) -> float | None:
+    """A dollar for a million tokens that go in, ten for those that come out; only of the model `m`."""
+    return (usage.input_tokens + 10 * usage.output_tokens) / 1_000_000 if model == "m" else None
+
+
 class Scripted:
     """A provider that plays replies by the request's ordinal; an awaitable one is awaited first."""
 
@@ -43,6 +50,9 @@ class Scripted:
 
     async def open(self, route: str) -> Scripted:
         return self
+
+    async def prices(self) -> PriceOf:
+        return price
 
     async def describe(self) -> list[dict[str, Any]]:
         return []
@@ -75,7 +85,9 @@ class HandTool:
 
 
 class Kernel:
-    def __init__(self, root: Path, replies: list[Reply | Answer], generation: int = 1) -> None:
+    def __init__(
+        self, root: Path, replies: list[Reply | Answer], generation: int = 1, budgets: Limits = Limits()
+    ) -> None:
         self.provider = Scripted(replies)
         self.tools = {name: HandTool(spec) for name, spec in TOOLS.items()}
         self.ended: list[Process] = []
@@ -86,6 +98,7 @@ class Kernel:
             tools=dict(self.tools),
             kill_tree=self._kill_tree,
             raise_generation=lambda minimum: max(minimum, generation),
+            budgets=budgets,
         )
 
     async def _kill_tree(self, process: Process, tool_call_id: str, grace_ms: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, secrets, sessions, usage
+from kheish.api.endpoints import approvals, budgets, daemon, permissions, questions, runs, secrets, sessions, usage
 from kheish.api.router import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -13,5 +13,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *questions.ENDPOINTS,
     *permissions.ENDPOINTS,
     *usage.ENDPOINTS,
+    *budgets.ENDPOINTS,
     *secrets.ENDPOINTS,
 )
