@@ -39,11 +39,13 @@ def _visible(text: str, width: int) -> str:
     return cut(" ".join(expose("⏎ ".join(text.strip().splitlines())).split()), width)
 
 
-def _account(standing: Standing) -> str:
+def account_text(standing: Standing) -> str:
+    """Whose budget it is."""
     return one_line(standing["account"].replace(":", " "))
 
 
-def _limits(budget: Budget) -> str:
+def limits_text(budget: Budget) -> str:
+    """`$1.00, 20 steps`."""
     cost, time = budget.get("cost_usd"), budget.get("wall_ms")
     parts = [f"${cost:.2f}" if cost is not None else "", f"{time / 60_000:g} minutes" if time is not None else ""]
     parts += [f"{budget[name]} {name}" for name in ("tokens", "steps") if budget.get(name) is not None]
@@ -84,11 +86,11 @@ class Renderer:
                 rule = event["rule"]
                 return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"
             case "session.budget_set":
-                return f"budget set by {who}: {_limits(event['budget']) or 'none'}", "yellow"
+                return f"budget set by {who}: {limits_text(event['budget']) or 'none'}", "yellow"
             case "budget.warned":
-                return f"most of the budget of {_account(event['standing'])} is used", "yellow"
+                return f"most of the budget of {account_text(event['standing'])} is used", "yellow"
             case "budget.stopped":
-                return f"stops: the budget of {_account(event['standing'])} is used up", "yellow"
+                return f"stops: the budget of {account_text(event['standing'])} is used up", "yellow"
             case "session.recovered":
                 torn = event.get("tail_bytes_dropped", 0)
                 note = f"; {torn} torn bytes set aside" if torn else ""
@@ -160,7 +162,7 @@ class Renderer:
                     self._calls[tool_call_id] = call_text(tool, edited)
                     why = f"edited to {self._calls[tool_call_id]} {why}"
                 if raised := event.get("raise_by"):
-                    why = f"by {_limits(raised)} {why}"
+                    why = f"by {limits_text(raised)} {why}"
                 return f"{event['request_id']}: {event['resolution']} by {event['principal']} {why}".rstrip(), "green"
             case "approval.withdrawn" | "question.withdrawn":
                 return f"{event['request_id']} withdrawn: {one_line(event['reason'])}", "dim"
