@@ -155,6 +155,8 @@ class Supervisor:
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._is_telling = self._tells_again = False
+        self._told_day = self.today
         self._is_started = False
         self.is_draining = False
 
@@ -298,11 +300,21 @@ class Supervisor:
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
         return await actor.submit(outcome, lambda: self._context(actor.session_id, DAEMON))
 
-    async def _tell_waiting(self, changed_id: str = "") -> None:
-        """A budget may have room again: whoever waits for one looks again."""
-        for session_id in self.ledger.waiting - {changed_id}:
-            with contextlib.suppress(KheishError):
-                await self._report(await self._open(session_id), BudgetMoved())
+    async def _tell_waiting(self) -> None:
+        """A budget may have room again: whoever waits for one looks again. One round at a time, and another one where
+        something changed during it."""
+        self._tells_again = True
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            while self._tells_again and not self.is_draining:
+                self._tells_again, self._told_day = False, self.today
+                for session_id in list(self.ledger.waiting):
+                    with contextlib.suppress(KheishError):
+                        await self._report(await self._open(session_id), BudgetMoved())
+        finally:
+            self._is_telling = False
 
     @property
     def today(self) -> str:
@@ -338,8 +350,8 @@ class Supervisor:
         if self._is_started:
             self._reconciler.reconcile(actor)
         row = self.index.rows.get(actor.session_id) if self.ledger.waiting else None
-        if row is not None and is_loosened(row.share, share_of(actor.state)):
-            self._in_background(self._tell_waiting(actor.session_id))
+        if row is not None and (is_loosened(row.share, share_of(actor.state)) or self.today != self._told_day):
+            self._in_background(self._tell_waiting())
         durable = actor.journal.locate(actor.seq)
         self.index.put(
             summarize(

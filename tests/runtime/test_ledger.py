@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from kheish.core import commands as c
 from kheish.core.budgets import NONE, Share, add
-from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.contracts import Delta, ModelRequest, Reply, UsageDelta
 from kheish.core.events import Budget, Spent, Usage
+from kheish.errors import ProviderError
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
 from tests.core.test_properties import QUICK
-from tests.runtime.kernel import Answer, Kernel, reply
+from tests.runtime.kernel import Answer, Kernel, Scripted, reply
 
 DAY = "2026-11-26"
 LIMITS = Limits(day=Budget(steps=100), daemon=Budget(steps=1_000))
@@ -105,6 +107,22 @@ async def test_a_call_is_journaled_with_what_it_cost(tmp_path: Path) -> None:
         await kernel.create()
         run = await kernel.until_status(await submit(kernel), "completed")
         assert run.used == Spent(cost_nanousd=2_000_000, tokens=1_100, steps=1, wall_ms=run.used.wall_ms)
+
+
+async def test_a_failed_attempt_is_journaled_with_what_the_provider_said_that_it_took(tmp_path: Path) -> None:
+    class Breaks(Scripted):
+        async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+            if request.attempt == 1:
+                yield UsageDelta(usage=Usage(input_tokens=500))
+                raise ProviderError("it broke", code="overloaded", retry_after_ms=1)
+            async for item in super().stream(request):
+                yield item
+
+    async with Kernel(tmp_path, [used()]) as kernel:
+        kernel.provider.stream = Breaks(kernel.provider.replies).stream  # type: ignore[method-assign]
+        await kernel.create()
+        run = await kernel.until_status(await submit(kernel), "completed")
+        assert (run.used.tokens, run.used.steps, run.used.cost_nanousd) == (1_600, 1, 2_500_000)
 
 
 async def test_children_count_for_the_run_that_made_them_and_for_its_session(tmp_path: Path) -> None:
