@@ -22,6 +22,8 @@ from kheish.core.commands import ApprovalResolution, Context, Outside, SetBudget
 from kheish.core.contracts import AssistantMessage, Message, UserMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
+    NO_BUDGET,
+    NO_SPENT,
     ApprovalRequested,
     ApprovalWithdrawn,
     Budget,
@@ -53,8 +55,7 @@ from kheish.limits import (
 )
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
-NONE = Budget()
-NOTHING = Spent()
+NONE, NOTHING = NO_BUDGET, NO_SPENT
 NANO = 1_000_000_000
 CONFIG = "config.toml"
 """Who set what holds where nobody set anything else."""
@@ -246,12 +247,12 @@ class Share(Struct, frozen=True):
     """What a session adds to the accounts of others, and what they need to know of its own. `waits` are the accounts
     that its runs wait for."""
 
-    used: Spent = Spent()
+    used: Spent = NO_SPENT
     day: str = ""
-    day_used: Spent = Spent()
-    limit: Budget = Budget()
+    day_used: Spent = NO_SPENT
+    limit: Budget = NO_BUDGET
     by: str = ""
-    raised_before: Budget = Budget()
+    raised_before: Budget = NO_BUDGET
     runs: dict[str, RunShare] = {}
     notes: dict[str, BudgetNote] = {}
     parent_session_id: str = ""

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from kheish.core.events import (
+    NO_BUDGET,
+    NO_SPENT,
     Answer,
     Arguments,
     Attachment,
@@ -30,12 +32,12 @@ class Outside(Struct, frozen=True):
     `raised` it by. Where the budget is not the session's own, also its `limit` and who set it."""
 
     account: str
-    used: Spent = Spent()
-    raised: Budget = Budget()
+    used: Spent = NO_SPENT
+    raised: Budget = NO_BUDGET
     is_warned: bool = False
     limit: Budget | None = None
     by: str = ""
-    raised_before: Budget = Budget()
+    raised_before: Budget = NO_BUDGET
     """Raises that count no more."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kheish.core.events import Attachment, Effect, StopReason, Struct, ToolKind, ToolRequest, Usage
+from kheish.core.events import NO_USAGE, Attachment, Effect, StopReason, Struct, ToolKind, ToolRequest, Usage
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +120,7 @@ class Reply(Struct, frozen=True):
     text: str
     stop_reason: StopReason
     tool_calls: tuple[ReplyToolCall, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}

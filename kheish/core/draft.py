@@ -8,7 +8,7 @@ import msgspec
 
 from kheish.core.commands import Context
 from kheish.core.contracts import ToolSpec
-from kheish.core.events import Budget, Event, Rule
+from kheish.core.events import NO_BUDGET, Budget, Event, Rule
 from kheish.core.permissions import require_operator
 from kheish.core.state import Run, State
 
@@ -24,8 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
     policy_revision: str
     steps_max: int = 500
-    run_budget: Budget = Budget()
-    session_budget: Budget = Budget()
+    run_budget: Budget = NO_BUDGET
+    session_budget: Budget = NO_BUDGET
 
 
 class Draft:

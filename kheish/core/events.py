@@ -115,6 +115,10 @@ class Spent(Struct, frozen=True):
     unpriced_calls: int = 0
 
 
+NO_USAGE, NO_BUDGET, NO_SPENT = Usage(), Budget(), Spent()
+"""What is one of these is left out where it is stored: a default is known by what it is, not by what is in it."""
+
+
 class Rate(Struct, frozen=True):
     """What a million tokens of a hop cost, as they are reckoned before a call."""
 
@@ -128,8 +132,8 @@ class Standing(Struct, frozen=True):
 
     account: str
     limit: Budget
-    used: Spent = Spent()
-    reserved: Spent = Spent()
+    used: Spent = NO_SPENT
+    reserved: Spent = NO_SPENT
     by: str = ""
     reached: tuple[Dimension, ...] = ()
 
@@ -204,7 +208,7 @@ class SessionBudgetSet(Event, tag="session.budget_set", frozen=True):
     by: that counts no more."""
 
     budget: Budget
-    raised_before: Budget = Budget()
+    raised_before: Budget = NO_BUDGET
 
 
 class SessionRecovered(Event, tag="session.recovered", frozen=True):
@@ -233,7 +237,7 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Digest of the request, kept with its idempotency key."""
     hops: tuple[Hop, ...] = ()
     """Of a run with a chain, all of it; `route` and `model` are those of the first."""
-    budget: Budget = Budget()
+    budget: Budget = NO_BUDGET
     budget_by: str = ""
     on_budget: OnBudget = "ask"
     rates: tuple[Rate | None, ...] = ()
@@ -323,7 +327,7 @@ class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     reason: Choice = "primary"
     cooling: tuple[Cooling, ...] = ()
     day: str = ""
-    reserved: Spent = Spent()
+    reserved: Spent = NO_SPENT
     output_tokens_max: int = 0
 
 
@@ -338,7 +342,7 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     text: str
     stop_reason: StopReason
     tool_requests: tuple[ToolRequest, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}
@@ -363,7 +367,7 @@ class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
     discarded: bool = False
     request_id: str = ""
     duration_ms: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     cost_usd: float | None = None
 
 
@@ -375,7 +379,7 @@ class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
     message: str
     request_id: str = ""
     duration_ms: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     cost_usd: float | None = None
 
 

@@ -11,15 +11,15 @@ from kheish.core.commands import Context
 from kheish.core.contracts import AssistantMessage, FailureCode, Reply
 from kheish.core.draft import Draft
 from kheish.core.events import (
+    NO_SPENT,
+    NO_USAGE,
     Choice,
     ModelCallCompleted,
     ModelCallDied,
     ModelCallFailed,
     ModelCallRetrying,
     ModelCallStarted,
-    Spent,
     ToolRequest,
-    Usage,
 )
 from kheish.core.outcomes import ModelFailed, ModelReplied, RetryDue
 from kheish.core.state import ModelCall, Run, State, ToolCall
@@ -184,7 +184,7 @@ def give_up(
             message=message,
             request_id=outcome.request_id if outcome else "",
             duration_ms=outcome.duration_ms if outcome else 0,
-            usage=outcome.usage if outcome else Usage(),
+            usage=outcome.usage if outcome else NO_USAGE,
             cost_usd=outcome.cost_usd if outcome else None,
         )
     )
@@ -305,7 +305,7 @@ def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> Non
         retry_at_ms=event.retry_at_ms,
         tried=(*old.tried, run.hop) if run.hops else (),
         stays=event.discarded and not old.stays,
-        reserved=Spent(),
+        reserved=NO_SPENT,
     )
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
     budgets.charge(state, event.run_id, event.usage, event.cost_usd)
@@ -319,5 +319,5 @@ def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
 def on_died(state: State, event: ModelCallDied, context: Context) -> None:
     run = state.runs[event.run_id]
     assert run.model_call is not None
-    call = replace(run.model_call, deaths=run.model_call.deaths + 1, reserved=Spent())
+    call = replace(run.model_call, deaths=run.model_call.deaths + 1, reserved=NO_SPENT)
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kheish.core.contracts import Reply
-from kheish.core.events import Process, Usage
+from kheish.core.events import NO_USAGE, Process, Usage
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
@@ -40,7 +40,7 @@ class ModelFailed(Outcome, tag="model_failed", frozen=True):
     has_output: bool = False
     request_id: str = ""
     duration_ms: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     cost_usd: float | None = None
 
 

@@ -14,6 +14,9 @@ import msgspec
 
 from kheish.core.contracts import Message
 from kheish.core.events import (
+    NO_BUDGET,
+    NO_SPENT,
+    NO_USAGE,
     ApprovalKind,
     Arguments,
     Attachment,
@@ -67,7 +70,7 @@ class ModelCall(Struct, frozen=True):
     retry_at_ms: int = 0
     tried: tuple[int, ...] = ()
     stays: bool = False
-    reserved: Spent = Spent()
+    reserved: Spent = NO_SPENT
     output_tokens_max: int = 0
 
 
@@ -125,17 +128,17 @@ class Run(Struct, frozen=True):
     """The current step's reply is in the transcript with all its tool results."""
     steered: tuple[SteeredInput, ...] = ()
     output: str = ""
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     error_code: str = ""
     error_message: str = ""
     hops: tuple[Hop, ...] = ()
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
-    budget: Budget = Budget()
+    budget: Budget = NO_BUDGET
     budget_by: str = ""
     on_budget: OnBudget = "ask"
     rates: tuple[Rate | None, ...] = ()
-    used: Spent = Spent()
+    used: Spent = NO_SPENT
     """By all attempts of all its calls."""
     stopped: Standing | None = None
     """The budget for want of which it ends."""
@@ -195,7 +198,7 @@ class BudgetNote(Struct, frozen=True):
     """What was decided here of a budget, also of one that is not the session's own: what it was raised by, and whether
     a warning was given."""
 
-    raised: Budget = Budget()
+    raised: Budget = NO_BUDGET
     is_warned: bool = False
 
 
@@ -231,17 +234,17 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Processes that may live, by tool call."""
     parent_session_id: str = ""
     parent_run_id: str = ""
-    budget: Budget = Budget()
+    budget: Budget = NO_BUDGET
     budget_by: str = ""
-    raised_before: Budget = Budget()
+    raised_before: Budget = NO_BUDGET
     """Raises of the budget in other sessions that count no more."""
     budget_notes: dict[str, BudgetNote] = {}
     """By account; the newest BUDGET_NOTES_KEPT."""
-    used: Spent = Spent()
+    used: Spent = NO_SPENT
     """By all runs, also those that left."""
     day: str = ""
     """The newest on which a model was called, and what was used on it."""
-    day_used: Spent = Spent()
+    day_used: Spent = NO_SPENT
     context_tokens: int = 0
     """About how long the transcript is: what the last reply's usage says, and an estimate of what came after."""
 

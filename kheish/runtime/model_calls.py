@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from kheish.core.contracts import ModelRequest, ReasoningDelta, Reply, TextDelta, ToolCallDelta, UsageDelta
 from kheish.core.effects import CallModel
-from kheish.core.events import Usage
+from kheish.core.events import NO_USAGE
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
@@ -91,7 +91,7 @@ async def call_model(
     began_s = time.monotonic()
     first_ms = 0
     has_output = False
-    usage = Usage()
+    usage = NO_USAGE
 
     def failed(code: str, message: str, retry_after_ms: int | None = None, request_id: str = "") -> ModelFailed:
         return ModelFailed(
