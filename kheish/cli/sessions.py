@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from kheish.amounts import used_of
 from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
@@ -84,6 +83,8 @@ def _show(view: Any, as_json: bool, text: str) -> None:
 
 
 def get(session_id: str | None, as_json: bool) -> int:
+    from kheish.amounts import used_of
+
     client = connect()
     view = client.sessions.get(find_session(client, session_id))
     if as_json:

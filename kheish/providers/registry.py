@@ -8,7 +8,7 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -169,8 +169,9 @@ class Routes:
             return "", f"{holder} holds characters that no key has; set it anew{then}"
         return key, ""
 
-    async def prices(self) -> PriceOf:
-        return await load_prices((await self.table()).routes)
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        table = (await self.table()).routes
+        return await load_prices({id_: route for id_, route in table.items() if not routes or id_ in routes})
 
     async def describe(self) -> list[dict[str, Any]]:
         table = await self.table()

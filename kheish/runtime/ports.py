@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -45,8 +45,9 @@ class Providers(Protocol):
         """The chains: chain_id, hops, is_default."""
         ...
 
-    async def prices(self) -> PriceOf:
-        """What calls cost; loads the table of prices off the event loop on first use. Raises Invalid."""
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        """What calls of these routes cost, or of all; loads the table of prices off the event loop, where it may have
+        one of them, on first use. Raises Invalid."""
         ...
 
     async def describe(self) -> list[dict[str, Any]]:

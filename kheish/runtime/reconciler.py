@@ -167,7 +167,7 @@ class Reconciler:
         if not tokens_of(usage):
             return outcome
         try:
-            price_of = await self._providers.prices()
+            price_of = await self._providers.prices((hop.route,))
         except KheishError:
             return outcome
         cost_usd = price_of(hop.route, model, usage, self._clock.now_ms())

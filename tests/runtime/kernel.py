@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Scripted:
     async def open(self, route: str) -> Scripted:
         return self
 
-    async def prices(self) -> PriceOf:
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
         return price
 
     async def describe(self) -> list[dict[str, Any]]:

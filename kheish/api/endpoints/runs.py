@@ -59,6 +59,7 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
     """The run's id is the result."""
     body = call.body
     hops = await app.supervisor.providers.resolve(body.model)
+    price_of = await app.supervisor.providers.prices([hop.route for hop in hops])
     command = commands.SubmitRun(
         text=body.content,
         route=hops[0].route,
@@ -69,7 +70,7 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
         hops=hops if len(hops) > 1 else (),
         budget=to_budget(body.budget) if body.budget else None,
         on_budget=body.on_budget,
-        rates=rates_of(hops, await app.supervisor.providers.prices(), app.supervisor.clock.now_ms()),
+        rates=rates_of(hops, price_of, app.supervisor.clock.now_ms()),
     )
     return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
 
