@@ -43,7 +43,7 @@ def read_time(text: str) -> int:
 
 def _number(text: str) -> float | None:
     """A positive one, and no larger than any budget is."""
-    if not text.replace(".", "", 1).isdecimal() or len(text) > 12:
+    if not (text.isascii() and text.replace(".", "", 1).isdecimal()) or len(text) > 12:
         return None
     return float(text) or None
 

@@ -208,7 +208,7 @@ def _openai_at(base_url: str) -> Route:
 
 def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
     def fault(key: str, reason: str) -> Invalid:
-        return _fault(path, text, ("routes", route_id, key), f"route {route_id}: {reason}")
+        return _fault(path, text, ("routes", route_id, *key.split(".")), f"route {route_id}: {reason}")
 
     try:
         route = msgspec.convert(table, Route)
