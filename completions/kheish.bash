@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage replay status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename end set-model set-mode verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename end set-model set-mode budget verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage debug wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -32,6 +32,7 @@ _kheish() {
         "run:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
         "run:--attach") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "run:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        "run:--on-budget") _kheish_words "ask stop"; return ;;
         "wait:--until") _kheish_words "done blocked idle"; return ;;
         "usage:--by") _kheish_words "model route session day"; return ;;
         "sessions create:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
@@ -63,13 +64,13 @@ _kheish() {
     esac
     case $cur in
         -*) case $line in
-                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --cwd --key --json --help" ;;
+                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --cwd --key --budget --budget-tokens --budget-steps --budget-time --on-budget --json --help" ;;
                 "tui") _kheish_words "--help" ;;
                 "attach") _kheish_words "--help" ;;
                 "ps") _kheish_words "-a --all --limit --json --help" ;;
                 "logs") _kheish_words "-f --follow -n --lines --json --help" ;;
                 "inbox") _kheish_words "--count --json --help" ;;
-                "approve") _kheish_words "--if-digest --edit --session --always --rule --verify --retry --mark-done --give-up -m --message --json --help" ;;
+                "approve") _kheish_words "--if-digest --edit --session --always --rule --verify --retry --mark-done --give-up --raise -m --message --json --help" ;;
                 "deny") _kheish_words "--if-digest -m --message --json --help" ;;
                 "answer") _kheish_words "--option --decline -m --message --json --help" ;;
                 "wait") _kheish_words "--until --timeout --json --help" ;;
@@ -98,6 +99,7 @@ _kheish() {
                 "sessions end") _kheish_words "-m --reason --json --help" ;;
                 "sessions set-model") _kheish_words "--reset --json --help" ;;
                 "sessions set-mode") _kheish_words "--json --help" ;;
+                "sessions budget") _kheish_words "--cost --tokens --steps --time --clear --json --help" ;;
                 "sessions verify") _kheish_words "--all --json --help" ;;
                 "sessions vacuum") _kheish_words "--all --json --help" ;;
                 "sessions export") _kheish_words "-o --output --json --help" ;;
@@ -113,7 +115,7 @@ _kheish() {
                 "runs cancel") _kheish_words "-m --reason --json --help" ;;
                 "approvals list") _kheish_words "-s --session --session-id --json --help" ;;
                 "approvals show") _kheish_words "--json --help" ;;
-                "approvals allow") _kheish_words "--if-digest -m --message --json --help" ;;
+                "approvals allow") _kheish_words "--if-digest --raise -m --message --json --help" ;;
                 "approvals deny") _kheish_words "--if-digest -m --message --json --help" ;;
                 "approvals allow-all") _kheish_words "-s --session --session-id -m --message --json --help" ;;
                 "approvals deny-all") _kheish_words "-s --session --session-id -m --message --json --help" ;;
@@ -188,6 +190,7 @@ _kheish() {
                "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-model") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions budget") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions verify") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions vacuum") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions export") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kheish.client import AnyEvent, RecordView
-    from kheish.client.views import Answer, PlanItem
+    from kheish.client.views import Answer, Budget, PlanItem, Standing
 
 WIDTH = 200
 PLAN_TOOL = "todo_write"
@@ -31,6 +31,8 @@ def call_text(tool: str, arguments: dict[str, Any], width: int = WIDTH) -> str:
             return f"{tool}: {_visible(arguments[name], width)}"
     if tool == PLAN_TOOL:
         return f"{tool}: {one_line(plan_text(plan_of(arguments)), width)}"
+    if tool == "budget" and isinstance(arguments.get("used"), str):
+        return f"budget of {one_line(arguments.get('budget', ''))}: {one_line(arguments['used'], width)} used"
     if tool == "ask_user_question":
         questions = arguments.get("questions") or [{}]
         return f"{tool}: {one_line(questions[0].get('question', ''), width)}"
@@ -66,6 +68,19 @@ def plan_place(plan: Sequence[PlanItem]) -> int | None:
 
 def _visible(text: str, width: int) -> str:
     return cut(" ".join(expose("⏎ ".join(text.strip().splitlines())).split()), width)
+
+
+def account_text(standing: Standing) -> str:
+    """Whose budget it is."""
+    return one_line(standing["account"].replace(":", " "))
+
+
+def limits_text(budget: Budget) -> str:
+    """`$1.00, 20 steps`."""
+    cost, time = budget.get("cost_usd"), budget.get("wall_ms")
+    parts = [f"${cost:.2f}" if cost is not None else "", f"{time / 60_000:g} minutes" if time is not None else ""]
+    parts += [f"{budget[name]} {name}" for name in ("tokens", "steps") if budget.get(name) is not None]
+    return ", ".join(filter(None, parts))
 
 
 class Renderer:
@@ -107,6 +122,12 @@ class Renderer:
             case "session.rule_added":
                 rule = event["rule"]
                 return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"
+            case "session.budget_set":
+                return f"budget set by {who}: {limits_text(event['budget']) or 'none'}", "yellow"
+            case "budget.warned":
+                return f"most of the budget of {account_text(event['standing'])} is used", "yellow"
+            case "budget.stopped":
+                return f"stops: the budget of {account_text(event['standing'])} is used up", "yellow"
             case "session.recovered":
                 torn = event.get("tail_bytes_dropped", 0)
                 note = f"; {torn} torn bytes set aside" if torn else ""
@@ -172,7 +193,8 @@ class Renderer:
             case "approval.requested":
                 self._calls[event["tool_call_id"]] = call_text(event["tool"], event["arguments"])
                 self._requests[event["request_id"]] = event["tool_call_id"], event["tool"]
-                what = "approval" if event.get("kind", "tool_call") == "tool_call" else "decision (outcome unknown)"
+                whats = {"tool_call": "approval", "budget": "decision (budget used up)"}
+                what = whats.get(event.get("kind", "tool_call"), "decision (outcome unknown)")
                 return f"waits for {what} {event['request_id']}: {self.call(event['tool_call_id'])}", "yellow"
             case "approval.resolved":
                 why = one_line(event.get("justification", ""))
@@ -181,6 +203,8 @@ class Renderer:
                     tool_call_id, tool = self._requests.get(event["request_id"], ("", "the call"))
                     self._calls[tool_call_id] = call_text(tool, edited)
                     why = f"edited to {self._calls[tool_call_id]} {why}"
+                if raised := event.get("raise_by"):
+                    why = f"by {limits_text(raised)} {why}"
                 return f"{event['request_id']}: {event['resolution']} by {event['principal']} {why}".rstrip(), "green"
             case "approval.withdrawn" | "question.withdrawn":
                 return f"{event['request_id']} withdrawn: {one_line(event['reason'])}", "dim"

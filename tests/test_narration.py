@@ -54,6 +54,42 @@ def test_an_edited_call_is_shown_as_what_ran() -> None:
     ]
 
 
+def test_a_budget_is_told_with_whose_it_is_and_what_became_of_it() -> None:
+    standing = {"account": "run:run_1", "limit": {"steps": 2}, "used": {"steps": 2}, "by": "user:1"}
+    asked = {
+        "type": "approval.requested",
+        "request_id": "approval_2",
+        "tool_call_id": "",
+        "tool": "budget",
+        "arguments": {"budget": "run run_1", "used": "2 of 2 steps", "set by": "user:1"},
+        "kind": "budget",
+        "standing": standing,
+    }
+    resolved = {
+        "type": "approval.resolved",
+        "request_id": "approval_2",
+        "resolution": "raise",
+        "principal": "user:1",
+        "raise_by": {"cost_usd": 0.5, "steps": 3},
+    }
+    told = lines(
+        {"type": "session.budget_set", "budget": {"tokens": 5, "wall_ms": 90_000}},
+        {"type": "session.budget_set", "budget": {}},
+        {"type": "budget.warned", "run_id": "run_1", "standing": standing},
+        asked,
+        resolved,
+        {"type": "budget.stopped", "run_id": "run_1", "standing": standing},
+    )
+    assert told == [
+        "budget set by user:1: 1.5 minutes, 5 tokens",
+        "budget set by user:1: none",
+        "most of the budget of run run_1 is used",
+        "waits for decision (budget used up) approval_2: budget of run run_1: 2 of 2 steps used",
+        "approval_2: raise by user:1 by $0.50, 3 steps",
+        "stops: the budget of run run_1 is used up",
+    ]
+
+
 def test_an_answer_is_shown_in_the_words_of_its_options() -> None:
     question = {"id": "1", "question": "Which?", "options": [{"id": "1", "label": "Red"}, {"id": "2", "label": "Blue"}]}
     asked = {"type": "question.requested", "request_id": "question_1", "questions": [question]}

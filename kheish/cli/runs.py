@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kheish.amounts import used_of
 from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
 from kheish.cli.targets import connect, find_session, find_target
 from kheish.errors import Conflict
@@ -83,6 +84,7 @@ def print_run(view: RunView) -> None:
         ("step", f"step {view['step']}"),
         ("plan", plan_text(view["plan"])),
         ("tokens", f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out"),
+        ("budget", used_of(view["budget"]) if view["budget"] else ""),
         ("approvals", " ".join(view["pending_approval_ids"])),
         ("questions", " ".join(view["pending_question_ids"])),
         ("error", f"{view['error']['code']}: {view['error']['message']}" if view["error"] else ""),

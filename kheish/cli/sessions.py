@@ -90,6 +90,8 @@ def _show(view: Any, as_json: bool, text: str) -> None:
 
 
 def get(session_id: str | None, as_json: bool) -> int:
+    from kheish.amounts import used_of
+
     client = connect()
     view = client.sessions.get(find_session(client, session_id))
     if as_json:
@@ -104,6 +106,8 @@ def get(session_id: str | None, as_json: bool) -> int:
         ("runs", view["runs_total"]),
         ("active", view["active_run_id"]),
         ("queued", " ".join(view["queued_run_ids"])),
+        ("budget", used_of(view["budget"]) if view["budget"] else ""),
+        ("parent", view["parent_run_id"]),
         ("approvals", " ".join(view["pending_approval_ids"])),
         ("questions", " ".join(view["pending_question_ids"])),
     ]

@@ -57,6 +57,9 @@ _ROUTE = (
 _APPROVAL = _arg("request_id", "The approval, or the beginning of its id.")
 _IF_DIGEST = Param("if_digest", "--if-digest", metavar="D", help="Refuse unless the call's digest begins with this.")
 
+_RAISE = Param("raise_by", "--raise", metavar="AMOUNT",
+               help="Budget: by how much, such as 1.00 (dollars), 200k, 10m, or cost=1,steps=10.")  # fmt: skip
+
 DAILY = (
     Command(
         "run", "run:run",
@@ -66,7 +69,8 @@ DAILY = (
         "Examples:\n\n"
         "  kheish run fix the failing test\n\n"
         "  git diff | kheish run -s review -\n\n"
-        "  kheish run --detach --json 'nightly check' | jq -r .run_id",
+        "  kheish run --detach --json 'nightly check' | jq -r .run_id\n\n"
+        "  kheish run --budget 0.50 --on-budget stop 'tidy the docs'",
         _arg("text", "What to do; `-` reads it from standard input.", many=True),
         Param("session", "-s", "--session", help="Its whole name, new or known; default: the one of this directory."),
         Param("model", "--model", help="[route/]model; see `kheish routes list`."),
@@ -77,6 +81,12 @@ DAILY = (
         Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."),
         Param("cwd", "--cwd", metavar="DIR", help="The workspace of a new session; default: this directory."),
         Param("key", "--key", help="Idempotency key: the same key submits once."),
+        Param("budget", "--budget", metavar="USD", help="What the run may cost, such as 0.50."),
+        Param("budget_tokens", "--budget-tokens", metavar="N", help="How many tokens it may use, such as 200k."),
+        Param("budget_steps", "--budget-steps", metavar="N", help="How many model calls it may make."),
+        Param("budget_time", "--budget-time", metavar="SPAN", help="How long it may be at work, such as 10m."),
+        Param("on_budget", "--on-budget", default="ask", choices=("ask", "stop"),
+              help="At the limit of a budget: wait for a human, or stop with a last word."),
         Param("as_json", "--json", kind=bool, help="Print the stream as JSON lines."),
     ),
     Command("tui", "tui:tui",
@@ -105,9 +115,10 @@ DAILY = (
     ),
     Command(
         "approve", "approvals:approve",
-        "Allow a tool call that waits for approval.\n\n"
+        "Allow a tool call that waits for approval, or raise a budget that is used up.\n\n"
         "A call whose outcome is unknown after a crash takes --retry, --verify, --mark-done or --give-up instead.\n\n"
-        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always",
+        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always\n\n"
+        "  kheish approve 01KB3 --raise 1.00",
         _APPROVAL, _IF_DIGEST,
         Param("edit", "--edit", metavar="JSON", help="Run it with these arguments instead."),
         Param("session", "--session", kind=bool, help="Allow this very call for the rest of the session."),
@@ -117,11 +128,12 @@ DAILY = (
         Param("retry", "--retry", kind=bool, help="Unknown outcome: run it again."),
         Param("mark_done", "--mark-done", kind=bool, help="Unknown outcome: it took effect."),
         Param("give_up", "--give-up", kind=bool, help="Unknown outcome: fail the run."),
-        MESSAGE, JSON,
+        _RAISE, MESSAGE, JSON,
     ),
     Command(
         "deny", "approvals:deny",
-        "Deny a tool call; the model is told why.\n\nExample: kheish deny 01KB3 -m 'not on a Friday'",
+        "Deny a tool call; the model is told why. A run whose budget is not raised stops with a last word."
+        "\n\nExample: kheish deny 01KB3 -m 'not on a Friday'",
         _APPROVAL, _IF_DIGEST, MESSAGE, JSON,
     ),
     Command(
@@ -239,6 +251,15 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("reset", "--reset", kind=bool, help="What the daemon takes."), JSON),
             Command("set-mode", "sessions:set_mode", "Change the permission mode.", _NAME,
                     Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), JSON),
+            Command("budget", "budgets:budget",
+                    "Show the budget of a session and those above it, or set it, for all its runs and their children."
+                    "\n\n"
+                    "Example: kheish sessions budget review --cost 5 --tokens 2M", _NAME_OR_HERE,
+                    Param("cost", "--cost", metavar="USD", help="Dollars."),
+                    Param("tokens", "--tokens", metavar="N", help="Tokens, such as 200k."),
+                    Param("steps", "--steps", metavar="N", help="Model calls."),
+                    Param("time", "--time", metavar="SPAN", help="Time at work, such as 2h."),
+                    Param("clear", "--clear", kind=bool, help="Set none; the daemon's default holds."), JSON),
             Command("verify", "sessions:verify",
                     "Check journals: framing, chain, checkpoints against the fold, blobs. Works with or without a "
                     "running daemon; exit status 1 with file, line and offset of the first fault.\n\n"
@@ -294,8 +315,10 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("list", "approvals:list_", "List pending approvals, oldest first.",
                     ONLY_SESSION, JSON),
             Command("show", "approvals:show", "Show all of a pending approval.", _APPROVAL, JSON),
-            Command("allow", "approvals:allow", "Allow it once.", _APPROVAL, _IF_DIGEST, MESSAGE, JSON),
-            Command("deny", "approvals:deny", "Deny it.", _APPROVAL, _IF_DIGEST, MESSAGE, JSON),
+            Command("allow", "approvals:allow", "Allow it once; or raise the budget.", _APPROVAL, _IF_DIGEST, _RAISE,
+                    MESSAGE, JSON),
+            Command("deny", "approvals:deny", "Deny it; or leave the budget as it is.", _APPROVAL, _IF_DIGEST,
+                    MESSAGE, JSON),
             Command("allow-all", "approvals:allow_all", "Allow all that wait, run by run.\n\n"
                     "Example: kheish approvals allow-all -s review -m 'read them'",
                     ONLY_SESSION, MESSAGE, JSON),

@@ -14,6 +14,7 @@ from kheish.client.errors import ApiError, DaemonUnreachable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kheish.client.views import (
+        AmountsView,
         AnswerBody,
         AnyEvent,
         ApprovalKind,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
         Attempt,
         AuthorView,
         Behavior,
+        BudgetBody,
+        BudgetView,
         CapabilitiesView,
         ChainView,
         Choice,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         DebugSummary,
         Delivery,
         DeltaView,
+        Dimension,
         Effect,
         EndView,
         HeaderView,
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
         MatrixRow,
         MessageView,
         Mode,
+        OnBudget,
         OptionView,
         PermissionAudit,
         PermissionView,
@@ -100,6 +105,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AmountsView",
     "AnswerBody",
     "AnyEvent",
     "ApiError",
@@ -110,6 +116,8 @@ __all__ = [
     "Attempt",
     "AuthorView",
     "Behavior",
+    "BudgetBody",
+    "BudgetView",
     "CapabilitiesView",
     "ChainView",
     "Choice",
@@ -124,6 +132,7 @@ __all__ = [
     "DebugSummary",
     "Delivery",
     "DeltaView",
+    "Dimension",
     "Effect",
     "EndView",
     "HeaderView",
@@ -140,6 +149,7 @@ __all__ = [
     "MatrixRow",
     "MessageView",
     "Mode",
+    "OnBudget",
     "OptionView",
     "PermissionAudit",
     "PermissionView",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         AnswerBody,
         ApprovalView,
         Behavior,
+        BudgetBody,
+        BudgetView,
         CapabilitiesView,
         ChainView,
         DebugArtifact,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         MasterKeyView,
         MatrixRow,
         Mode,
+        OnBudget,
         PermissionAudit,
         PermissionView,
         QuestionView,
@@ -77,9 +80,18 @@ def _input(
     delivery: Delivery | None,
     attachments: Iterable[InputAttachment] | None,
     metadata: dict[str, Any] | None,
+    budget: BudgetBody | None = None,
+    on_budget: OnBudget | None = None,
 ) -> dict[str, Any]:
-    files = None if attachments is None else [*attachments]
-    return _present(content=content, model=model, delivery=delivery, attachments=files, metadata=metadata)
+    return _present(
+        content=content,
+        model=model,
+        delivery=delivery,
+        attachments=None if attachments is None else [*attachments],
+        metadata=metadata,
+        budget=budget,
+        on_budget=on_budget,
+    )
 
 
 class _Noun:
@@ -197,12 +209,14 @@ class AsyncSessions(_Noun):
         delivery: Delivery | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        budget: BudgetBody | None = None,
+        on_budget: OnBudget | None = None,
         key: str | None = None,
     ) -> RunView:
         """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
         active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
-        and not shown to the model."""
-        body = _input(content, model, delivery, attachments, metadata)
+        and not shown to the model. At the limit of its `budget` the run asks, unless it is to stop `on_budget`."""
+        body = _input(content, model, delivery, attachments, metadata, budget, on_budget)
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
 
     async def input(
@@ -213,11 +227,13 @@ class AsyncSessions(_Noun):
         model: str | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        budget: BudgetBody | None = None,
+        on_budget: OnBudget | None = None,
         key: str | None = None,
     ) -> SessionView:
         """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
         session. Refused (`session_busy`) where a run is active."""
-        body = _input(content, model, None, attachments, metadata)
+        body = _input(content, model, None, attachments, metadata, budget, on_budget)
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
 
     async def wait(
@@ -250,6 +266,20 @@ class AsyncSessions(_Noun):
     async def set_model(self, session_id: str, model: str) -> SessionView:
         """What its runs take that name no model: a chain, `[route/]model`, or "" for the daemon's."""
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/model", body={"model": model})
+
+    async def set_budget(
+        self,
+        session_id: str,
+        *,
+        cost_usd: float | None = None,
+        tokens: int | None = None,
+        steps: int | None = None,
+        wall_ms: int | None = None,
+    ) -> SessionView:
+        """What all its runs and their children may use, in place of the budget that it had; what is left out has no
+        limit but the daemon's."""
+        body = _present(cost_usd=cost_usd, tokens=tokens, steps=steps, wall_ms=wall_ms)
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/budget", body=body)
 
     async def set_title(self, session_id: str, title: str) -> SessionView:
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
@@ -396,18 +426,21 @@ class AsyncApprovals(_Noun):
         remember: Remember | None = None,
         rule: str | None = None,
         updated_input: dict[str, Any] | None = None,
+        raise_by: BudgetBody | None = None,
         justification: str | None = None,
         key: str | None = None,
     ) -> RunView:
         """`resolution`: one of the approval's `choices`. The answer is the run. `if_digest` (or its first characters)
         refuses to resolve anything but what was shown. `remember` makes a rule for this session or for `always`:
-        `rule`, or one that matches this very call. `updated_input` edits the call's arguments."""
+        `rule`, or one that matches this very call. `updated_input` edits the call's arguments; `raise_by` is how much
+        more a budget is."""
         body = _present(
             resolution=resolution,
             if_digest=if_digest,
             remember=remember,
             rule=rule,
             updated_input=updated_input,
+            raise_by=raise_by,
             justification=justification,
         )
         return await self._send("POST", f"/v1/approvals/{segment(request_id)}", body=body, key=key)
@@ -669,6 +702,10 @@ class AsyncDaemon(_Noun):
     async def chains(self) -> list[ChainView]:
         """The chains of routes, and which of their hops are spared now."""
         return await self._send("GET", "/v1/chains")
+
+    async def budgets(self) -> builtins.list[BudgetView]:
+        """Of this day and of the daemon, where there are any."""
+        return await self._send("GET", "/v1/budgets")
 
     async def usage(
         self, *, by: Literal["model", "route", "session", "day"] | None = None, since_ms: int | None = None

@@ -14,10 +14,12 @@ Effect = Literal["read", "idempotent", "unsafe"]
 ToolKind = Literal["function", "process", "question"]
 Behavior = Literal["allow", "ask", "deny"]
 RuleScope = Literal["session", "project", "user", "default"]
-ApprovalKind = Literal["tool_call", "uncertain"]
-Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
+ApprovalKind = Literal["tool_call", "uncertain", "budget"]
+Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up", "raise", "stop"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+Dimension = Literal["cost_usd", "tokens", "steps", "wall_ms"]
+OnBudget = Literal["ask", "stop"]
 Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
 RunStatus = Literal[
     "queued",
@@ -32,6 +34,15 @@ RunStatus = Literal[
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
 DebugLevel = Literal["off", "redacted", "full"]
 TestKind = Literal["auth", "canary"]
+
+
+class AmountsView(TypedDict):
+    """Null where there is no limit."""
+
+    cost_usd: float | None
+    tokens: int | None
+    steps: int | None
+    wall_ms: int | None
 
 
 class Answer(TypedDict):
@@ -61,6 +72,7 @@ class ApprovalRequested(TypedDict):
     kind: NotRequired[ApprovalKind]
     reason: NotRequired[str]
     supersedes: NotRequired[str]
+    standing: NotRequired[Standing | None]
 
 
 class ApprovalResolved(TypedDict):
@@ -76,11 +88,13 @@ class ApprovalResolved(TypedDict):
     updated_input: NotRequired[dict[str, Any] | None]
     justification: NotRequired[str]
     body_digest: NotRequired[str]
+    raise_by: NotRequired[Budget | None]
 
 
 class ApprovalView(TypedDict):
     """`choices` are the resolutions that it takes; `exact_rule` is what `remember` makes unless a rule is given.
-    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect."""
+    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect, and `budget`
+    where there is no call, but a `budget` that has no room for the next."""
 
     request_id: str
     session_id: str
@@ -97,6 +111,7 @@ class ApprovalView(TypedDict):
     reason: str
     choices: list[Resolution]
     exact_rule: str
+    budget: BudgetView | None
 
 
 class ApprovalWithdrawn(TypedDict):
@@ -159,6 +174,58 @@ class AuthorView(TypedDict):
     origin: str
     command: NotRequired[str]
     key: NotRequired[str]
+
+
+class Budget(TypedDict):
+    """What may be used, where there is a limit; or what is added to limits. `steps` are model calls, `wall_ms` is the
+    time that runs are at work, not that they wait for a human."""
+
+    cost_usd: NotRequired[float | None]
+    tokens: NotRequired[int | None]
+    steps: NotRequired[int | None]
+    wall_ms: NotRequired[int | None]
+
+
+class BudgetBody(TypedDict):
+    """What may be used, or by how much more; what is left out has no limit, or stays. `steps` are model calls,
+    `wall_ms` the time at work: waiting for a human does not count."""
+
+    cost_usd: NotRequired[float | None]
+    tokens: NotRequired[int | None]
+    steps: NotRequired[int | None]
+    wall_ms: NotRequired[int | None]
+
+
+class BudgetStopped(TypedDict):
+    """The run ends for want of this budget: its last call says what was done and what is left."""
+
+    type: Literal["budget.stopped"]
+    run_id: str
+    standing: Standing
+
+
+class BudgetView(TypedDict):
+    """`account` is `run:ID`, `session:ID`, `day:DATE` or `daemon`, with all that its runs and their children use. What
+    `unpriced_calls` cost, whose price nobody knows, is no part of it, nor will be that of the models in `unpriced`.
+    `reserved` is for calls under way; `reached` are the limits for which a run waits."""
+
+    account: str
+    by: str
+    limit: AmountsView
+    used: AmountsView
+    reserved: AmountsView
+    left: AmountsView
+    unpriced_calls: int
+    unpriced: list[str]
+    reached: list[Dimension]
+
+
+class BudgetWarned(TypedDict):
+    """Most of a budget is used; said once of each."""
+
+    type: Literal["budget.warned"]
+    run_id: str
+    standing: Standing
 
 
 class CapabilitiesView(TypedDict):
@@ -431,6 +498,7 @@ class ModelCallCompleted(TypedDict):
     request_id: NotRequired[str]
     first_ms: NotRequired[int]
     duration_ms: NotRequired[int]
+    cost_usd: NotRequired[float | None]
 
 
 class ModelCallDied(TypedDict):
@@ -451,11 +519,13 @@ class ModelCallFailed(TypedDict):
     message: str
     request_id: NotRequired[str]
     duration_ms: NotRequired[int]
+    usage: NotRequired[Usage]
+    cost_usd: NotRequired[float | None]
 
 
 class ModelCallRetrying(TypedDict):
     """An attempt failed and the next is due at `retry_at_ms`. `discarded`: it had begun to answer, and what followers
-    saw of that does not count."""
+    saw of that does not count. `usage` is what the provider said that it took all the same."""
 
     type: Literal["model_call.retrying"]
     run_id: str
@@ -467,11 +537,14 @@ class ModelCallRetrying(TypedDict):
     discarded: NotRequired[bool]
     request_id: NotRequired[str]
     duration_ms: NotRequired[int]
+    usage: NotRequired[Usage]
+    cost_usd: NotRequired[float | None]
 
 
 class ModelCallStarted(TypedDict):
     """`step` counts the run's model calls from 1; `attempt` the tries of this one. `route` and `model` are what it
-    takes, `reason` says why, `cooling` which hops of the chain are spared now."""
+    takes, `reason` says why, `cooling` which hops of the chain are spared now. It counts for `day`, and may use what is
+    `reserved` for it; `output_tokens_max` is there where a budget leaves room for less than usual."""
 
     type: Literal["model_call.started"]
     run_id: str
@@ -483,6 +556,9 @@ class ModelCallStarted(TypedDict):
     model: NotRequired[str]
     reason: NotRequired[Choice]
     cooling: NotRequired[list[Cooling]]
+    day: NotRequired[str]
+    reserved: NotRequired[Spent]
+    output_tokens_max: NotRequired[int]
 
 
 class Option(TypedDict):
@@ -608,6 +684,13 @@ class QuestionWithdrawn(TypedDict):
     reason: str
 
 
+class Rate(TypedDict):
+    """What a million tokens of a hop cost, as they are reckoned before a call."""
+
+    input_usd: float
+    output_usd: float
+
+
 class RecordPage(TypedDict):
     """`next_cursor` is the seq to go on after; null where the journal ends."""
 
@@ -651,6 +734,7 @@ class ResolveOneOfMany(TypedDict):
     remember: NotRequired[Remember]
     rule: NotRequired[str]
     updated_input: NotRequired[dict[str, Any] | None]
+    raise_by: NotRequired[BudgetBody | None]
     justification: NotRequired[str]
     request_id: str
 
@@ -675,6 +759,7 @@ class RouteFields(TypedDict):
     auth_ref: str
     base_url: str
     multimodal_input: bool | None
+    price: dict[str, float] | None
 
 
 class RouteReadiness(TypedDict):
@@ -808,6 +893,10 @@ class RunSubmitted(TypedDict):
     body_digest: NotRequired[str]
     hops: NotRequired[list[Hop]]
     system_prompt: NotRequired[str]
+    budget: NotRequired[Budget]
+    budget_by: NotRequired[str]
+    on_budget: NotRequired[OnBudget]
+    rates: NotRequired[list[Rate | None]]
 
 
 class RunView(TypedDict):
@@ -837,6 +926,7 @@ class RunView(TypedDict):
     outputs: list[str]
     usage: UsageView
     error: RunError | None
+    budget: BudgetView | None
 
 
 class RuntimeSettings(TypedDict):
@@ -877,6 +967,15 @@ class SecretView(TypedDict):
     problem: str
 
 
+class SessionBudgetSet(TypedDict):
+    """The budget of all runs of the session and of its children. `raised_before` is what other sessions had raised it
+    by: that counts no more."""
+
+    type: Literal["session.budget_set"]
+    budget: Budget
+    raised_before: NotRequired[Budget]
+
+
 class SessionCounts(TypedDict):
     total: int
     loaded: int
@@ -891,6 +990,8 @@ class SessionCreated(TypedDict):
     mode: NotRequired[Mode]
     title: NotRequired[str]
     body_digest: NotRequired[str]
+    parent_session_id: NotRequired[str]
+    parent_run_id: NotRequired[str]
 
 
 class SessionEnded(TypedDict):
@@ -964,6 +1065,31 @@ class SessionView(TypedDict):
     attached: int
     rules: list[RuleView] | None
     model: str
+    budget: BudgetView | None
+    parent_run_id: str
+
+
+class Spent(TypedDict):
+    """What was used. Costs are whole billionths of a US dollar, so that sums are exact; those of `unpriced_calls`,
+    whose price nobody knows, are not in it."""
+
+    cost_nanousd: NotRequired[int]
+    tokens: NotRequired[int]
+    steps: NotRequired[int]
+    wall_ms: NotRequired[int]
+    unpriced_calls: NotRequired[int]
+
+
+class Standing(TypedDict):
+    """How a budget stands. `account` is whose it is: `run:ID`, `session:ID`, `day:DATE` or `daemon`; `reserved` is for
+    the call under way; `by` set it; `reached` are the limits that the next call might pass."""
+
+    account: str
+    limit: Budget
+    used: NotRequired[Spent]
+    reserved: NotRequired[Spent]
+    by: NotRequired[str]
+    reached: NotRequired[list[Dimension]]
 
 
 class StatusView(TypedDict):
@@ -1123,6 +1249,7 @@ class UsageReport(TypedDict):
     rows: list[UsageRow]
     total: UsageRow
     is_whole: bool
+    budget: BudgetView | None
 
 
 class UsageRow(TypedDict):
@@ -1183,6 +1310,7 @@ AnyEvent = (
     | SessionModelChanged
     | SessionRenamed
     | SessionRuleAdded
+    | SessionBudgetSet
     | SessionRecovered
     | RunSubmitted
     | RunEdited
@@ -1211,6 +1339,8 @@ AnyEvent = (
     | QuestionRequested
     | QuestionAnswered
     | QuestionWithdrawn
+    | BudgetWarned
+    | BudgetStopped
 )
 
 

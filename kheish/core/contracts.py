@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kheish.core.events import NO_USAGE, Effect, StopReason, Struct, ToolKind, Usage
 from kheish.core.events import AssistantMessage as AssistantMessage
-from kheish.core.events import Effect, StopReason, Struct, ToolKind, Usage
 from kheish.core.events import Message as Message
 from kheish.core.events import ToolMessage as ToolMessage
 from kheish.core.events import UserMessage as UserMessage
@@ -58,6 +58,8 @@ class ModelRequest(Struct, frozen=True):
     tools: tuple[ToolDefinition, ...]
     output_tokens_max: int
     blobs: dict[str, bytes] = {}
+    may_use_tools: bool = True
+    """Where it may not, the tools are there all the same: the transcript has calls of them."""
 
 
 class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):
@@ -74,7 +76,13 @@ class ToolCallDelta(Struct, tag_field="kind", tag="tool_call", frozen=True):
     tool: str
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta
+class UsageDelta(Struct, tag_field="kind", tag="usage", frozen=True):
+    """What the provider says that the call has taken so far. It counts where no reply comes."""
+
+    usage: Usage
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | UsageDelta
 
 
 class ReplyToolCall(Struct, frozen=True):
@@ -93,7 +101,7 @@ class Reply(Struct, frozen=True):
     text: str
     stop_reason: StopReason
     tool_calls: tuple[ReplyToolCall, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}

@@ -20,10 +20,13 @@ Effect = Literal["read", "idempotent", "unsafe"]
 ToolKind = Literal["function", "process", "question"]
 Behavior = Literal["allow", "ask", "deny"]
 RuleScope = Literal["session", "project", "user", "default"]
-ApprovalKind = Literal["tool_call", "uncertain"]
-Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
+ApprovalKind = Literal["tool_call", "uncertain", "budget"]
+Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up", "raise", "stop"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+Dimension = Literal["cost_usd", "tokens", "steps", "wall_ms"]
+OnBudget = Literal["ask", "stop"]
+"""What becomes of a run at the limit of a budget: a human is asked, or it stops with a last word."""
 Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
 """Why an attempt takes the hop that it takes: `primary`, it is the first of its chain; `failover`, the attempt before
 failed on another; `cooling`, those before it in the chain cool down; `returned`, the first is to be had again; `retry`,
@@ -99,6 +102,50 @@ class ToolLimits(Struct, frozen=True):
     output_bytes: int = 0
 
 
+class Budget(Struct, frozen=True):
+    """What may be used, where there is a limit; or what is added to limits. `steps` are model calls, `wall_ms` is the
+    time that runs are at work, not that they wait for a human."""
+
+    cost_usd: float | None = None
+    tokens: int | None = None
+    steps: int | None = None
+    wall_ms: int | None = None
+
+
+class Spent(Struct, frozen=True):
+    """What was used. Costs are whole billionths of a US dollar, so that sums are exact; those of `unpriced_calls`,
+    whose price nobody knows, are not in it."""
+
+    cost_nanousd: int = 0
+    tokens: int = 0
+    steps: int = 0
+    wall_ms: int = 0
+    unpriced_calls: int = 0
+
+
+NO_USAGE, NO_BUDGET, NO_SPENT = Usage(), Budget(), Spent()
+"""What is one of these is left out where it is stored: a default is known by what it is, not by what is in it."""
+
+
+class Rate(Struct, frozen=True):
+    """What a million tokens of a hop cost, as they are reckoned before a call."""
+
+    input_usd: float
+    output_usd: float
+
+
+class Standing(Struct, frozen=True):
+    """How a budget stands. `account` is whose it is: `run:ID`, `session:ID`, `day:DATE` or `daemon`; `reserved` is for
+    the call under way; `by` set it; `reached` are the limits that the next call might pass."""
+
+    account: str
+    limit: Budget
+    used: Spent = NO_SPENT
+    reserved: Spent = NO_SPENT
+    by: str = ""
+    reached: tuple[Dimension, ...] = ()
+
+
 class Process(Struct, frozen=True):
     """A process the daemon started. `start_ticks` and `boot_id` tell it from a later one with the same pid."""
 
@@ -166,6 +213,9 @@ class SessionCreated(Event, tag="session.created", frozen=True):
     mode: Mode = "default"
     title: str = ""
     body_digest: str = ""
+    parent_session_id: str = ""
+    parent_run_id: str = ""
+    """The run whose process made it: what it uses counts for that, too."""
 
 
 class SessionForked(Event, tag="session.forked", frozen=True):
@@ -198,6 +248,14 @@ class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
     rule: Rule
 
 
+class SessionBudgetSet(Event, tag="session.budget_set", frozen=True):
+    """The budget of all runs of the session and of its children. `raised_before` is what other sessions had raised it
+    by: that counts no more."""
+
+    budget: Budget
+    raised_before: Budget = NO_BUDGET
+
+
 class SessionRecovered(Event, tag="session.recovered", frozen=True):
     """A daemon found work in flight of one that died. `died_generation` is the dead daemon's."""
 
@@ -226,6 +284,11 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Of a run with a chain, all of it; `route` and `model` are those of the first."""
     system_prompt: str = ""
     """What the operator added to the system text then."""
+    budget: Budget = NO_BUDGET
+    budget_by: str = ""
+    on_budget: OnBudget = "ask"
+    rates: tuple[Rate | None, ...] = ()
+    """Of each hop, where a price is known."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -301,7 +364,8 @@ class RunInterrupted(Event, tag="run.interrupted", frozen=True):
 
 class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     """`step` counts the run's model calls from 1; `attempt` the tries of this one. `route` and `model` are what it
-    takes, `reason` says why, `cooling` which hops of the chain are spared now."""
+    takes, `reason` says why, `cooling` which hops of the chain are spared now. It counts for `day`, and may use what is
+    `reserved` for it; `output_tokens_max` is there where a budget leaves room for less than usual."""
 
     run_id: str
     model_call_id: str
@@ -312,6 +376,9 @@ class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     model: str = ""
     reason: Choice = "primary"
     cooling: tuple[Cooling, ...] = ()
+    day: str = ""
+    reserved: Spent = NO_SPENT
+    output_tokens_max: int = 0
 
 
 class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
@@ -325,7 +392,7 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     text: str
     stop_reason: StopReason
     tool_requests: tuple[ToolRequest, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}
@@ -333,11 +400,13 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     request_id: str = ""
     first_ms: int = 0
     duration_ms: int = 0
+    cost_usd: float | None = None
+    """None where nobody knows the price."""
 
 
 class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
     """An attempt failed and the next is due at `retry_at_ms`. `discarded`: it had begun to answer, and what followers
-    saw of that does not count."""
+    saw of that does not count. `usage` is what the provider said that it took all the same."""
 
     run_id: str
     model_call_id: str
@@ -348,6 +417,8 @@ class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
     discarded: bool = False
     request_id: str = ""
     duration_ms: int = 0
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
 
 
 class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
@@ -358,6 +429,8 @@ class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
     message: str
     request_id: str = ""
     duration_ms: int = 0
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
 
 
 class ModelCallDied(Event, tag="model_call.died", frozen=True):
@@ -453,6 +526,8 @@ class ApprovalRequested(Event, tag="approval.requested", frozen=True):
     kind: ApprovalKind = "tool_call"
     reason: str = ""
     supersedes: str = ""
+    standing: Standing | None = None
+    """Of the budget that is asked about; there is no tool call then."""
 
 
 class ApprovalResolved(Event, tag="approval.resolved", frozen=True):
@@ -467,6 +542,7 @@ class ApprovalResolved(Event, tag="approval.resolved", frozen=True):
     updated_input: Arguments | None = None
     justification: str = ""
     body_digest: str = ""
+    raise_by: Budget | None = None
 
 
 class ApprovalWithdrawn(Event, tag="approval.withdrawn", frozen=True):
@@ -502,6 +578,23 @@ class QuestionWithdrawn(Event, tag="question.withdrawn", frozen=True):
     reason: str
 
 
+# -- budgets --------------------------------------------------------------------------------------------------------
+
+
+class BudgetWarned(Event, tag="budget.warned", frozen=True):
+    """Most of a budget is used; said once of each."""
+
+    run_id: str
+    standing: Standing
+
+
+class BudgetStopped(Event, tag="budget.stopped", frozen=True):
+    """The run ends for want of this budget: its last call says what was done and what is left."""
+
+    run_id: str
+    standing: Standing
+
+
 AnyEvent = (
     SessionCreated
     | SessionForked
@@ -510,6 +603,7 @@ AnyEvent = (
     | SessionModelChanged
     | SessionRenamed
     | SessionRuleAdded
+    | SessionBudgetSet
     | SessionRecovered
     | RunSubmitted
     | RunEdited
@@ -538,4 +632,6 @@ AnyEvent = (
     | QuestionRequested
     | QuestionAnswered
     | QuestionWithdrawn
+    | BudgetWarned
+    | BudgetStopped
 )

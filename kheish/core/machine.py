@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from kheish.core import approvals, model_calls, questions, recovery, runs, sessions, steps, tool_calls
+from kheish.core import approvals, budgets, model_calls, questions, recovery, runs, sessions, steps, tool_calls
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
@@ -32,6 +32,7 @@ COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.SetMode: sessions.set_mode,
     c.SetModel: sessions.set_model,
     c.RenameSession: sessions.rename,
+    c.SetBudget: budgets.set_budget,
     c.AddRule: sessions.add_rule,
     c.InterruptSession: sessions.interrupt,
     c.SubmitRun: runs.submit,
@@ -51,6 +52,7 @@ OUTCOMES: dict[type[Outcome], Callable[[Draft, Any], None]] = {
     o.ToolProcessMade: tool_calls.process_made,
     o.ToolFinished: tool_calls.finished,
     o.ProcessGone: tool_calls.process_gone,
+    o.BudgetMoved: budgets.moved,
 }
 
 EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
@@ -61,6 +63,7 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.SessionModelChanged: sessions.on_model_changed,
     e.SessionRenamed: sessions.on_renamed,
     e.SessionRuleAdded: sessions.on_rule_added,
+    e.SessionBudgetSet: budgets.on_set,
     e.SessionRecovered: sessions.on_recovered,
     e.RunSubmitted: runs.on_submitted,
     e.RunEdited: runs.on_edited,
@@ -89,6 +92,8 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.QuestionRequested: questions.on_requested,
     e.QuestionAnswered: questions.on_answered,
     e.QuestionWithdrawn: questions.on_withdrawn,
+    e.BudgetWarned: budgets.on_warned,
+    e.BudgetStopped: budgets.on_stopped,
 }
 
 
@@ -103,7 +108,11 @@ class Decision(msgspec.Struct, frozen=True):
 
 def evolve(state: State, event: e.Event, context: Context) -> None:
     """Applies one event to a state that the caller owns."""
+    budgets.pass_time(state, context)
+    entered_before = len(state.entered)
     EVENTS[type(event)](state, event, context)
+    if len(state.entered) > entered_before:
+        budgets.take_in(state, event, state.entered[entered_before:])
     state.updated_at_ms = context.at_ms
     state.generation = context.generation
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from kheish.core import chains, runs
+from kheish.core import budgets, chains, runs
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import Context
 from kheish.core.contracts import AssistantMessage, FailureCode, Reply
 from kheish.core.draft import Draft
 from kheish.core.events import (
+    NO_SPENT,
+    NO_USAGE,
     Choice,
     ModelCallCompleted,
     ModelCallDied,
@@ -77,7 +79,7 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             arguments=call.arguments,
             malformed=call.malformed,
         )
-        for call in reply.tool_calls
+        for call in (reply.tool_calls if run.stopped is None else ())
     )
     draft.emit(
         ModelCallCompleted(
@@ -95,8 +97,10 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             request_id=reply.request_id,
             first_ms=outcome.first_ms,
             duration_ms=outcome.duration_ms,
+            cost_usd=outcome.cost_usd,
         )
     )
+    budgets.warn(draft, run.run_id)
     if reply.stop_reason == "refused" and not requests:
         runs.fail(draft, run.run_id, "content_refused", FAILURES["content_refused"].advice)
 
@@ -126,7 +130,7 @@ def failed(draft: Draft, outcome: ModelFailed) -> None:
         return
     tries = f" after {call.failures + 1} attempts" if call.failures else ""
     explained = f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}"
-    give_up(draft, run, outcome.code, outcome.message, explained, outcome.request_id, outcome.duration_ms)
+    give_up(draft, run, outcome.code, outcome.message, explained, outcome)
 
 
 def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> None:
@@ -152,6 +156,8 @@ def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> Non
             discarded=outcome.has_output,
             request_id=outcome.request_id,
             duration_ms=outcome.duration_ms,
+            usage=outcome.usage,
+            cost_usd=outcome.cost_usd,
         )
     )
     if hop is not None:
@@ -164,8 +170,7 @@ def give_up(
     code: str,
     message: str,
     explained: str = "",
-    request_id: str = "",
-    duration_ms: int = 0,
+    outcome: ModelFailed | None = None,
 ) -> None:
     """The present model call fails for good, and its run with it; `explained` is the message for people."""
     call = run.model_call
@@ -177,8 +182,10 @@ def give_up(
             attempt=call.attempt,
             code=code,
             message=message,
-            request_id=request_id,
-            duration_ms=duration_ms,
+            request_id=outcome.request_id if outcome else "",
+            duration_ms=outcome.duration_ms if outcome else 0,
+            usage=outcome.usage if outcome else NO_USAGE,
+            cost_usd=outcome.cost_usd if outcome else None,
         )
     )
     runs.fail(draft, run.run_id, code, explained or message)
@@ -209,6 +216,7 @@ def start(draft: Draft, run: Run) -> None:
 
 
 def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Choice) -> None:
+    output_tokens_max, reserved = budgets.reserve(draft, draft.run(run.run_id), hop)
     draft.emit(
         ModelCallStarted(
             run_id=run.run_id,
@@ -220,6 +228,9 @@ def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Cho
             model=run.chain[hop].model,
             reason=reason,
             cooling=chains.cooling_in(run.hops, draft.context.cooling),
+            day=draft.context.day,
+            reserved=reserved,
+            output_tokens_max=output_tokens_max,
         )
     )
 
@@ -237,10 +248,19 @@ def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
             retry_at_ms=0,
             tried=old.tried if old.stays or event.reason in ("failover", "resumed") else (),
             stays=old.stays and event.reason != "failover",
+            reserved=event.reserved,
+            output_tokens_max=event.output_tokens_max,
         )
         if old is not None and old.model_call_id == event.model_call_id
-        else ModelCall(model_call_id=event.model_call_id, step=event.step, attempt=event.attempt)
+        else ModelCall(
+            model_call_id=event.model_call_id,
+            step=event.step,
+            attempt=event.attempt,
+            reserved=event.reserved,
+            output_tokens_max=event.output_tokens_max,
+        )
     )
+    budgets.begin_day(state, event.day)
     state.runs[event.run_id] = replace(
         run,
         model_call=call,
@@ -272,6 +292,7 @@ def on_completed(state: State, event: ModelCallCompleted, context: Context) -> N
         usage=add_usage(run.usage, event.usage),
         updated_at_ms=event.at_ms,
     )
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
 
 def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> None:
@@ -284,16 +305,19 @@ def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> Non
         retry_at_ms=event.retry_at_ms,
         tried=(*old.tried, run.hop) if run.hops else (),
         stays=event.discarded and not old.stays,
+        reserved=NO_SPENT,
     )
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd)
 
 
 def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
     state.runs[event.run_id] = replace(state.runs[event.run_id], model_call=None, updated_at_ms=context.at_ms)
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
 
 def on_died(state: State, event: ModelCallDied, context: Context) -> None:
     run = state.runs[event.run_id]
     assert run.model_call is not None
-    call = replace(run.model_call, deaths=run.model_call.deaths + 1)
+    call = replace(run.model_call, deaths=run.model_call.deaths + 1, reserved=NO_SPENT)
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)

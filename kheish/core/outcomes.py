@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kheish.core.contracts import Reply
-from kheish.core.events import Process
+from kheish.core.events import NO_USAGE, Process, Usage
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
@@ -23,11 +23,12 @@ class ModelReplied(Outcome, tag="model_replied", frozen=True):
     reply: Reply
     first_ms: int = 0
     duration_ms: int = 0
+    cost_usd: float | None = None
 
 
 class ModelFailed(Outcome, tag="model_failed", frozen=True):
     """`jitter` in [0, 1) spreads the retry; randomness is not the core's. `has_output`: followers saw some of a
-    reply."""
+    reply. `usage` is what the provider said that the attempt took all the same."""
 
     run_id: str
     model_call_id: str
@@ -39,6 +40,8 @@ class ModelFailed(Outcome, tag="model_failed", frozen=True):
     has_output: bool = False
     request_id: str = ""
     duration_ms: int = 0
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
 
 
 class RetryDue(Outcome, tag="retry_due", frozen=True):
@@ -69,3 +72,7 @@ class ProcessGone(Outcome, tag="process_gone", frozen=True):
     tool_call_id: str
     pid: int
     killed: bool
+
+
+class BudgetMoved(Outcome, tag="budget_moved", frozen=True):
+    """A budget that is waited for may have room again."""

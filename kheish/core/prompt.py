@@ -53,7 +53,8 @@ def build_request(state: State, run: Run, messages: Sequence[Message], tools: Ma
         tools=tuple(
             ToolDefinition(name=t.name, description=t.description, input_schema=t.input_schema) for t in tools.values()
         ),
-        output_tokens_max=MODEL_OUTPUT_TOKENS_MAX,
+        output_tokens_max=call.output_tokens_max or MODEL_OUTPUT_TOKENS_MAX,
+        may_use_tools=run.stopped is None,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from kheish.core import tool_calls
+from kheish.core import budgets, tool_calls
 from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
 from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
@@ -62,6 +62,8 @@ def submit(draft: Draft, command: SubmitRun) -> str:
         )
     if not command.text.strip() and not command.attachments:
         raise Invalid("cannot submit: the text is empty", code="empty_input", path="$.content")
+    if command.delivery == "steer" and command.budget is not None:
+        raise Invalid("cannot give a budget to what steers: the active run has its own", path="$.budget")
     if command.delivery == "steer" and state.active:
         draft.emit(
             InputSteered(
@@ -80,6 +82,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             code="queue_full",
         )
     run_id = draft.new_id("run")
+    budget, budget_by = budgets.of_run(draft, command.budget)
     if command.delivery == "interrupt" and state.active:
         stop(draft, state.active, "interrupted", "another input took its place")
     draft.emit(
@@ -96,6 +99,10 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             body_digest=draft.context.body_digest,
             hops=command.hops,
             system_prompt=draft.settings.system_prompt,
+            budget=budget,
+            budget_by=budget_by,
+            on_budget=command.on_budget,
+            rates=command.rates,
         )
     )
     return run_id
@@ -197,6 +204,10 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         principal=context.principal,
         hops=event.hops,
         system_prompt=event.system_prompt,
+        budget=event.budget,
+        budget_by=event.budget_by,
+        on_budget=event.on_budget,
+        rates=event.rates,
     )
     if event.first:
         state.queue.insert(0, event.run_id)

@@ -64,6 +64,8 @@ def create(draft: Draft, command: CreateSession) -> str:
             mode=command.mode,
             title=command.title,
             body_digest=draft.context.body_digest,
+            parent_session_id=command.parent_session_id,
+            parent_run_id=command.parent_run_id,
         )
     )
     if command.forked is not None:
@@ -124,6 +126,7 @@ def on_created(state: State, event: SessionCreated, context: Context) -> None:
     state.mode = event.mode
     state.title = event.title
     state.created_at_ms = event.created_at_ms
+    state.parent_session_id, state.parent_run_id = event.parent_session_id, event.parent_run_id
     runs.remember_key(state, context, event.body_digest, event.session_id)
 
 

@@ -14,15 +14,23 @@ import msgspec
 
 from kheish.core.contracts import Message
 from kheish.core.events import (
+    NO_BUDGET,
+    NO_SPENT,
+    NO_USAGE,
     ApprovalKind,
     Arguments,
     Attachment,
+    Budget,
     Effect,
     Hop,
     Mode,
+    OnBudget,
     Process,
     Question,
+    Rate,
     Rule,
+    Spent,
+    Standing,
     Struct,
     ToolKind,
     ToolLimits,
@@ -64,6 +72,8 @@ class ModelCall(Struct, frozen=True):
     retry_at_ms: int = 0
     tried: tuple[int, ...] = ()
     stays: bool = False
+    reserved: Spent = NO_SPENT
+    output_tokens_max: int = 0
 
 
 class ToolCall(Struct, frozen=True):
@@ -120,7 +130,7 @@ class Run(Struct, frozen=True):
     """The current step's reply is in the transcript with all its tool results."""
     steered: tuple[SteeredInput, ...] = ()
     output: str = ""
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     error_code: str = ""
     error_message: str = ""
     hops: tuple[Hop, ...] = ()
@@ -130,6 +140,14 @@ class Run(Struct, frozen=True):
     system_prompt: str = ""
     tool_limits: dict[str, ToolLimits] = {}
     """These two only until it is over."""
+    budget: Budget = NO_BUDGET
+    budget_by: str = ""
+    on_budget: OnBudget = "ask"
+    rates: tuple[Rate | None, ...] = ()
+    used: Spent = NO_SPENT
+    """By all attempts of all its calls."""
+    stopped: Standing | None = None
+    """The budget for want of which it ends."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
@@ -154,6 +172,7 @@ class Approval(Struct, frozen=True):
     rule: str
     kind: ApprovalKind = "tool_call"
     reason: str = ""
+    standing: Standing | None = None
 
 
 class QuestionRequest(Struct, frozen=True):
@@ -179,6 +198,14 @@ class KeyUse(Struct, frozen=True):
 
     body_digest: str
     result: str
+
+
+class BudgetNote(Struct, frozen=True):
+    """What was decided here of a budget, also of one that is not the session's own: what it was raised by, and whether
+    a warning was given."""
+
+    raised: Budget = NO_BUDGET
+    is_warned: bool = False
 
 
 class State(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -212,6 +239,21 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The newest IDEMPOTENCY_KEYS_KEPT."""
     processes: dict[str, Process] = {}
     """Processes that may live, by tool call."""
+    parent_session_id: str = ""
+    parent_run_id: str = ""
+    budget: Budget = NO_BUDGET
+    budget_by: str = ""
+    raised_before: Budget = NO_BUDGET
+    """Raises of the budget in other sessions that count no more."""
+    budget_notes: dict[str, BudgetNote] = {}
+    """By account; the newest BUDGET_NOTES_KEPT."""
+    used: Spent = NO_SPENT
+    """By all runs, also those that left."""
+    day: str = ""
+    """The newest on which a model was called, and what was used on it."""
+    day_used: Spent = NO_SPENT
+    context_tokens: int = 0
+    """About how long the transcript is: what the last reply's usage says, and an estimate of what came after."""
 
     def fork(self) -> State:
         """A state that may be evolved without changing this one: containers copied, leaves shared, nothing entered."""
@@ -219,7 +261,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.rules, forked.queue, forked.entered = self.rules[:], self.queue[:], []
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
-        forked.settled = self.settled.copy()
+        forked.settled, forked.budget_notes = self.settled.copy(), self.budget_notes.copy()
         return forked
 
     @property

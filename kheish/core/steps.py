@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.core import approvals, model_calls, questions, runs, tool_calls
+from kheish.core import approvals, budgets, model_calls, questions, runs, tool_calls
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
 from kheish.core.events import InputEntered, RunCompleted, RunStarted
@@ -22,6 +22,9 @@ def advance(draft: Draft) -> bool:
         return True
     if run.model_call is not None or not all(call.phase == "done" for call in run.calls):
         return _advance_calls(draft, run)
+    if run.stopped is not None and (run.answered or not run.step):
+        runs.fail(draft, run.run_id, "budget_exhausted", f"its budget is used up: {budgets.say(run.stopped)}")
+        return True
     if run.steered:
         draft.emit(InputEntered(input_id=run.steered[0].input_id, run_id=run.run_id))
         return True
@@ -35,6 +38,11 @@ def advance(draft: Draft) -> bool:
             "step_limit",
             f"the run reached its limit of {draft.settings.steps_max} model calls",
         )
+        return True
+    if budgets.is_asking(state, run):
+        return False
+    if run.stopped is None and (standing := budgets.find_reached(draft, run)) is not None:
+        budgets.hold(draft, run, standing)
         return True
     model_calls.start(draft, run)
     return True

@@ -22,7 +22,7 @@ from kheish.core.events import (
     RunSubmitted,
     Usage,
 )
-from kheish.core.usage import PriceOf
+from kheish.core.usage import PriceOf, cost_of
 
 Result = Literal["under_way", "replied", "failed", "died"]
 
@@ -78,7 +78,7 @@ class Inquiry:
                     first_ms=event.first_ms,
                     duration_ms=event.duration_ms,
                     usage=event.usage,
-                    cost_usd=self._price_of(last.route, event.model or last.model, event.usage, event.at_ms),
+                    cost_usd=cost_of(event, last.route, last.model, self._price_of),
                 )
             case ModelCallRetrying() | ModelCallFailed():
                 retrying = event if isinstance(event, ModelCallRetrying) else None

@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 
 from kheish.config import FILE_NAME, load_config
-from kheish.core.events import Behavior, Process, Rule
+from kheish.core.budgets import DIMENSIONS
+from kheish.core.events import Behavior, Budget, Process, Rule
 from kheish.core.permissions import parse_pattern
 from kheish.debug.service import Debugging
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
+from kheish.runtime.ledger import Limits
 from kheish.runtime.settings import RuntimeConfig
 from kheish.runtime.supervisor import Supervisor, SystemClock
 from kheish.secrets.master_key import MasterKey
@@ -56,6 +58,16 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
     return Secrets(root / "daemon" / "secrets", master_key, SystemClock())
 
 
+def config_budgets(config_dir: Path) -> Limits:
+    """The budgets of `config.toml`. Raises Invalid."""
+    budgets = load_config(config_dir).budgets
+
+    def read(whose: str) -> Budget:
+        return Budget(**{dimension: getattr(budgets, f"{whose}_{dimension}") for dimension in DIMENSIONS})
+
+    return Limits(run=read("run"), session=read("session"), day=read("daily"), daemon=read("daemon"))
+
+
 def build_debugging(root: Path, routes: Routes, secrets: Secrets, runtime: RuntimeConfig) -> Debugging:
     def known() -> list[str]:
         return [*secrets.values(), *routes.keys()]
@@ -80,6 +92,7 @@ def build_supervisor(
         config_rules=config_rules(config_dir),
         quotas=settings.quotas,
         store=settings.store,
+        budgets=config_budgets(config_dir),
         runtime=runtime,
         recorder=debugging,
     )

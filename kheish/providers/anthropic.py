@@ -22,6 +22,7 @@ from kheish.core.contracts import (
     TextDelta,
     ToolCallDelta,
     ToolMessage,
+    UsageDelta,
     UserMessage,
 )
 from kheish.core.events import Attachment, StopReason, Usage
@@ -120,6 +121,8 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
         body["tools"] = [
             {"name": t.name, "description": t.description, "input_schema": t.input_schema} for t in request.tools
         ]
+        if not request.may_use_tools:
+            body["tool_choice"] = {"type": "none"}
     return body
 
 
@@ -187,6 +190,7 @@ class Reader:
             case "message_start":
                 self._model = event.message.model
                 self._count(event.message.usage)
+                return UsageDelta(usage=Usage(**self._usage))
             case "content_block_start":
                 block = event.content_block
                 self._blocks[event.index] = {"raw": "", **block.model_dump(exclude_none=True, warnings=False)}

@@ -128,6 +128,8 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
             }
             for t in request.tools
         ]
+        if not request.may_use_tools:
+            body["tool_choice"] = "none"
     return body
 
 

@@ -8,16 +8,19 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec.structs import asdict, replace
 
 from kheish.core.events import Hop
+from kheish.core.usage import PriceOf
 from kheish.errors import Conflict, Invalid, KheishError, NotFound, ProviderError
 from kheish.limits import RUNTIME_ROUTES_MAX
+from kheish.providers.prices import load_prices
 from kheish.providers.probes import probe
 from kheish.providers.routes import (
     BUILT_IN,
@@ -208,6 +211,10 @@ class Routes:
         variables = [route.key_env for route in table.routes.values() if route.key_env] if table else []
         return [*(self._environ.get(name, "") for name in variables), *(key for _, key, _ in [*self._open.values()])]
 
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        table = (await self.table()).routes
+        return await load_prices({id_: route for id_, route in table.items() if not routes or id_ in routes})
+
     async def describe(self) -> list[dict[str, Any]]:
         table = await self.table()
         default_route = _default_of(table)[0]
@@ -283,7 +290,7 @@ class Routes:
         found = (await self.table(settings)).routes.get(route_id)
         if found is None:
             raise await self._unknown(route_id)
-        fields = RouteFields(**{name: getattr(found, name) for name in RouteFields.__struct_fields__})
+        fields = msgspec.convert(msgspec.to_builtins(found), RouteFields)
         if changes.get("auth_ref"):
             fields = replace(fields, api_key_env="")
         elif changes.get("api_key_env"):

@@ -18,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -70,10 +70,22 @@ HOMES: dict[Driver, Home] = {
 """All but the first two speak Chat Completions, or reach no server."""
 
 
+Dollars = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a million tokens cost, in US dollars; those from the cache as any other where nothing else is said."""
+
+    input_usd: Dollars
+    output_usd: Dollars
+    cache_read_usd: Dollars | None = None
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to a model. The key itself is never here, only the name of the secret (`auth_ref`) or of the variable
     that holds it; a driver has its usual one, and a server with a `base_url` of its own needs none unless it is named.
-    `multimodal_input` says whether the model is shown images and documents."""
+    `multimodal_input` says whether the model is shown images and documents; `price` what its models cost, where no
+    table knows that."""
 
     driver: Driver
     default_model: str = ""
@@ -81,6 +93,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     auth_ref: str = ""
     base_url: str = ""
     multimodal_input: bool | None = None
+    price: Price | None = None
 
     @property
     def key_env(self) -> str:
@@ -235,7 +248,7 @@ def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
     try:
         return read_route(route_id, table)
     except RouteFault as fault:
-        place = ("routes", route_id, fault.key)
+        place = ("routes", route_id, *fault.key.split("."))
         raise _fault(path, text, place, f"route {route_id}: {fault.reason}") from fault
 
 

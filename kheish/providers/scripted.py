@@ -23,6 +23,7 @@ from kheish.core.contracts import (
     ReplyToolCall,
     TextDelta,
     ToolCallDelta,
+    UsageDelta,
 )
 from kheish.core.events import StopReason, Usage
 from kheish.core.model_calls import FAILURES
@@ -40,12 +41,13 @@ class ScriptToolCall(_Strict, frozen=True):
 
 
 class ScriptError(_Strict, frozen=True):
-    """The first `times` attempts of the call fail with this."""
+    """The first `times` attempts of the call fail with this, and each takes the `usage` all the same."""
 
     code: str
     message: str = "the script says so"
     retry_after_ms: int | None = None
     times: int = 1
+    usage: Usage = Usage()
 
     def __post_init__(self) -> None:
         if self.code not in FAILURES:
@@ -166,6 +168,7 @@ class Scripted:
         if request.attempt <= reply.hang:
             await asyncio.Event().wait()
         if reply.error is not None and request.attempt <= reply.error.times + reply.hang:
+            yield UsageDelta(usage=reply.error.usage)
             raise ProviderError(reply.error.message, code=reply.error.code, retry_after_ms=reply.error.retry_after_ms)
         if reply.reasoning:
             yield ReasoningDelta(text=reply.reasoning)

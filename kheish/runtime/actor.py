@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from kheish.core.budgets import share_of
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.contracts import Message
@@ -28,6 +29,7 @@ from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS, 
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Frame, Hub
+from kheish.runtime.ledger import Ledger
 from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.committer import Committer
@@ -53,6 +55,7 @@ class Kernel(msgspec.Struct):
     committer: Committer
     policy: Policy
     circuits: Circuits
+    ledger: Ledger
     generation: int
     next_pos: Callable[[], int]
     on_change: Callable[[Actor], None]
@@ -126,6 +129,7 @@ class Actor:
                 letter.answer.set_result(Applied(decision.result, self.seq, self.state))
             return
         self.kernel.circuits.note_decided(decision.events, context.at_ms)
+        self.kernel.ledger.note(self.session_id, share_of(decision.state))
         by = {"principal": context.principal, "origin": context.origin}
         if not isinstance(letter.message, Outcome):
             by["command"] = str(letter.message.__struct_config__.tag)

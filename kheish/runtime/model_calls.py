@@ -12,8 +12,9 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, TextDelta
+from kheish.core.contracts import ModelRequest, ReasoningDelta, Reply, TextDelta, ToolCallDelta, UsageDelta
 from kheish.core.effects import CallModel
+from kheish.core.events import NO_USAGE
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
@@ -115,6 +116,7 @@ async def _call(
     began_s = time.monotonic()
     first_ms = 0
     has_output = False
+    usage = NO_USAGE
 
     def failed(code: str, message: str, retry_after_ms: int | None = None, request_id: str = "") -> ModelFailed:
         return ModelFailed(
@@ -128,6 +130,7 @@ async def _call(
             has_output=has_output,
             request_id=request_id,
             duration_ms=_ms_since(began_s),
+            usage=usage,
         )
 
     try:
@@ -136,6 +139,9 @@ async def _call(
         began_s = time.monotonic()
         async with contextlib.aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:
+                if isinstance(item, UsageDelta):
+                    usage = item.usage
+                    continue
                 first_ms = first_ms or _ms_since(began_s)
                 if isinstance(item, Reply):
                     return ModelReplied(
@@ -173,7 +179,7 @@ def _checked(reply: Reply) -> Reply:
         return reply
 
 
-def _publish(deltas: DeltaPublisher, item: Delta) -> None:
+def _publish(deltas: DeltaPublisher, item: TextDelta | ReasoningDelta | ToolCallDelta) -> None:
     if isinstance(item, TextDelta):
         deltas.add("text", item.text)
     elif isinstance(item, ReasoningDelta):

@@ -19,6 +19,7 @@ from kheish.core.events import Rule
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.errors import NotFound, StoreError
 from kheish.limits import STEPS_PER_RUN_MAX
+from kheish.runtime.ledger import Limits
 from kheish.store.committer import Committer
 from kheish.store.documents import read_document, write_document
 from kheish.wire.runtime import RuntimeSettings
@@ -28,7 +29,12 @@ class Policy:
     """`settings` is what the core decides with; it is replaced, never changed. `path` is the always-rules' document."""
 
     def __init__(
-        self, path: Path, committer: Committer, tools: Mapping[str, ToolSpec], config_rules: tuple[Rule, ...]
+        self,
+        path: Path,
+        committer: Committer,
+        tools: Mapping[str, ToolSpec],
+        config_rules: tuple[Rule, ...],
+        budgets: Limits,
     ) -> None:
         self._path = path
         self._committer = committer
@@ -42,6 +48,8 @@ class Policy:
             rules=rules,
             policy_revision=canonical_digest(restricting)[:16],
             steps_max=STEPS_PER_RUN_MAX,
+            run_budget=budgets.run,
+            session_budget=budgets.session,
         )
 
     async def add_user_rule(self, rule: Rule) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -10,6 +10,7 @@ import msgspec
 from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
 from kheish.core.events import Hop, Process
 from kheish.core.outcomes import ModelFailed, ModelReplied
+from kheish.core.usage import PriceOf
 from kheish.runtime.recording import Recording
 from kheish.wire.routes import TestKind
 from kheish.wire.runtime import RouteFields, RuntimeSettings
@@ -53,6 +54,11 @@ class Providers(Protocol):
 
     async def describe_chains(self) -> list[dict[str, Any]]:
         """The chains: chain_id, hops, is_default."""
+        ...
+
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        """What calls of these routes cost, or of all; loads the table of prices off the event loop, where it may have
+        one of them, on first use. Raises Invalid."""
         ...
 
     async def describe(self) -> list[dict[str, Any]]:

@@ -9,10 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
+from kheish.core.budgets import tokens_of
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Process, ToolLimits
+from kheish.core.events import Hop, Process, ToolLimits
 from kheish.core.machine import pending
-from kheish.core.outcomes import ModelFailed, Outcome, ProcessGone, RetryDue, ToolFinished, ToolProcessMade
+from kheish.core.outcomes import (
+    ModelFailed,
+    ModelReplied,
+    Outcome,
+    ProcessGone,
+    RetryDue,
+    ToolFinished,
+    ToolProcessMade,
+)
 from kheish.core.prompt import build_request
 from kheish.core.tool_calls import lookup
 from kheish.errors import Invalid, KheishError
@@ -136,7 +147,7 @@ class Reconciler:
                     recorder=self._recorder,
                 )
                 self._circuits.note_outcome(hop, outcome, self._clock.now_ms())
-                return outcome
+                return await self._priced(hop, outcome)
             case WakeAt():
                 left_ms = min(effect.at_ms - self._clock.now_ms(), effect.wait_ms_max)
                 await asyncio.sleep(max(0, left_ms) / 1000)
@@ -149,6 +160,21 @@ class Reconciler:
                     await asyncio.wait([ending])
                 killed = await self._kill_tree(effect.process, effect.tool_call_id, PROCESS_KILL_GRACE_MS)
                 return ProcessGone(tool_call_id=effect.tool_call_id, pid=effect.process.pid, killed=killed)
+
+    async def _priced(self, hop: Hop, outcome: ModelReplied | ModelFailed) -> Outcome:
+        """With what the attempt cost, if anybody knows."""
+        if isinstance(outcome, ModelReplied):
+            usage, model = outcome.reply.usage, outcome.reply.model or hop.model
+        else:
+            usage, model = outcome.usage, hop.model
+        if not tokens_of(usage):
+            return outcome
+        try:
+            price_of = await self._providers.prices((hop.route,))
+        except KheishError:
+            return outcome
+        cost_usd = price_of(hop.route, model, usage, self._clock.now_ms())
+        return msgspec.structs.replace(outcome, cost_usd=cost_usd)
 
     async def _run_tool(self, actor: Actor, effect: RunTool) -> Outcome:
         call = lookup(actor.state, effect.run_id, effect.tool_call_id)

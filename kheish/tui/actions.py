@@ -129,6 +129,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("uncertain", "retry", "r", "Run again", "Run the call again"),
     Action("uncertain", "mark_done", "m", "It is done", "Go on as if the call had taken effect"),
     Action("uncertain", "give_up", "g", "Give up", "Let the run fail"),
+    # Approval of a budget that is used up
+    Action("budget", "grant", "r", "Raise", "Raise the budget; asks by how much"),
+    Action("budget", "halt", "s", "Stop", "Let the run say what is left to do, and stop"),
     # Question
     Action("question", "down", "j,down", "Down", "Go to the next choice"),
     Action("question", "up", "k,up", "Up", "Go to the choice before"),

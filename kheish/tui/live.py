@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kheish.client import AnyEvent, DeltaView, InboxView, RecordView, RunView, SessionView
-from kheish.narration import PLAN_TOOL, plan_of
+from kheish.narration import PLAN_TOOL, account_text, limits_text, plan_of
 
 if TYPE_CHECKING:
     from kheish.client.views import PlanItem
@@ -26,7 +26,8 @@ SHELL_ROUTE = "shell"
 OVER = {"run.completed": "completed", "run.failed": "failed", "run.cancelled": "cancelled",
         "run.interrupted": "interrupted"}  # fmt: skip
 RESOLVED = {"allow": "allowed", "deny": "denied", "verify": "left to the model to verify", "retry": "run again",
-            "mark_done": "marked as done", "give_up": "given up"}  # fmt: skip
+            "mark_done": "marked as done", "give_up": "given up", "raise": "raised",
+            "stop": "not raised"}  # fmt: skip
 
 
 # -- all sessions at a glance ----------------------------------------------------------------------------------------
@@ -438,6 +439,8 @@ class Conversation:
             case "session.rule_added":
                 rule = event["rule"]
                 self._note(record, change, f"rule added by {who}: {rule['behavior']} {rule['pattern']}")
+            case "session.budget_set":
+                self._note(record, change, f"budget set by {who}: {limits_text(event['budget']) or 'none'}")
             case "session.recovered":
                 at = f"resumed at step {self.step}" if self.active else "goes on"
                 torn = event.get("tail_bytes_dropped", 0)
@@ -553,6 +556,11 @@ class Conversation:
             case "model_call.died":
                 self._drop_partial(event["model_call_id"], change)
                 self._note(record, change, "the model call was cut off; it is made again", "warning")
+            case "budget.warned":
+                text = f"most of the budget of {account_text(event['standing'])} is used"
+                self._note(record, change, text, "warning")
+            case "budget.stopped":
+                self._note(record, change, f"the budget of {account_text(event['standing'])} is used up", "warning")
             case "tool_call.decided" if call is not None:
                 if event["behavior"] == "deny":
                     call.phase = "denied"
@@ -577,7 +585,8 @@ class Conversation:
                 _touch(call, change)
             case "approval.requested":
                 if call is None:
-                    call = self._new_call(record, event["tool_call_id"], event["tool"], event["arguments"], change)
+                    id_ = event["tool_call_id"] or event["request_id"]
+                    call = self._new_call(record, id_, event["tool"], event["arguments"], change)
                 call.request, call.phase, call.answer = _as_view(event, self.session_id), "waiting", ""
                 self.asks[event["request_id"]] = call
                 _touch(call, change)
@@ -589,7 +598,7 @@ class Conversation:
                         asked.arguments = edited
                     how = RESOLVED[event["resolution"]] + " with other arguments" * (edited is not None)
                     asked.answer = _because(f"{how} by {event['principal']}", event.get("justification", ""))
-                    asked.phase = "denied" if event["resolution"] == "deny" else "asked"
+                    asked.phase = "denied" if event["resolution"] in ("deny", "stop") else "asked"
                     _touch(asked, change)
             case "approval.withdrawn":
                 asked = self.asks.pop(event["request_id"], None)

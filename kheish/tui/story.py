@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kheish.client import AnyEvent, RecordView
+from kheish.narration import limits_text
 from kheish.tui.live import OVER, duration
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Story:
                 if event["behavior"] == "deny":
                     call.outcome = "denied"
             case "approval.requested":
-                call = self._call(event["tool_call_id"], event["tool"], event["arguments"])
+                call = self._call(event["tool_call_id"] or event["request_id"], event["tool"], event["arguments"])
                 call.asked_ms = event["requested_at_ms"]
                 call.outcome = "waits for an approval"
                 self._requests[event["request_id"]] = call
@@ -139,7 +140,7 @@ class Story:
                 asked = self._requests.pop(event["request_id"], None)
                 if asked is not None:
                     asked.decisions.append(_resolution(event, asked, at_ms))
-                    asked.outcome = "denied" if event["resolution"] in ("deny", "give_up") else ""
+                    asked.outcome = "denied" if event["resolution"] in ("deny", "give_up", "stop") else ""
             case "approval.withdrawn":
                 asked = self._requests.pop(event["request_id"], None)
                 if asked is not None:
@@ -168,6 +169,8 @@ class Story:
 
 def _resolution(event: Any, call: ToolCall, at_ms: int) -> str:
     parts = [f"{event['resolution'].replace('_', ' ')} by {event['principal']} after {duration(at_ms - call.asked_ms)}"]
+    if event.get("raise_by") is not None:
+        parts.append(f"by {limits_text(event['raise_by'])}")
     if event.get("updated_input") is not None:
         call.arguments = event["updated_input"]
         parts.append("with other arguments")

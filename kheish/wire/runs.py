@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kheish.core.events import Attachment, Delivery, Hop
+from kheish.core.commands import Outside
+from kheish.core.events import Attachment, Delivery, Hop, OnBudget
 from kheish.core.plans import PlanItem
 from kheish.core.state import Run, RunStatus, State, status_of
 from kheish.core.why import Attempt
 from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
 from kheish.wire.approvals import ApprovalView, approval_view
 from kheish.wire.body import Body, View
+from kheish.wire.budgets import BudgetBody, BudgetView, run_budget_view
 from kheish.wire.questions import QuestionView, question_view
 
 PREVIEW_CHARS = 200
@@ -36,7 +38,9 @@ class InputAttachment(Body, frozen=True):
 
 class SubmitInput(Body, frozen=True):
     """`model` is `[route/]model`. `delivery` says what happens while a run is active: `queue`, `steer` (it enters at
-    the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model."""
+    the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model. At
+    the limit of a `budget`, its own or one that it counts for, the run asks, or with `on_budget` `stop` it stops with a
+    last word."""
 
     content: Annotated[str, msgspec.Meta(max_length=INPUT_CHARS_MAX)]
     model: str | None = None
@@ -46,6 +50,8 @@ class SubmitInput(Body, frozen=True):
         msgspec.Meta(max_length=32),
     ] = []
     metadata: dict[str, Any] = {}
+    budget: BudgetBody | None = None
+    on_budget: OnBudget = "ask"
 
 
 class EditInput(Body, frozen=True):
@@ -125,9 +131,11 @@ class RunView(View, frozen=True):
     outputs: list[str]
     usage: UsageView
     error: RunError | None
+    budget: BudgetView | None = None
 
 
-def run_view(state: State, run: Run) -> RunView:
+def run_view(state: State, run: Run, outside: tuple[Outside, ...] = ()) -> RunView:
+    """`outside` is what other sessions make of its budget."""
     approvals = [a for a in state.approvals.values() if a.run_id == run.run_id]
     questions = [q for q in state.questions.values() if q.run_id == run.run_id]
     position = None
@@ -166,4 +174,5 @@ def run_view(state: State, run: Run) -> RunView:
         outputs=[run.output] if run.output else [],
         usage=UsageView(**msgspec.structs.asdict(run.usage)),
         error=RunError(code=run.error_code, message=run.error_message) if run.error_code else None,
+        budget=run_budget_view(state, run, outside),
     )

@@ -25,6 +25,7 @@ class RouteFields(View, frozen=True):
     auth_ref: str = ""
     base_url: str = ""
     multimodal_input: bool | None = None
+    price: dict[str, float] | None = None
 
 
 class RuntimeSettings(View, frozen=True):

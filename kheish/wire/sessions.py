@@ -12,6 +12,7 @@ from kheish.core.events import Mode
 from kheish.core.state import Run, State, last_run_status, status_of
 from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View
+from kheish.wire.budgets import BudgetView
 from kheish.wire.permissions import RuleView, rule_view
 
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
@@ -82,6 +83,10 @@ class SessionView(View, frozen=True):
     """In the view of one session, not in lists."""
     model: str = ""
     """What its runs take that name none; likewise."""
+    budget: BudgetView | None = None
+    """Likewise; null where there is none."""
+    parent_run_id: str = ""
+    """The run whose process made it, and for whose budget it counts, too."""
 
 
 class MessageView(View, frozen=True):
@@ -117,7 +122,7 @@ def session_status(ended: bool, active_status: str) -> SessionStatus:
     return active_status or "idle"  # type: ignore[return-value]
 
 
-def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
+def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView | None = None) -> SessionView:
     active = state.active_run
     latest: Run | None = active or (next(reversed(state.runs.values())) if state.runs else None)
     return SessionView(
@@ -140,6 +145,8 @@ def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
         attached=attached,
         rules=[rule_view(rule) for rule in state.rules],
         model=state.model,
+        budget=budget,
+        parent_run_id=state.parent_run_id,
     )
 
 

@@ -151,7 +151,7 @@ def test_names_and_flags_of_commands_are_unique() -> None:
 
 # -- the wire -------------------------------------------------------------------------------------------------------
 
-NOUNS = ("approvals", "permissions", "questions", "runs", "sessions", "usage")
+NOUNS = ("approvals", "budgets", "permissions", "questions", "runs", "sessions", "usage")
 """One file name in every layer; `wire/status.py` has what the daemon says of itself."""
 NOUNS_OF_ROOMS = {"debug": "debug", "secrets": "secrets", "runtime": "runtime.settings", "routes": "providers.routes"}
 """The same, with a place in a room instead of a part of the core."""
@@ -230,7 +230,7 @@ def test_every_bound_is_held_somewhere() -> None:
 
 def test_every_bound_says_its_unit() -> None:
     units = (
-        "_MS", "_S", "_BYTES", "_RECORDS", "_MAX", "_KEPT", "_THREADS", "_DEFAULT", "KIB", "MIB",
+        "_MS", "_S", "_BYTES", "_RECORDS", "_MAX", "_MIN", "_KEPT", "_THREADS", "_DEFAULT", "KIB", "MIB",
     )  # fmt: skip
     for name, value in vars(limits).items():
         if name.isupper():

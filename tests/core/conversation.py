@@ -10,7 +10,7 @@ from kheish.core.codec import decode_events, decode_state, encode_events, encode
 from kheish.core.contracts import Message, Reply, ReplyToolCall, ToolSpec
 from kheish.core.draft import Settings
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Answer, Behavior, Cooling, Event, Process, Rule, RuleScope
+from kheish.core.events import Answer, Behavior, Cooling, Event, Process, Rule, RuleScope, Usage
 from kheish.core.machine import decide, evolve, fold, pending
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.state import State, status_of
@@ -56,6 +56,7 @@ class Conversation:
         self.generation = 1
         self.pids = 100
         self.cooling: tuple[Cooling, ...] = ()
+        self.outside: tuple[c.Outside, ...] = ()
         self.send(c.CreateSession(session_id="s", cwd="/work", mode=mode))
 
     @property
@@ -75,6 +76,8 @@ class Conversation:
             "origin": "test",
             "is_operator": True,
             "cooling": self.cooling,
+            "outside": self.outside,
+            "day": "2026-11-26",
         }
         return c.Context(
             at_ms=self.clock,
@@ -122,7 +125,14 @@ class Conversation:
     def effects(self) -> list[AnyEffect]:
         return pending(self.state)
 
-    def reply(self, text: str = "", *calls: tuple[str, dict[str, Any]], stop: Any = None) -> list[Event]:
+    def reply(
+        self,
+        text: str = "",
+        *calls: tuple[str, dict[str, Any]],
+        stop: Any = None,
+        usage: Usage = Usage(),
+        cost_usd: float | None = None,
+    ) -> list[Event]:
         effect = next(e for e in self.effects() if isinstance(e, CallModel))
         reply = Reply(
             text=text,
@@ -131,10 +141,15 @@ class Conversation:
                 ReplyToolCall(provider_id=f"p{i}", tool=tool, arguments=arguments)
                 for i, (tool, arguments) in enumerate(calls)
             ),
+            usage=usage,
         )
         return self.send(
             o.ModelReplied(
-                run_id=effect.run_id, model_call_id=effect.model_call_id, attempt=effect.attempt, reply=reply
+                run_id=effect.run_id,
+                model_call_id=effect.model_call_id,
+                attempt=effect.attempt,
+                reply=reply,
+                cost_usd=cost_usd,
             )
         )
 

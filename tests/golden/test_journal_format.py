@@ -138,6 +138,7 @@ class Writer:
         self.pids = 4000
         self.result = ""
         self.cooling: tuple[e.Cooling, ...] = ()
+        self.outside: tuple[c.Outside, ...] = ()
 
     def send(self, message: c.Command | o.Outcome, key: str = "", principal: str = "user:1000") -> None:
         self.clock_ms += 1000
@@ -155,6 +156,8 @@ class Writer:
             key=key,
             body_digest=canonical_digest(msgspec.to_builtins(message)) if key else "",
             cooling=self.cooling,
+            outside=self.outside,
+            day="2027-01-15",
         )
         decision = decide(self.state, message, context, self.settings)
         assert decision.events, message
@@ -186,7 +189,7 @@ class Writer:
     def owed(self, type_: type[Any]) -> Any:
         return next(effect for effect in pending(self.state) if isinstance(effect, type_))
 
-    def reply(self, text: str, *calls: ReplyToolCall, **fields: Any) -> None:
+    def reply(self, text: str, *calls: ReplyToolCall, cost_usd: float | None = None, **fields: Any) -> None:
         call = self.owed(CallModel)
         reply = Reply(
             text=text,
@@ -202,6 +205,7 @@ class Writer:
             reply=reply,
             first_ms=310,
             duration_ms=900,
+            cost_usd=cost_usd,
         )
         self.send(replied)
 
@@ -278,7 +282,17 @@ def write(root: Path) -> None:
     blobs = Blobs(root)
     w = Writer(root)
     forked = e.SessionForked(from_session_id="other", from_seq=7, messages=MESSAGES)
-    w.send(c.CreateSession(session_id=SESSION, cwd="/srv/project", mode="plan", title="A golden life", forked=forked))
+    w.send(
+        c.CreateSession(
+            session_id=SESSION,
+            cwd="/srv/project",
+            mode="plan",
+            title="A golden life",
+            forked=forked,
+            parent_session_id="elder",
+            parent_run_id="run_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        )
+    )
     w.send(c.SetMode(mode="default"))
     w.send(c.SetModel(model="anthropic/claude-x"))
     w.settings = msgspec.structs.replace(
@@ -349,6 +363,25 @@ def write(root: Path) -> None:
     w.die()
     w.reply("By this one.")
     w.cooling = ()
+
+    # A run with a budget: a failed attempt that was billed, a warning, a raise, and the end with a last word.
+    w.outside = (c.Outside(account=f"session:{SESSION}", raised=e.Budget(tokens=500)),)
+    w.send(c.SetBudget(budget=e.Budget(tokens=10_000_000)))
+    w.submit(
+        "Not for more than this.",
+        budget=e.Budget(cost_usd=0.25, steps=1),
+        rates=(e.Rate(input_usd=5.0, output_usd=25.0),),
+    )
+    w.fail("connection", "the stream ended", usage=e.Usage(input_tokens=900), cost_usd=0.0045)
+    w.wake()
+    w.reply("I read.", call("read_file", path="a"), usage=e.Usage(input_tokens=1000), cost_usd=0.005)
+    w.finish_tool("a")
+    w.resolve("raise", key="raise", raise_by=e.Budget(steps=1, cost_usd=0.1))
+    w.reply("I read on.", call("read_file", path="b"))
+    w.finish_tool("b")
+    w.resolve("stop", justification="Enough of it.")
+    w.reply("I read a and b.")
+    w.outside = ()
 
     # A daemon dies in a model call (with a torn tail), in a read, and in a command that a human had approved.
     w.submit("Again.")

@@ -96,6 +96,8 @@ def test_a_driver_has_its_usual_key_and_a_server_of_ones_own_needs_none() -> Non
         (('driver = "openai_compatible"\n', ""), 9, "route local.one: the key driver is missing"),
         (('"openai_compatible"', '"open"'), 10, "route local.one: driver: Invalid enum value 'open'"),
         (('"small"', '"small"\nmultimodal_input = 1'), 12, "multimodal_input: Expected `bool | null`, got `int`"),
+        (('"small"', '"small"\nprice = { input_usd = -1.0, output_usd = 1.0 }'), 12, "price.input_usd: Expected"),
+        (('"small"', '"small"\nprice = { input_usd = 1.0 }'), 9, "output_usd is missing"),
         (('"small"', "5"), 11, "route local.one: default_model: Expected `str`, got `int`"),
         (('default_model = "small"\n', ""), 9, "route local.one: it needs a default_model"),
         (('"local.one"', '"Local One"'), 9, "route Local One: this is no route id"),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from kheish.core import commands as c
 from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, TextDelta, ToolSpec
-from kheish.core.events import Hop, Process
+from kheish.core.events import Hop, Process, Usage
 from kheish.core.state import Run, State, status_of
+from kheish.core.usage import PriceOf
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.runtime.supervisor import Caller, Supervisor
 from kheish.store.records import Record
@@ -31,6 +32,11 @@ def reply(text: str = "", *calls: tuple[str, dict[str, Any]]) -> Reply:
     )
 
 
+def price(route: str, model: str, usage: Usage, at_ms: int) -> float | None:
+    """A dollar for a million tokens that go in, ten for those that come out; only of the model `m`."""
+    return (usage.input_tokens + 10 * usage.output_tokens) / 1_000_000 if model == "m" else None
+
+
 class Scripted:
     """A provider that plays replies by the request's ordinal; an awaitable one is awaited first."""
 
@@ -43,6 +49,9 @@ class Scripted:
 
     async def open(self, route: str) -> Scripted:
         return self
+
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        return price
 
     async def describe(self) -> list[dict[str, Any]]:
         return []

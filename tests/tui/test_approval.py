@@ -480,3 +480,42 @@ async def test_what_is_asked_again_under_other_rules_takes_the_place_of_what_was
         await pilot.press("a")
         await until(pilot, lambda: left(app, screen))
     assert await resolved(daemon, "again") == ONCE
+
+
+# -- a budget that is used up ---------------------------------------------------------------------------------------
+
+
+async def ask_budget(daemon: DaemonProcess, name: str) -> str:
+    """A session whose run has used its two steps up."""
+    session = daemon.session(name)
+    look = calls(tool("list_files", path="."))
+    model = daemon.script(look, look, text("as far as I came"), name=f"{name}.json", after_last="repeat")
+    daemon.submit(session, model=model, budget={"steps": 2, "tokens": 1_000_000})
+    return str(daemon.until(session, "approval.requested")["request_id"])
+
+
+async def test_a_budget_is_raised_by_what_is_written(shared_daemon: DaemonProcess) -> None:
+    request_id = await ask_budget(shared_daemon, "budget")
+    async with approval(shared_daemon, request_id, session_id="budget") as (app, pilot, screen):
+        assert "Raise this budget?" in shown(app) and "2 of 2 steps" in shown(app)
+        assert "Once" not in shown(app) and "no rule" not in shown(app)
+        await pilot.press("a", "e")
+        await pilot.press("r")
+        field = screen.query_one("#field", Input)
+        await until(pilot, lambda: field.display and field.has_focus)
+        await pilot.press("x", "enter")
+        await until(pilot, lambda: "cannot read" in shown(app))
+        await pilot.press("backspace", "3", "enter")
+        await until(pilot, lambda: left(app, screen))
+        await until(pilot, lambda: "as far as I came" in shown(app) and "raised by user:" in shown(app))
+    (event,) = facts(shared_daemon, "budget", "approval.resolved")
+    assert (event["resolution"], event["raise_by"]) == ("raise", {"steps": 3})
+
+
+async def test_a_budget_that_is_not_raised_stops_its_run(shared_daemon: DaemonProcess) -> None:
+    request_id = await ask_budget(shared_daemon, "halt")
+    async with approval(shared_daemon, request_id, session_id="halt") as (app, pilot, screen):
+        await pilot.press("s")
+        await until(pilot, lambda: left(app, screen))
+        await until(pilot, lambda: "budget_exhausted" in shown(app))
+    assert facts(shared_daemon, "halt", "approval.resolved")[0]["resolution"] == "stop"

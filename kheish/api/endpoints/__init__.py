@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kheish.api.endpoints import (
     approvals,
+    budgets,
     daemon,
     debug,
     permissions,
@@ -25,6 +26,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *questions.ENDPOINTS,
     *permissions.ENDPOINTS,
     *usage.ENDPOINTS,
+    *budgets.ENDPOINTS,
     *secrets.ENDPOINTS,
     *debug.ENDPOINTS,
     *runtime.ENDPOINTS,

@@ -21,8 +21,9 @@ from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.index import SessionSummary
+from kheish.runtime.supervisor import Caller
 from kheish.wire.body import Body, View
-from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput, run_view
+from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput
 from kheish.wire.sessions import (
     CreateSession,
     EndSession,
@@ -79,8 +80,15 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
         raise Invalid("cannot create a session without a directory: give cwd", code="cwd_missing", path="$.cwd")
     # What a run makes asks, whatever an operator set for the sessions of people.
     default_mode = app.supervisor.runtime.settings.permission_mode if call.caller.is_operator else "default"
-    mode = body.permission_mode or default_mode
-    command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=mode, title=body.title)
+    parent_session_id, parent_run_id = await _parent_of(app, call.caller) if is_new else ("", "")
+    command = commands.CreateSession(
+        session_id=session_id,
+        cwd=cwd,
+        mode=body.permission_mode or default_mode,
+        title=body.title,
+        parent_session_id=parent_session_id,
+        parent_run_id=parent_run_id,
+    )
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
     return app.session_view(applied.state, applied.seq)
 
@@ -105,6 +113,13 @@ def _new_session(name: str, key: str) -> str:
             path="$.session_id",
         )
     return session_id
+
+
+async def _parent_of(app: App, caller: Caller) -> tuple[str, str]:
+    """The session and the run whose process this is; nothing for a person's."""
+    kind, _, run_id = caller.principal.partition(":")
+    session_id = await app.supervisor.session_of_run(run_id) if kind == "run" else None
+    return (session_id, run_id) if session_id else ("", "")
 
 
 def _session_of_key(key: str) -> str:
@@ -177,6 +192,7 @@ def row_view(app: App, row: SessionSummary) -> SessionView:
         last_run_status=row.last_run_status,
         problem=row.problem,
         attached=app.supervisor.hub.attached_to(row.session_id),
+        parent_run_id=row.share.parent_run_id,
     )
 
 
@@ -244,7 +260,7 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
 async def list_runs_of_session(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     state, _ = await app.supervisor.state(call.path["id"])
     newest = list(reversed(state.runs.values()))[:PAGE_ITEMS_DEFAULT]
-    return [run_view(state, run) for run in newest]
+    return [app.run_view(state, run) for run in newest]
 
 
 async def interrupt_session(app: App, call: Call[StopRun, NoQuery]) -> InterruptView:
@@ -280,7 +296,7 @@ async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
 
 async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     state, _ = await app.supervisor.state(call.path["id"])
-    return [run_view(state, state.runs[run_id]) for run_id in state.queue]
+    return [app.run_view(state, state.runs[run_id]) for run_id in state.queue]
 
 
 async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
@@ -304,7 +320,7 @@ async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
     state, run = await app.supervisor.run(session_id, run_id)
     check_not_started(run, "withdraw")
     if run.is_terminal:
-        return run_view(state, run)
+        return app.run_view(state, run)
     command = commands.WithdrawRun(run_id=run_id)
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
