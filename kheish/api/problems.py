@@ -16,7 +16,8 @@ CODES: dict[int, tuple[str, ...]] = {
     400: (
         "invalid_request", "malformed_json", "malformed_request", "invalid_cursor", "invalid_cwd", "cwd_missing",
         "invalid_session_id", "empty_input", "invalid_rule", "invalid_resolution", "invalid_raise", "model_missing",
-        "invalid_routes", "tool_not_found", "record_too_large", "question_unknown_answer", "question_duplicate_answer",
+        "invalid_routes", "invalid_route", "tool_not_found", "record_too_large", "question_unknown_answer",
+        "question_duplicate_answer",
         "question_answer_missing", "question_answer_empty", "question_option_not_found", "question_duplicate_option",
         "question_single_select_violation", "question_declined_with_answers",
     ),

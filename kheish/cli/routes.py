@@ -9,7 +9,7 @@ from kheish.terminal import clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kheish.client import RouteView
+    from kheish.client import RouteDriver, RouteView
 
 
 def list_(as_json: bool) -> int:
@@ -72,9 +72,10 @@ def add(
     as_json: bool,
 ) -> int:
     client = connect()
+    chosen: RouteDriver = driver  # type: ignore[assignment]  # one of its parameter's choices
     view = client.routes.add(
         route_id,
-        driver,
+        chosen,
         default_model=model,
         base_url=base_url,
         auth_ref=auth_ref,
@@ -103,9 +104,10 @@ def set_(
     if_revision: int | None,
     as_json: bool,
 ) -> int:
+    chosen: RouteDriver | None = driver  # type: ignore[assignment]  # one of its parameter's choices
     view = connect().routes.set(
         route_id,
-        driver=driver,
+        driver=chosen,
         default_model=model,
         base_url=base_url,
         auth_ref=auth_ref,

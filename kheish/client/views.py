@@ -32,6 +32,18 @@ RunStatus = Literal[
     "cancelled",
 ]
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
+RouteDriver = Literal[
+    "anthropic",
+    "openai",
+    "openai_compatible",
+    "google",
+    "openrouter",
+    "xai",
+    "ollama",
+    "llama_cpp",
+    "scripted",
+    "rehearsal",
+]
 DebugLevel = Literal["off", "redacted", "full"]
 TestKind = Literal["auth", "canary"]
 
@@ -753,7 +765,7 @@ class Revision(TypedDict):
 class RouteFields(TypedDict):
     """A route as routes.toml writes it."""
 
-    driver: str
+    driver: RouteDriver
     default_model: str
     api_key_env: str
     auth_ref: str

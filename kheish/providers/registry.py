@@ -302,7 +302,7 @@ class Routes:
             read_route(route_id, asdict(fields))
         except RouteFault as fault:
             place = f"$.{fault.key}" if fault.key else "$"
-            raise Invalid(f"cannot use route {route_id}: {fault.reason}", path=place) from fault
+            raise Invalid(f"cannot use route {route_id}: {fault.reason}", code="invalid_route", path=place) from fault
         routes = {**settings.routes, route_id: fields}
         if len(routes) > RUNTIME_ROUTES_MAX:
             raise Conflict(

@@ -28,12 +28,10 @@ from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
 from kheish.errors import Invalid
 from kheish.limits import CHAIN_HOPS_MAX
+from kheish.wire.runtime import RouteDriver
 from kheish.wire.secrets import SECRET_NAME
 
-Driver = Literal[
-    "anthropic", "openai", "openai_compatible", "google", "openrouter", "xai", "ollama", "llama_cpp", "scripted",
-    "rehearsal", "shell",
-]  # fmt: skip
+Driver = Literal[RouteDriver, "shell"]
 SHELL: Literal["shell"] = "shell"
 """The route, and its driver, of a person's own commands. No file may take the name, make it the default or a model."""
 FILE_NAME = "routes.toml"

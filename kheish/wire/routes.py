@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kheish.wire.body import Body, View
-from kheish.wire.runtime import ExpectedRevision, RouteFields
+from kheish.wire.runtime import ExpectedRevision, KeyVariable, RouteDriver, RouteFields, SecretRef
 
 ROUTE_ID = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -16,10 +16,10 @@ class AddRoute(Body, frozen=True):
     """`driver` and the other keys are those of routes.toml."""
 
     route_id: Annotated[str, msgspec.Meta(pattern=ROUTE_ID)]
-    driver: str
+    driver: RouteDriver
     default_model: str = ""
-    api_key_env: str = ""
-    auth_ref: str = ""
+    api_key_env: KeyVariable = ""
+    auth_ref: SecretRef = ""
     base_url: str = ""
     multimodal_input: bool | None = None
     expected_revision: ExpectedRevision = None
@@ -32,10 +32,10 @@ class AddRoute(Body, frozen=True):
 class ChangeRoute(Body, frozen=True):
     """What is given changes; null, or left out, stays."""
 
-    driver: str | None = None
+    driver: RouteDriver | None = None
     default_model: str | None = None
-    api_key_env: str | None = None
-    auth_ref: str | None = None
+    api_key_env: KeyVariable | None = None
+    auth_ref: SecretRef | None = None
     base_url: str | None = None
     multimodal_input: bool | None = None
     expected_revision: ExpectedRevision = None

@@ -9,7 +9,15 @@ import msgspec
 from kheish.core.events import Mode, ToolLimits
 from kheish.limits import SYSTEM_PROMPT_CHARS_MAX, TOOL_OUTPUT_SHOWN_BYTES_MAX, TOOL_TIMEOUT_CHOSEN_MAX_MS
 from kheish.wire.body import Body, View
+from kheish.wire.secrets import SECRET_NAME
 
+RouteDriver = Literal[
+    "anthropic", "openai", "openai_compatible", "google", "openrouter", "xai", "ollama", "llama_cpp", "scripted",
+    "rehearsal",
+]  # fmt: skip
+"""What a route may speak, and where."""
+KeyVariable = Annotated[str, msgspec.Meta(pattern="^([A-Za-z_][A-Za-z0-9_]*)?$")]
+SecretRef = Annotated[str, msgspec.Meta(pattern=f"^$|{SECRET_NAME}")]
 DebugLevel = Literal["off", "redacted", "full"]
 """How much is kept: nothing; without what looks like a secret and without images; all but credentials."""
 ExpectedRevision = Annotated[int, msgspec.Meta(ge=0)] | None
@@ -19,10 +27,10 @@ ExpectedRevision = Annotated[int, msgspec.Meta(ge=0)] | None
 class RouteFields(View, frozen=True):
     """A route as routes.toml writes it."""
 
-    driver: str
+    driver: RouteDriver
     default_model: str = ""
-    api_key_env: str = ""
-    auth_ref: str = ""
+    api_key_env: KeyVariable = ""
+    auth_ref: SecretRef = ""
     base_url: str = ""
     multimodal_input: bool | None = None
     price: dict[str, float] | None = None

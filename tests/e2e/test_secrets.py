@@ -499,3 +499,59 @@ def test_a_run_may_neither_look_at_secrets_nor_change_them(own: DaemonProcess) -
     said = json.dumps(completed)
     assert said.count("status=4") == 4 and said.count("only a local operator may") == 4
     assert own.client.secrets.get("loose")["version"] == 1
+
+
+# -- another master key ---------------------------------------------------------------------------------------------
+
+
+def test_the_master_key_is_changed_under_a_running_daemon_that_goes_on_with_its_secrets(
+    tmp_path: Path, server: BlockingWireServer
+) -> None:
+    made = make_daemon(tmp_path, server.url)
+    del made.env["KHEISH_AUTH_STORE_MASTER_KEY"]
+    try:
+        start(made)
+        made.client.secrets.set("key-anthropic", CANARY)
+        before = made.client.secrets.master_key()
+        done = made.cli("secrets", "rotate-key")
+        assert done.returncode == 0 and CANARY not in done.stdout + done.stderr
+        after = made.client.secrets.master_key()
+        assert after["key_id"] in done.stdout and after["key_id"] != before["key_id"] and not after["is_changing"]
+        assert value_of(made, server) == CANARY
+        made.kill()
+        start(made)
+        assert value_of(made, server) == CANARY and made.client.secrets.list()[0]["version"] == 1
+        logged = (made.state / "daemon" / "daemon.log").read_text()
+        assert f"user:{os.getuid()} changed the master key, which is {after['key_id']} now" in logged
+    finally:
+        made.close()
+
+
+def test_one_that_the_environment_holds_is_changed_by_who_starts_the_daemon(daemon: DaemonProcess) -> None:
+    done = daemon.cli("secrets", "rotate-key")
+    assert done.returncode == 6 and "KHEISH_AUTH_STORE_MASTER_KEY_FILE" in done.stderr
+    assert MASTER_KEY not in done.stdout + done.stderr
+
+
+def test_the_doctor_says_what_is_wrong_with_secrets(own: DaemonProcess) -> None:
+    own.client.secrets.set("key-anthropic", CANARY)
+    own.client.secrets.set("key-openai", CANARY)
+    (own.state / "daemon" / "secrets" / "key-openai.json").write_bytes(b"rubbish\n")
+    rows = doctor_rows(own)
+    assert all(verdict == "wrong" for verdict, _ in rows) and len(rows) == 2
+    assert "key-openai: cannot read " in rows[0][1]
+    missing = "route openai-kin needs the secret key-openai_compatible, which is missing"
+    assert missing in rows[1][1] and "`kheish secrets set key-openai_compatible`" in rows[1][1]
+    own.client.secrets.set("key-openai", CANARY)
+    own.client.secrets.set("key-openai_compatible", CANARY)
+    assert doctor_rows(own) == [("ok", "3 secrets, sealed by the key in KHEISH_AUTH_STORE_MASTER_KEY")]
+    assert own.stop() == 0
+    own.env["KHEISH_AUTH_STORE_MASTER_KEY"] = "not-a-key"
+    start(own)
+    (row,) = doctor_rows(own)
+    assert row[0] == "wrong" and "KHEISH_AUTH_STORE_MASTER_KEY must hold 32 bytes" in row[1]
+
+
+def doctor_rows(daemon: DaemonProcess) -> list[tuple[str, str]]:
+    found = json.loads(daemon.cli("doctor", "--json").stdout)
+    return [(row["verdict"], row["detail"]) for row in found if row["check"] == "secrets"]

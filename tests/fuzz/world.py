@@ -73,7 +73,7 @@ class World:
             self._look()
 
     def refresh(self) -> None:
-        """Looks at what there is, and makes what has become scarce."""
+        """Looks at what there is, makes what has become scarce, and sets back what would make it so."""
         self._look()
         for wanted, there in (("LIST", self.approvals), ("ASK", self.questions), ("HANG", self.queued)):
             for _ in range(len(there), KEPT):
@@ -82,6 +82,11 @@ class World:
             attached = {"file_name": "a.bin", "content_base64": "AAEC" + "AAAA" * len(self.blobs)}
             run = self._submit("AFTER", attachments=[attached])
             self.blobs.append(run["input_attachments"][0]["blob"])
+        self.ask("POST", "/v1/runtime/model", {"model": ""})
+        self.ask("POST", "/v1/runtime/permission-mode", {"mode": "default"})
+        for route in self.ask("GET", "/v1/routes"):
+            if route["source"].startswith("runtime"):
+                self.ask("DELETE", f"/v1/runtime/routes/{route['route_id']}")
         for rule in self.ask("GET", "/v1/runtime/permissions/rules"):
             # One that lists without asking, or never, would leave nothing to approve.
             if self.random.random() < 0.5:

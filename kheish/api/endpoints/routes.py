@@ -79,12 +79,13 @@ async def _view(app: App, route_id: str) -> RouteView:
 
 
 _R = "/v1/runtime/routes"
+_REFUSED = ("invalid_route", "invalid_routes", "route_conflict", "route_in_use")
 
 ENDPOINTS = (
     Endpoint(method="POST", path=_R, handler=add_route, summary="Add a route to a model", body=AddRoute,
-             returns=RouteView, codes=(*CHANGES, "invalid_routes", "route_conflict", "route_in_use")),
+             returns=RouteView, codes=(*CHANGES, *_REFUSED)),
     Endpoint(method="PATCH", path=_R + "/{route_id}", handler=change_route, summary="Change a route", body=ChangeRoute,
-             returns=RouteView, codes=(*CHANGES, "invalid_routes", "route_conflict", "route_in_use")),
+             returns=RouteView, codes=(*CHANGES, *_REFUSED)),
     Endpoint(method="DELETE", path=_R + "/{route_id}", handler=remove_route, query=RemoveQuery,
              summary="Remove a route that was added while the daemon ran", returns=RouteView,
              codes=(*CHANGES, "invalid_routes", "route_in_use", "route_not_added")),
