@@ -81,6 +81,12 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
         return len(self.question_ids)
 
     @property
+    def durable(self) -> tuple[int, int, int] | None:
+        """Up to where the journal is durable, as its opening wants it. What a row stands for is, unless the session is
+        owed something and was not opened yet."""
+        return None if self.is_owed or self.problem else (self.seq, self.segment_first_seq, self.size)
+
+    @property
     def bytes_total(self) -> int:
         return self.size + self.other_bytes
 

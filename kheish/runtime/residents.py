@@ -163,7 +163,9 @@ class Residents:
         if is_new:
             with contextlib.suppress(Conflict):
                 return SessionDir.create_and_open(self._root, session_id), State()
-        opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION)
+        row = self._index.rows.get(session_id)
+        durable = row.durable if row is not None else None
+        opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)
         try:
             return opened, fold_session(opened)
         except BaseException:

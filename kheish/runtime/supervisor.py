@@ -246,10 +246,12 @@ class Supervisor:
 
     def _summarize_from_disk(self, session_id: str) -> SessionSummary:
         info = session_info(self.root, session_id)
+        first_seq = first_seq_of(info.segment) or 0
         try:
             loaded, state = self._read_state(session_id)
             is_owed = not loaded.fault and (loaded.torn is not None or _is_owed(state))
-            if loaded.tail and not (loaded.fault or is_owed):
+            is_begun = loaded.last is not None and loaded.last.seq < first_seq
+            if (loaded.tail or is_begun) and not (loaded.fault or is_owed):
                 # Its daemon may have died between a write and its sync, and nobody else settles it before it is shown.
                 try:
                     SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION).journal.close()
@@ -264,7 +266,7 @@ class Supervisor:
             last.gen if last else state.generation,
             last.pos if last else 0,
             is_owed=is_owed,
-            segment_first_seq=first_seq_of(info.segment) or 0,
+            segment_first_seq=first_seq,
             size=info.size,
             other_bytes=info.other_bytes,
         )

@@ -103,15 +103,16 @@ class SessionDir:
         return Opened(None, 0, [], [], journal)
 
     @staticmethod
-    def open(root: Path, session_id: str, *, reducer: int) -> Opened:
-        """Take the session's lock, repair a torn tail and return what to fold.
+    def open(root: Path, session_id: str, *, reducer: int, durable: tuple[int, int, int] | None = None) -> Opened:
+        """Take the session's lock, repair a torn tail and return what to fold. `durable`: the last record, the first
+        seq of its segment and the size of that, where the journal is known to be durable up to there.
 
         Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
         """
         path = _existing(root, session_id)
         lock = _lock(path)
         try:
-            return _open(path, reducer, lock)
+            return _open(path, reducer, lock, durable)
         except BaseException:
             lock.release()
             raise
@@ -253,7 +254,7 @@ def _lock(path: Path) -> SessionLock:
         time.sleep(_LOCK_LOOK_S)
 
 
-def _open(path: Path, reducer: int, lock: SessionLock) -> Opened:
+def _open(path: Path, reducer: int, lock: SessionLock, durable: tuple[int, int, int] | None) -> Opened:
     atomic.clear_temps(path)
     reading = _Reading(path, reducer)
     for _ in reading:
@@ -262,7 +263,8 @@ def _open(path: Path, reducer: int, lock: SessionLock) -> Opened:
     assert header is not None and position is not None
     if reading.walk.torn is not None:
         repair(path, reading.walk.torn, position.seq)
-    _settle(path / segment_name(header.first_seq), header, position, reading.tail)
+    if (position.seq, header.first_seq, position.offset) != durable:
+        _settle(path / segment_name(header.first_seq), header, position, reading.tail)
     other_bytes = sum(file_sizes(path).values()) - position.offset
     journal = Journal(path, header, position, reading.index, lock, other_bytes)
     return Opened(

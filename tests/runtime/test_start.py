@@ -366,3 +366,61 @@ async def test_who_creates_a_session_is_not_told_that_a_reader_did_not_find_it(t
             found, made = await asyncio.gather(kernel.state(name), kernel.create(name), return_exceptions=True)
             assert made is None
             assert isinstance(found, NotFound) or (isinstance(found, State) and found.session_id == name)
+
+
+async def test_what_is_known_to_be_durable_is_opened_without_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known of what this daemon wrote, and of what it made durable when it started; not of what is owed then."""
+    settled: list[str] = []
+    settle = session_dir._settle
+
+    def noting(path: Path, *arguments: Any) -> None:
+        settled.append(path.parent.name)
+        settle(path, *arguments)
+
+    monkeypatch.setattr(session_dir, "_settle", noting)
+    monkeypatch.setattr(residents, "SESSIONS_LOADED_MAX", 0)
+    calls = reply("", ("write_file", {"path": "a"}))
+    async with Kernel(tmp_path, [calls, reply("done")]) as kernel:
+        for name in ("waits", "other"):
+            await kernel.create(name)
+        await kernel.submit("go", "waits")
+        await kernel.until(lambda state: bool(state.approvals), "waits")
+        await kernel.state("other")
+        await kernel.state("waits")
+        assert settled == []
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    async with Kernel(tmp_path, [calls, reply("done")], generation=2) as kernel:
+        assert sorted(settled) == ["other", "waits"], "at the start, where nothing is known"
+        settled.clear()
+        await kernel.state("other")
+        await kernel.state("waits")
+        assert settled == []
+    other = SessionDir.open(tmp_path, "other", reducer=REDUCER_VERSION).journal
+    framed = other.frame(at=1, gen=2, pos=1_000, by={"principal": "p", "origin": "o"}, events_json=b"[]")
+    settled.clear()
+    async with Kernel(tmp_path, [], generation=3) as kernel:
+        other.commit([framed])
+        other.close()
+        await kernel.state("other")
+        assert settled == ["other"], "somebody else wrote more"
+
+
+async def test_a_segment_that_was_only_begun_is_made_durable_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All before it stands under a checkpoint, so that nothing else would be read or written."""
+    monkeypatch.setattr("kheish.runtime.actor.CHECKPOINT_AT_IDLE_RECORDS", 1)
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        await kernel.create()
+    journal = SessionDir.open(tmp_path, "s", reducer=REDUCER_VERSION).journal
+    journal.end_segment()
+    journal.close()
+    synced: list[str] = []
+    settle = session_dir._settle
+    monkeypatch.setattr(session_dir, "_settle", lambda path, *rest: (synced.append(path.name), settle(path, *rest)))
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        assert synced == [segment_name(2)]
+        await kernel.until_status(await kernel.submit(), "completed")
