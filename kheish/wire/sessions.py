@@ -14,6 +14,7 @@ from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View
 from kheish.wire.permissions import RuleView, rule_view
 
+TITLE_CHARS_MAX = 200
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
 
 
@@ -25,16 +26,16 @@ class CreateSession(Body, frozen=True):
     cwd: str = ""
     default_cwd: str = ""
     permission_mode: Mode = "default"
-    title: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] = ""
 
 
 class ForkSession(Body, frozen=True):
     """`at` is the record of the other session up to which the transcript is copied; without it, the last that can be
-    forked at. `title`: without it, the other's."""
+    forked at. Without `title` it says where it comes from."""
 
     session_id: OptionalSession = ""
     at: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    title: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] | None = None
 
 
 class EndSession(Body, frozen=True):
@@ -46,7 +47,7 @@ class SetPermissionMode(Body, frozen=True):
 
 
 class SetTitle(Body, frozen=True):
-    title: Annotated[str, msgspec.Meta(max_length=200)]
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)]
 
 
 class SessionView(View, frozen=True):
