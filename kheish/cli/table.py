@@ -214,7 +214,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("at", "--at", kind=int, default=None, at_least=1, metavar="SEQ",
                           help="Up to this record; default: all."),
                     Param("name", "--name", help="The new session's name; default: a new id."),
-                    Param("title", "--title", help="Its title; default: the other's."), JSON),
+                    Param("title", "--title", help="Its title; default: where it comes from."), JSON),
             Command("list", "sessions:list_", "List sessions, newest change first.\n\n"
                     "Example: kheish sessions list --status idle,ended",
                     Param("status", "--status", help="Only these, comma-separated: idle, running, ..."), LIMIT, JSON),

@@ -205,7 +205,7 @@ def _summary(call: Call, look: Look, now_ms: int) -> list[tuple[str, Style]]:
             found.append((f"denied: {one_line(call.reason, 200)}", look.error))
         case "uncertain":
             found.append((one_line(call.reason, 200), look.warning))
-        case "done":
+        case "done" if call.tool != PLAN_TOOL or call.is_error:
             found.append((outcome(call), look.error if call.is_error else look.dim))
     return found
 

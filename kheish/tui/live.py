@@ -124,7 +124,7 @@ class Board:
     def drop(self, session_ids: Iterable[str]) -> None:
         """Sessions that are there no more."""
         for session_id in session_ids:
-            del self.rows[session_id]
+            self.rows.pop(session_id, None)
 
     def apply(self, record: RecordView) -> Row | None:
         """The row that changed."""

@@ -19,6 +19,7 @@ from kheish.terminal import count_hidden
 PLACES_MAX = 20
 """Of one kind of risk."""
 PATH_CHARS_MAX = 4_096
+"""What a script's `cd`s add up to; a longer one is no path."""
 _DEPTH_MAX = 4
 """Of commands within words of commands."""
 

@@ -15,6 +15,7 @@ from kheish.wire.body import Body, OptionalSession, View
 from kheish.wire.budgets import BudgetView
 from kheish.wire.permissions import RuleView, rule_view
 
+TITLE_CHARS_MAX = 200
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
 
 
@@ -27,16 +28,16 @@ class CreateSession(Body, frozen=True):
     cwd: str = ""
     default_cwd: str = ""
     permission_mode: Mode | None = None
-    title: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] = ""
 
 
 class ForkSession(Body, frozen=True):
     """`at` is the record of the other session up to which the transcript is copied; without it, the last that can be
-    forked at. `title`: without it, the other's."""
+    forked at. Without `title` it says where it comes from."""
 
     session_id: OptionalSession = ""
     at: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    title: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] | None = None
 
 
 class EndSession(Body, frozen=True):
@@ -54,7 +55,7 @@ class SetModel(Body, frozen=True):
 
 
 class SetTitle(Body, frozen=True):
-    title: Annotated[str, msgspec.Meta(max_length=200)]
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)]
 
 
 class SessionView(View, frozen=True):

@@ -491,6 +491,9 @@ def test_a_session_is_forked_at_a_record(kheish: DaemonProcess) -> None:
     said = kheish.cli("sessions", "transcript", "of-it").stdout
     assert "The first." in said and "two" not in said
     assert f"forked from to-fork at record {middle}: 2 messages" in kheish.cli("logs", "of-it").stdout
+    plain = kheish.cli_json("sessions", "fork", session)
+    end = kheish.records(session)[-1]["seq"]
+    assert (plain["title"], plain["permission_mode"]) == (f"fork of to-fork at {end}", "default")
     late = kheish.cli("sessions", "fork", session, "--at", "99")
     assert late.returncode == 2 and "it has" in late.stderr
     again = kheish.cli("sessions", "fork", session, "--name", "of-it")

@@ -348,3 +348,15 @@ async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mod
         assert [word for word in ("Send", "Steer", "Interrupt", "Sessions") if word in line] == line.split()[1:8:2]
         assert line.endswith("accept edits · running")
     api.client.sessions.end(session)
+
+
+async def test_no_line_is_cut_where_the_scrollbar_comes(api: DaemonProcess) -> None:
+    session = api.session("full")
+    digits = "".join(f"{i}" for i in range(1_000, 2_000))
+    api.script(text(digits), name="full.json", after_last="repeat")
+    api.finish(api.submit(session, "talk", model="test/full.json"))
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: digits[-20:] in shown(app))
+        seen = "".join(re.findall(r"^   (\d+)", shown(app), re.MULTILINE))
+        assert len(seen) > 500 and digits.endswith(seen)

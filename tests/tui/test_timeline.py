@@ -246,3 +246,12 @@ async def test_a_session_goes_on_from_a_record_in_one_of_its_own(shared_daemon: 
             assert said in shown(app)
         assert app.screen.session_id != session  # type: ignore[attr-defined]
     assert shared_daemon.records(session) == records
+
+
+async def test_the_record_that_is_opened_stays_in_sight_beside_its_details(shared_daemon: DaemonProcess) -> None:
+    session = long_session(shared_daemon)
+    async with open_app(shared_daemon, screen=Timeline(session), size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: rows(app) == str(LONG))
+        await pilot.press("enter")
+        await until(pilot, lambda: "The state at this point" in shown(app))
+        await until(pilot, lambda: any(line.startswith(f" {LONG} ") for line in shown(app).splitlines()))

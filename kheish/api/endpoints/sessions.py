@@ -25,6 +25,7 @@ from kheish.runtime.supervisor import Caller
 from kheish.wire.body import Body, View
 from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput
 from kheish.wire.sessions import (
+    TITLE_CHARS_MAX,
     CreateSession,
     EndSession,
     ForkSession,
@@ -97,7 +98,9 @@ async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionVie
     body = call.body
     session_id = _new_session(body.session_id, call.key)
     forked, source = await app.supervisor.copy_transcript(call.path["id"], body.at or 0)
-    title = source.title if body.title is None else body.title
+    title = body.title
+    if title is None:
+        title = f"fork of {source.title or source.session_id} at {forked.from_seq}"[:TITLE_CHARS_MAX]
     command = commands.CreateSession(session_id=session_id, cwd=source.cwd, title=title, forked=forked)
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
     return app.session_view(applied.state, applied.seq)

@@ -34,7 +34,9 @@ _EDGE_LINES = 40
 
 class Transcript(ScrollView, can_focus=True):
     DEFAULT_CSS = """
-    Transcript { background: $background; scrollbar-size-vertical: 1; padding: 0 1; overflow-x: hidden; }
+    Transcript {
+        background: $background; scrollbar-size-vertical: 1; scrollbar-gutter: stable; padding: 0 1; overflow-x: hidden;
+    }
     """
 
     class NearTop(Message):
