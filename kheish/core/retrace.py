@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -59,7 +59,8 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 
 class Retrace:
     """Is shown the records of a session in order, up to the end of one run. `sent` gives the digests of what the model
-    call of a step and attempt was really shown, where they are known; `until_step` is the last step to be looked at."""
+    call of a step and attempt was really shown, where they are known; `until_step` is the last step to be looked at;
+    `made_at` are the records that made those of the rules that this very session made for all, and that hold after."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Retrace:
         settings: Settings,
         sent: Callable[[int, int], RequestDigests | None] = lambda step, attempt: None,
         until_step: int = 0,
+        made_at: Mapping[e.Rule, int] = {},
     ) -> None:
         self.state = State()
         self.departures: list[Departure] = []
@@ -78,6 +80,7 @@ class Retrace:
         self._settings = settings
         self._sent = sent
         self._until_step = until_step
+        self._made_at = made_at
         self._tools: dict[str, str] = {}
 
     def add(self, events: Events, context: Context, seq: int, command: str) -> None:
@@ -104,7 +107,8 @@ class Retrace:
             return
         self.decisions += 1
         revision = _revision(events, self.state)
-        settings = replace(self._settings, policy_revision=revision)
+        rules = tuple(rule for rule in self._settings.rules if self._made_at.get(rule, 0) < seq)
+        settings = replace(self._settings, rules=rules, policy_revision=revision)
         try:
             now = decide(self.state, message, _context(events, context, self.state), settings).events
         except KheishError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kheish.core.codec import decode_events
 from kheish.core.draft import Settings
+from kheish.core.events import ApprovalResolved, Rule
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.prompt import RequestDigests
 from kheish.core.retrace import Retrace
@@ -32,12 +33,22 @@ def retrace(root: Path, config_dir: Path, session_id: str, run_id: str, until_st
         except NotFound:
             return None
 
-    made = Retrace(run_id, settings_of(root, config_dir), sent, until_step)
-    for record in read_records(session_path(root, session_id)):
+    path = session_path(root, session_id)
+    made = Retrace(run_id, settings_of(root, config_dir), sent, until_step, dict(_rules(path)))
+    for record in read_records(path):
         made.add(decode_events(record.events_json), context_of(record), record.seq, str(record.by.get("command", "")))
         if made.is_over:
             break
     return made
+
+
+def _rules(path: Path) -> Iterator[tuple[Rule, int]]:
+    """Those that were made for all sessions in this one, and the records that made them."""
+    for record in read_records(path):
+        if b'"approval.resolved"' in record.events_json:
+            for event in decode_events(record.events_json):
+                if isinstance(event, ApprovalResolved) and event.rule and event.rule.scope == "user":
+                    yield event.rule, record.seq
 
 
 def settings_of(root: Path, config_dir: Path) -> Settings:

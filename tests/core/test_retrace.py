@@ -176,6 +176,20 @@ def test_another_rule_is_another_decision_and_an_approval_that_is_not_asked_for(
     assert (asked.how, asked.event, asked.tool) == ("missing", "approval.requested", "bash")
 
 
+def test_a_rule_that_the_run_itself_led_to_holds_only_after_it() -> None:
+    made = rule("bash(make)", scope="user")
+    told = Told()
+    told.submit("go")
+    world = World(told, [("", (("bash", {"command": "make"}),)), ("", (("bash", {"command": "make"}),)), ("", ())])
+    world.step()
+    told.resolve("allow", remember="always")
+    told.settings = replace(SETTINGS, rules=(made, *SETTINGS.rules))
+    seq = len(told.journal)
+    world.settle()
+    assert departures(told, settings=told.settings, made_at={made: seq}) == []
+    assert [d.event for d in departures(told, settings=told.settings)] == ["tool_call.decided", "approval.requested"]
+
+
 def test_a_call_that_is_denied_now_is_answered_at_once_and_cannot_be_allowed() -> None:
     told, world = talk(("bash", {"command": "make"}))
     world.settle()
