@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from kheish.core import chains
+from kheish.core import budgets, chains
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
-from kheish.core.commands import Command, Context
+from kheish.core.commands import Command, Context, Outside
 from kheish.core.contracts import Reply, ReplyToolCall
 from kheish.core.draft import Settings
 from kheish.core.machine import decide, evolve
@@ -35,6 +35,9 @@ Plain = dict[str, Any]
 How = Literal["changed", "missing", "new", "refused", "request"]
 
 _SELDOM_TELLING = frozenset(("type", "digest", "policy_revision", "cwd"))
+_NOT_COMPARED = frozenset(("standing", "reserved", "output_tokens_max"))
+"""What there was room for hung on other sessions, too."""
+_TELL_OF_BUDGETS = (e.ApprovalRequested, e.BudgetWarned, e.BudgetStopped)
 _NO_ID = "0" * 24
 
 
@@ -59,7 +62,8 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 
 class Retrace:
     """Is shown the records of a session in order, up to the end of one run. `sent` gives the digests of what the model
-    call of a step and attempt was really shown, where they are known; `until_step` is the last step to be looked at."""
+    call of a step and attempt was really shown, where they are known; `until_step` is the last step to be looked at;
+    `made_at` are the records that made those of the rules that this very session made for all, and that hold after."""
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Retrace:
         settings: Settings,
         sent: Callable[[int, int], RequestDigests | None] = lambda step, attempt: None,
         until_step: int = 0,
+        made_at: Mapping[e.Rule, int] = {},
     ) -> None:
         self.state = State()
         self.departures: list[Departure] = []
@@ -78,6 +83,7 @@ class Retrace:
         self._settings = settings
         self._sent = sent
         self._until_step = until_step
+        self._made_at = made_at
         self._tools: dict[str, str] = {}
 
     def add(self, events: Events, context: Context, seq: int, command: str) -> None:
@@ -104,7 +110,8 @@ class Retrace:
             return
         self.decisions += 1
         revision = _revision(events, self.state)
-        settings = replace(self._settings, policy_revision=revision, **_taken_along(events))
+        rules = tuple(rule for rule in self._settings.rules if self._made_at.get(rule, 0) < seq)
+        settings = replace(self._settings, rules=rules, policy_revision=revision, **_taken_along(events))
         try:
             now = decide(self.state, message, _context(events, context, self.state), settings).events
         except KheishError as error:
@@ -114,9 +121,10 @@ class Retrace:
             self._depart(seq, "refused", command or _name(message), reason=f"{type(error).__name__}: {error}")
             return
         base = _id_base(events)
-        self._compare(_plain(events, base), _plain(now, base), seq, () if revision else ("digest",))
+        unknown = _NOT_COMPARED if revision else _NOT_COMPARED | {"digest"}
+        self._compare(_plain(events, base), _plain(now, base), seq, unknown)
 
-    def _compare(self, recorded: list[Plain], now: list[Plain], seq: int, unknown: tuple[str, ...]) -> None:
+    def _compare(self, recorded: list[Plain], now: list[Plain], seq: int, unknown: frozenset[str]) -> None:
         tools = {**self._tools, **_tools_in(recorded)}
 
         def depart(how: How, event: Plain, changes: Iterable[Change]) -> None:
@@ -196,6 +204,9 @@ def _submit(events: Events) -> Command | None:
                 attachments=made.attachments,
                 metadata=made.metadata,
                 hops=made.hops,
+                budget=None if made.budget_by == budgets.CONFIG else made.budget,
+                on_budget=made.on_budget,
+                rates=made.rates,
             )
         case e.InputSteered() as made:
             return c.SubmitRun(text=made.text, route="", model="", delivery="steer", attachments=made.attachments)
@@ -211,6 +222,7 @@ def _resolve(events: Events) -> Command:
                 remember=event.remember,
                 rule=event.rule.pattern if event.rule else "",
                 updated_input=event.updated_input,
+                raise_by=event.raise_by,
                 justification=event.justification,
             )
             for event in events
@@ -275,6 +287,7 @@ def _replied(event: e.ModelCallCompleted, context: Context) -> Outcome:
         ),
         first_ms=event.first_ms,
         duration_ms=event.duration_ms,
+        cost_usd=event.cost_usd,
     )
 
 
@@ -289,6 +302,8 @@ def _retrying(event: e.ModelCallRetrying, context: Context) -> Outcome:
         has_output=event.discarded,
         request_id=event.request_id,
         duration_ms=event.duration_ms,
+        usage=event.usage,
+        cost_usd=event.cost_usd,
     )
 
 
@@ -303,6 +318,8 @@ def _failed(event: e.ModelCallFailed, context: Context) -> Outcome | None:
         message=event.message,
         request_id=event.request_id,
         duration_ms=event.duration_ms,
+        usage=event.usage,
+        cost_usd=event.cost_usd,
     )
 
 
@@ -329,6 +346,7 @@ FROM_OUTCOMES: dict[type[e.Event], Callable[[Any, Context], Outcome | None]] = {
         blob=event.blob,
         metadata=event.metadata,
     ),
+    e.ApprovalWithdrawn: lambda event, context: o.BudgetMoved(),
     e.ProcessEnded: lambda event, context: o.ProcessGone(
         tool_call_id=event.tool_call_id, pid=event.pid, killed=event.killed
     ),
@@ -347,6 +365,8 @@ def _context(events: Events, context: Context, state: State) -> Context:
         is_operator=context.principal.startswith("user:"),
         body_digest=next((digest for event in events if (digest := getattr(event, "body_digest", ""))), ""),
         cooling=_cooling(events, state),
+        day=next((event.day for event in events if isinstance(event, e.ModelCallStarted)), ""),
+        outside=_outside(events),
     )
 
 
@@ -364,12 +384,23 @@ def _cooling(events: Events, state: State) -> tuple[e.Cooling, ...]:
     )
 
 
+def _outside(events: Events) -> tuple[Outside, ...]:
+    """The budgets beyond the session that were told of."""
+    told = [event.standing for event in events if isinstance(event, _TELL_OF_BUDGETS) and event.standing]
+    return tuple(
+        Outside(account=standing.account, used=standing.used, limit=standing.limit, by=standing.by)
+        for standing in told
+        if not standing.account.startswith(("run:", "session:"))
+    )
+
+
 def _taken_along(events: Events) -> dict[str, Any]:
     """What a run takes along of the daemon's settings is recorded with it, and none of today's."""
     taken: dict[str, Any] = {}
     for event in events:
         if isinstance(event, e.RunSubmitted):
             taken["system_prompt"] = event.system_prompt
+            taken["run_budget"] = event.budget if event.budget_by == budgets.CONFIG else e.NO_BUDGET
         elif isinstance(event, e.RunStarted):
             taken["tool_limits"] = event.tool_limits
     return taken

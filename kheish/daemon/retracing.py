@@ -9,10 +9,11 @@ from pathlib import Path
 
 from kheish.core.codec import decode_events
 from kheish.core.draft import Settings
+from kheish.core.events import ApprovalResolved, Rule
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.prompt import RequestDigests
 from kheish.core.retrace import Retrace
-from kheish.daemon.wiring import config_rules
+from kheish.daemon.wiring import config_budgets, config_rules
 from kheish.debug.files import read_artifact
 from kheish.errors import Conflict, KheishError, NotFound
 from kheish.limits import STEPS_PER_RUN_MAX
@@ -32,12 +33,22 @@ def retrace(root: Path, config_dir: Path, session_id: str, run_id: str, until_st
         except NotFound:
             return None
 
-    made = Retrace(run_id, settings_of(root, config_dir), sent, until_step)
-    for record in read_records(session_path(root, session_id)):
+    path = session_path(root, session_id)
+    made = Retrace(run_id, settings_of(root, config_dir), sent, until_step, dict(_rules(path)))
+    for record in read_records(path):
         made.add(decode_events(record.events_json), context_of(record), record.seq, str(record.by.get("command", "")))
         if made.is_over:
             break
     return made
+
+
+def _rules(path: Path) -> Iterator[tuple[Rule, int]]:
+    """Those that were made for all sessions in this one, and the records that made them."""
+    for record in read_records(path):
+        if b'"approval.resolved"' in record.events_json:
+            for event in decode_events(record.events_json):
+                if isinstance(event, ApprovalResolved) and event.rule and event.rule.scope == "user":
+                    yield event.rule, record.seq
 
 
 def settings_of(root: Path, config_dir: Path) -> Settings:
@@ -47,6 +58,7 @@ def settings_of(root: Path, config_dir: Path) -> Settings:
         rules=(*read_rules(root / "daemon" / "permissions.json"), *config_rules(config_dir), *DEFAULT_RULES),
         policy_revision="",
         steps_max=STEPS_PER_RUN_MAX,
+        session_budget=config_budgets(config_dir).session,
     )
 
 

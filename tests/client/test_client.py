@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
@@ -254,6 +255,7 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert call("daemon", "blob", done["blob"]).endswith(b"\n9000\n")
     assert call("daemon", "blob", done["blob"], offset=2, limit=3) == b"2\n3"
 
+    assert call("runtime", "set_debug_level", "redacted") == call("runtime", "get") == {"debug_level": "redacted"}
     for noun in ("sessions", "runs"):
         asking = call("sessions", "create", f"{name}-{noun}-answer", cwd=work)["session_id"]
         run_id = call("sessions", "submit", asking, "ASK")["run_id"]
@@ -262,6 +264,10 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
         where = asking if noun == "sessions" else run_id
         assert call(noun, "answer_question", where, request_id, answers, justification="so", key="a")
         assert call("sessions", "wait", asking)["status"] == "idle"
+    while not (kept := call("runs", "debug", run_id)):
+        time.sleep(0.01)  # it is written down soon after
+    assert call("runs", "debug_artifact", run_id, kept[0]["artifact"])["exchanges"]
+    assert call("runtime", "set_debug_level", "off")["debug_level"] == "off"
     assert call.called == set(METHODS), "no method without a test"
 
 

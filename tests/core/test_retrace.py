@@ -176,6 +176,20 @@ def test_another_rule_is_another_decision_and_an_approval_that_is_not_asked_for(
     assert (asked.how, asked.event, asked.tool) == ("missing", "approval.requested", "bash")
 
 
+def test_a_rule_that_the_run_itself_led_to_holds_only_after_it() -> None:
+    made = rule("bash(make)", scope="user")
+    told = Told()
+    told.submit("go")
+    world = World(told, [("", (("bash", {"command": "make"}),)), ("", (("bash", {"command": "make"}),)), ("", ())])
+    world.step()
+    told.resolve("allow", remember="always")
+    told.settings = replace(SETTINGS, rules=(made, *SETTINGS.rules))
+    seq = len(told.journal)
+    world.settle()
+    assert departures(told, settings=told.settings, made_at={made: seq}) == []
+    assert [d.event for d in departures(told, settings=told.settings)] == ["tool_call.decided", "approval.requested"]
+
+
 def test_a_call_that_is_denied_now_is_answered_at_once_and_cannot_be_allowed() -> None:
     told, world = talk(("bash", {"command": "make"}))
     world.settle()
@@ -304,6 +318,6 @@ def test_a_reply_that_is_not_in_the_journal_is_counted_and_passed_over() -> None
 
 
 def test_every_command_of_a_run_and_every_outcome_can_be_made_again() -> None:
-    of_sessions = {"create_session", "set_mode", "rename_session", "add_rule", "set_model"}
+    of_sessions = {"create_session", "set_mode", "rename_session", "add_rule", "set_model", "set_budget"}
     assert {str(command.__struct_config__.tag) for command in COMMANDS} == set(retrace.FROM_COMMANDS) | of_sessions
     assert len(retrace.FROM_OUTCOMES) == len(OUTCOMES) + 1, "a failure leads to a retry or to an end"

@@ -190,7 +190,7 @@ def test_a_run_with_all_that_may_happen_is_the_same_again_and_departs_where_rule
         denied = daemon.until("all", "approval.requested", cursor=str(first["seq"]))
         client.approvals.resolve(denied["request_id"], "deny", justification="no")
         third = daemon.until("all", "approval.requested", cursor=str(denied["seq"]))
-        client.approvals.resolve(third["request_id"], "allow")
+        client.approvals.resolve(third["request_id"], "allow", remember="always")
         while not (daemon.work / "began").exists():
             time.sleep(0.01)
         daemon.kill()
