@@ -246,6 +246,7 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     withdrawn = walk("POST", s + "/runs", {"content": "AFTER"}, id="one")
     walk("GET", s + "/queue", id="one")
     walk("POST", s + "/title", {"title": "One"}, id="one")
+    walk("POST", s + "/budget", {"tokens": 5_000_000, "cost_usd": 5}, id="one")
     walk("POST", s + "/queue/{run_id}/move", {"position": 1}, id="one", run_id=queued["run_id"])
     walk("PATCH", s + "/queue/{run_id}", {"content": "AFTER all"}, id="one", run_id=queued["run_id"])
     walk("DELETE", s + "/queue/{run_id}", id="one", run_id=withdrawn["run_id"])
@@ -272,6 +273,7 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("GET", r + "/why", id=run["run_id"])
     walk("GET", r + "/usage", query="?by=day", id=run["run_id"])
     walk("GET", "/v1/usage", query="?by=session&since_ms=1")
+    walk("GET", "/v1/budgets")
     walk("GET", "/v1/chains")
     walk("GET", "/v1/events/stream")
     for name, path in (("three", s + "/approvals"), ("four", s + "/approval-runs"), ("five", r + "/approvals")):
