@@ -276,9 +276,9 @@ class Sessions(_Noun):
         session_id: str,
         *,
         cost_usd: float | None = None,
-        tokens: int | None = None,
-        steps: int | None = None,
-        wall_ms: int | None = None,
+        tokens: float | None = None,
+        steps: float | None = None,
+        wall_ms: float | None = None,
     ) -> SessionView:
         """What all its runs and their children may use, in place of the budget that it had; what is left out has no
         limit but the daemon's."""

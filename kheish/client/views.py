@@ -203,9 +203,9 @@ class BudgetBody(TypedDict):
     `wall_ms` the time at work: waiting for a human does not count."""
 
     cost_usd: NotRequired[float | None]
-    tokens: NotRequired[int | None]
-    steps: NotRequired[int | None]
-    wall_ms: NotRequired[int | None]
+    tokens: NotRequired[float | None]
+    steps: NotRequired[float | None]
+    wall_ms: NotRequired[float | None]
 
 
 class BudgetStopped(TypedDict):

@@ -13,7 +13,8 @@ from kheish.core.state import Run, State
 from kheish.wire.body import Body, View
 
 Dollars = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+Count = Annotated[float, msgspec.Meta(ge=0, lt=1 << 53, multiple_of=1)]
+"""To JSON Schema 5.0 is as whole as 5 is."""
 
 
 class BudgetBody(Body, frozen=True):
@@ -52,7 +53,8 @@ class BudgetView(View, frozen=True):
 
 
 def to_budget(body: BudgetBody) -> Budget:
-    return Budget(**msgspec.structs.asdict(body))
+    given = msgspec.structs.asdict(body)
+    return Budget(**{d: value if value is None or d == "cost_usd" else int(value) for d, value in given.items()})
 
 
 def budget_view(standing: Standing, unpriced: list[str] | None = None) -> BudgetView | None:

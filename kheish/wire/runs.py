@@ -61,7 +61,7 @@ class EditInput(Body, frozen=True):
 class MoveInput(Body, frozen=True):
     """`position` counts from 1."""
 
-    position: Annotated[int, msgspec.Meta(ge=1, le=QUEUED_RUNS_MAX)]
+    position: Annotated[float, msgspec.Meta(ge=1, le=QUEUED_RUNS_MAX, multiple_of=1)]
 
 
 class StopRun(Body, frozen=True):

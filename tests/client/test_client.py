@@ -132,6 +132,8 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     forked = call("sessions", "fork", name, **fork)
     assert call("sessions", "fork", name, **fork) == forked
     assert (forked["session_id"], forked["title"]) == (f"{name}-fork", "Another way")
+    assert call("sessions", "set_budget", name, tokens=1_000_000)["budget"]["limit"]["tokens"] == 1_000_000
+    assert call("daemon", "budgets") == []
     assert call("sessions", "edit_queued", name, first, "AFTER it")["request"]["text_preview"] == "AFTER it"
     assert call("sessions", "withdraw_queued", name, second)["status"] == "cancelled"
     assert [r["run_id"] for r in call("sessions", "runs", name)] == [second, first, run["run_id"]]

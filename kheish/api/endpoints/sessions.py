@@ -314,7 +314,7 @@ async def move_queued(app: App, call: Call[MoveInput, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
     _, run = await app.supervisor.run(session_id, run_id)
     check_queued(run, "move")
-    command = commands.MoveRun(run_id=run_id, position=call.body.position)
+    command = commands.MoveRun(run_id=run_id, position=int(call.body.position))
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
 
