@@ -258,13 +258,14 @@ class Routes:
     async def checked(self, settings: RuntimeSettings) -> RuntimeSettings:
         """The settings, if chains and the default have their routes under them. Raises Conflict, or Invalid where the
         file cannot be read anyway."""
+        now = self._runtime()
+        if (settings.routes, settings.model) == (now.routes, now.model):
+            return settings
         try:
             table = await self.table(settings)
         except Invalid as error:
-            if settings.routes == self._runtime().routes:
-                raise
             await self.table()
-            raise Conflict(f"cannot do that, the route is in use: {error.message}", code="route_in_use") from error
+            raise Conflict(f"cannot do that, routes.toml would no longer hold: {error.message}", code="route_in_use") from error
         if settings.model and _default_of(table)[0] not in table.routes:
             raise Conflict(
                 f"cannot do that: the default model is {settings.model}, which would be gone; choose another first: "

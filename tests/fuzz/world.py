@@ -61,6 +61,8 @@ class World:
         self.questions: list[Json] = []
         self.blobs: list[str] = []
         self._made = 0
+        self.hanging: set[str] = set()
+        """Sessions in which any input may hang: a model sees that of a run that was stopped too."""
 
     def start(self) -> None:
         self.daemon.start()
@@ -112,6 +114,8 @@ class World:
         self._made += 1
         session = self.ask("POST", "/v1/sessions", {"session_id": f"real-{self._made}", "cwd": str(self.daemon.work)})
         path = f"/v1/sessions/{session['session_id']}/runs"
+        if content == "HANG":
+            self.hanging.add(session["session_id"])
         run: Json = self.ask("POST", path, {"content": content, **more})
         return self.ask("POST", path, {"content": "AFTER"}) if content == "HANG" else run
 
