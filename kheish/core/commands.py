@@ -59,6 +59,10 @@ class RenameSession(Command, tag="rename_session", frozen=True):
     title: str
 
 
+class CompactContext(Command, tag="compact_context", frozen=True):
+    """Before the next model call."""
+
+
 class AddRule(Command, tag="add_rule", frozen=True):
     rule: Rule
 
@@ -74,6 +78,8 @@ class SubmitRun(Command, tag="submit_run", frozen=True):
     attachments: tuple[Attachment, ...] = ()
     metadata: dict[str, Any] = {}
     hops: tuple[Hop, ...] = ()
+    window_tokens: int = 0
+    pinned: bool = False
 
 
 class EditRun(Command, tag="edit_run", frozen=True):

@@ -28,6 +28,10 @@ Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed
 """Why an attempt takes the hop that it takes: `primary`, it is the first of its chain; `failover`, the attempt before
 failed on another; `cooling`, those before it in the chain cool down; `returned`, the first is to be had again; `retry`,
 the same again after a pause; `resumed`, the same again because the daemon died."""
+Purpose = Literal["reply", "summary"]
+"""What a model call is for: the run's next reply, or a summary of what models are to be shown no longer."""
+CompactionReason = Literal["window", "too_large", "requested"]
+"""Why a context was compacted: it came near the model's window; a provider found it too large; somebody asked."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -75,11 +79,13 @@ class Usage(Struct, frozen=True):
 
 class Hop(Struct, frozen=True):
     """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
-    pass."""
+    pass. `window_tokens`: how many tokens the model takes; 0 where nobody knows, -1 where there is no language model
+    behind it."""
 
     route: str
     model: str
     on: tuple[str, ...] = ()
+    window_tokens: int = 0
 
 
 class Cooling(Struct, frozen=True):
@@ -119,6 +125,33 @@ class Answer(Struct, frozen=True):
     question_id: str
     selected_option_ids: tuple[str, ...] = ()
     freeform_answer: str = ""
+
+
+class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
+    """An input, or with `is_summary` what stands for messages that are shown no longer. `is_pinned`: it stays."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    is_summary: bool = False
+    is_pinned: bool = False
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
+    text: str
+    tool_requests: tuple[ToolRequest, ...] = ()
+    reasoning: str = ""
+    provider_state: dict[str, Any] = {}
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool", frozen=True):
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: bool = False
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
 
 
 class Event(Struct, tag_field="type", frozen=True):
@@ -179,6 +212,10 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Digest of the request, kept with its idempotency key."""
     hops: tuple[Hop, ...] = ()
     """Of a run with a chain, all of it; `route` and `model` are those of the first."""
+    window_tokens: int = 0
+    """Of a run without one, as a hop has it."""
+    pinned: bool = False
+    """The input stays in what models are shown."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -262,6 +299,7 @@ class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     model: str = ""
     reason: Choice = "primary"
     cooling: tuple[Cooling, ...] = ()
+    purpose: Purpose = "reply"
 
 
 class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
@@ -283,6 +321,7 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     request_id: str = ""
     first_ms: int = 0
     duration_ms: int = 0
+    purpose: Purpose = "reply"
 
 
 class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
@@ -316,6 +355,30 @@ class ModelCallDied(Event, tag="model_call.died", frozen=True):
     run_id: str
     model_call_id: str
     attempt: int
+
+
+# -- what models are shown ------------------------------------------------------------------------------------------
+
+
+class ContextCompactionRequested(Event, tag="context.compaction_requested", frozen=True):
+    """The next model call of the session is to be preceded by a compaction."""
+
+
+class ContextCompacted(Event, tag="context.compacted", frozen=True):
+    """From here on models are shown `shown` in place of all that was said before; the transcript stays as it is.
+    `summary` stands for the `messages` that are shown no longer; where it is empty they were left out without one, or
+    (`messages` is 0) long results were only cut. The counts of tokens are estimates. `model_call_id` is the call that
+    wrote the summary, or that was too large."""
+
+    run_id: str
+    model_call_id: str
+    at_ms: int
+    reason: CompactionReason
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    shown: tuple[Message, ...]
+    summary: str = ""
 
 
 # -- tool calls -----------------------------------------------------------------------------------------------------
@@ -474,6 +537,8 @@ AnyEvent = (
     | ModelCallRetrying
     | ModelCallFailed
     | ModelCallDied
+    | ContextCompactionRequested
+    | ContextCompacted
     | ToolCallDecided
     | ToolCallStarted
     | ToolCallCompleted

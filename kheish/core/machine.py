@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from kheish.core import approvals, model_calls, questions, recovery, runs, sessions, steps, tool_calls
+from kheish.core import approvals, compaction, model_calls, questions, recovery, runs, sessions, steps, tool_calls
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
@@ -33,6 +33,7 @@ COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.RenameSession: sessions.rename,
     c.AddRule: sessions.add_rule,
     c.InterruptSession: sessions.interrupt,
+    c.CompactContext: compaction.request,
     c.SubmitRun: runs.submit,
     c.EditRun: runs.edit,
     c.MoveRun: runs.reorder,
@@ -74,6 +75,8 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.ModelCallRetrying: model_calls.on_retrying,
     e.ModelCallFailed: model_calls.on_failed,
     e.ModelCallDied: model_calls.on_died,
+    e.ContextCompactionRequested: compaction.on_requested,
+    e.ContextCompacted: compaction.on_compacted,
     e.ToolCallDecided: tool_calls.on_decided,
     e.ToolCallStarted: tool_calls.on_started,
     e.ToolCallCompleted: tool_calls.on_completed,

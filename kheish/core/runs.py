@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from kheish.core import tool_calls
+from kheish.core import compaction, tool_calls
 from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
 from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
@@ -95,6 +95,8 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             first=command.delivery == "interrupt",
             body_digest=draft.context.body_digest,
             hops=command.hops,
+            window_tokens=command.window_tokens,
+            pinned=command.pinned,
         )
     )
     return run_id
@@ -195,6 +197,8 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         origin=context.origin,
         principal=context.principal,
         hops=event.hops,
+        window_tokens=event.window_tokens,
+        pinned=event.pinned,
     )
     if event.first:
         state.queue.insert(0, event.run_id)
@@ -217,7 +221,7 @@ def on_started(state: State, event: RunStarted, context: Context) -> None:
     state.runs[event.run_id] = run
     state.queue.remove(event.run_id)
     state.active = event.run_id
-    state.entered.append(UserMessage(text=run.text, attachments=run.attachments))
+    compaction.enter(state, UserMessage(text=run.text, attachments=run.attachments, is_pinned=run.pinned))
 
 
 def on_steered(state: State, event: InputSteered, context: Context) -> None:
@@ -230,7 +234,7 @@ def on_steered(state: State, event: InputSteered, context: Context) -> None:
 def on_entered(state: State, event: InputEntered, context: Context) -> None:
     run = state.runs[event.run_id]
     entered = next(s for s in run.steered if s.input_id == event.input_id)
-    state.entered.append(UserMessage(text=entered.text, attachments=entered.attachments))
+    compaction.enter(state, UserMessage(text=entered.text, attachments=entered.attachments))
     state.runs[event.run_id] = replace(
         run, steered=tuple(s for s in run.steered if s is not entered), calls=(), answered=False
     )

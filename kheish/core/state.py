@@ -12,15 +12,16 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from kheish.core.contracts import Message
 from kheish.core.events import (
     ApprovalKind,
     Arguments,
     Attachment,
     Effect,
     Hop,
+    Message,
     Mode,
     Process,
+    Purpose,
     Question,
     Rule,
     Struct,
@@ -31,7 +32,7 @@ from kheish.core.events import (
 
 T = TypeVar("T")
 
-REDUCER_VERSION = 3
+REDUCER_VERSION = 4
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
@@ -62,6 +63,7 @@ class ModelCall(Struct, frozen=True):
     retry_at_ms: int = 0
     tried: tuple[int, ...] = ()
     stays: bool = False
+    purpose: Purpose = "reply"
 
 
 class ToolCall(Struct, frozen=True):
@@ -124,11 +126,17 @@ class Run(Struct, frozen=True):
     hops: tuple[Hop, ...] = ()
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
+    window_tokens: int = 0
+    pinned: bool = False
+    overflows: int = 0
+    """How often a provider found the context too large since the last reply."""
+    has_room: bool = False
+    """The context was compacted since the last reply, or could not be."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
         """The ways to a model that the run may take, the first one first."""
-        return self.hops or (Hop(route=self.route, model=self.model),)
+        return self.hops or (Hop(route=self.route, model=self.model, window_tokens=self.window_tokens),)
 
     @property
     def is_terminal(self) -> bool:
@@ -186,7 +194,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     end_reason: str = ""
     generation: int = 0
     ordinal: int = 0
-    """Completed model calls of the session."""
+    """Replies of models in the session."""
     rules: list[Rule] = []
     runs: dict[str, Run] = {}
     """As they were submitted: those that are not over, and the newest FINISHED_RUNS_KEPT that are."""
@@ -197,6 +205,18 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     entered: list[Message] = []
     """What entered the transcript since the fold or the fork began. The transcript is as long as the journal, which has
     it already: it is no part of what is stored."""
+    shown: list[Message] = []
+    """Once the context was compacted: what models are shown of the transcript. Before that it is all of it."""
+    compactions: int = 0
+    left_out: int = 0
+    """Messages of the transcript that models are shown no longer."""
+    counted_tokens: int = 0
+    """Of the context, with the last reply, as its provider counted them; 0 where none did since the last compaction."""
+    guessed_tokens: int = 0
+    """An estimate of what entered the context since."""
+    compacted_tokens: int = 0
+    """An estimate of the context as the last compaction left it."""
+    compaction_requested: bool = False
     approvals: dict[str, Approval] = {}
     questions: dict[str, QuestionRequest] = {}
     settled: dict[str, Settled] = {}
@@ -212,7 +232,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.rules, forked.queue, forked.entered = self.rules[:], self.queue[:], []
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
-        forked.settled = self.settled.copy()
+        forked.settled, forked.shown = self.settled.copy(), self.shown[:]
         return forked
 
     @property

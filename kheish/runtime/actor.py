@@ -19,7 +19,7 @@ import orjson
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.contracts import Message
-from kheish.core.events import RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import ContextCompacted, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
@@ -149,6 +149,9 @@ class Actor:
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
             self._messages += decision.state.entered
+            if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
+                # What models are shown is in the state now; who wants the rest reads it.
+                self._messages, self._unread_seq = [], self.seq
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
@@ -166,6 +169,10 @@ class Actor:
                 self._reading = asyncio.ensure_future(self._read_transcript())
             await asyncio.shield(self._reading)
         return self._messages
+
+    async def shown(self) -> Sequence[Message]:
+        """What models are shown of the transcript. Raises Corrupt or OSError where the journal cannot be read."""
+        return self.state.shown if self.state.compactions else await self.messages()
 
     async def _read_transcript(self) -> None:
         unread = self.journal.read(until_seq=self._unread_seq)
