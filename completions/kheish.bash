@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage status doctor completion demo sessions runs approvals questions routes secrets permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename end set-mode verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create list get input events stream transcript queue edit move withdraw interrupt rename compact end set-mode verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -54,7 +54,7 @@ _kheish() {
     esac
     case $cur in
         -*) case $line in
-                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --cwd --key --json --help" ;;
+                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --pin --cwd --key --json --help" ;;
                 "tui") _kheish_words "--help" ;;
                 "attach") _kheish_words "--help" ;;
                 "ps") _kheish_words "-a --all --limit --json --help" ;;
@@ -74,7 +74,7 @@ _kheish() {
                 "sessions create") _kheish_words "--cwd --mode --title --json --help" ;;
                 "sessions list") _kheish_words "--status --limit --json --help" ;;
                 "sessions get") _kheish_words "--json --help" ;;
-                "sessions input") _kheish_words "--model --wait --json --help" ;;
+                "sessions input") _kheish_words "--model --pin --wait --json --help" ;;
                 "sessions events") _kheish_words "--cursor --limit --json --help" ;;
                 "sessions stream") _kheish_words "--cursor --json --help" ;;
                 "sessions transcript") _kheish_words "--limit --json --help" ;;
@@ -84,6 +84,7 @@ _kheish() {
                 "sessions withdraw") _kheish_words "--json --help" ;;
                 "sessions interrupt") _kheish_words "-m --reason --json --help" ;;
                 "sessions rename") _kheish_words "--json --help" ;;
+                "sessions compact") _kheish_words "--json --help" ;;
                 "sessions end") _kheish_words "-m --reason --json --help" ;;
                 "sessions set-mode") _kheish_words "--json --help" ;;
                 "sessions verify") _kheish_words "--all --json --help" ;;
@@ -155,6 +156,7 @@ _kheish() {
                "sessions withdraw") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "sessions rename") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions compact") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions verify") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

@@ -31,7 +31,7 @@ CODES: dict[int, tuple[str, ...]] = {
         "idempotency_conflict", "session_conflict", "session_ended", "session_busy", "session_locked", "queue_full",
         "run_state_conflict", "approval_state_conflict", "approval_digest_mismatch", "approval_policy_changed",
         "approval_denied", "edit_denied", "question_state_conflict", "ambiguous_id", "route_not_ready", "secret_in_use",
-        "master_key_wrong",
+        "master_key_wrong", "nothing_to_compact",
         "stale_generation", "too_many_subscribers",
     ),
     413: ("body_too_large",),

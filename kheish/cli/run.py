@@ -29,6 +29,7 @@ def run(
     steer: bool,
     interrupt: bool,
     attach: list[str],
+    pin: bool,
     cwd: str | None,
     key: str | None,
     as_json: bool,
@@ -45,6 +46,7 @@ def run(
         model=model,
         delivery="steer" if steer else "interrupt" if interrupt else None,
         attachments=attachments or None,
+        pinned=pin or None,
         key=key,
     )
     if detach:

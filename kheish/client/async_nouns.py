@@ -68,9 +68,12 @@ def _input(
     delivery: Delivery | None,
     attachments: Iterable[InputAttachment] | None,
     metadata: dict[str, Any] | None,
+    pinned: bool | None,
 ) -> dict[str, Any]:
     files = None if attachments is None else [*attachments]
-    return _present(content=content, model=model, delivery=delivery, attachments=files, metadata=metadata)
+    return _present(
+        content=content, model=model, delivery=delivery, attachments=files, metadata=metadata, pinned=pinned
+    )
 
 
 class _Noun:
@@ -174,12 +177,13 @@ class AsyncSessions(_Noun):
         delivery: Delivery | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> RunView:
         """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
         active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
-        and not shown to the model."""
-        body = _input(content, model, delivery, attachments, metadata)
+        and not shown to the model. `pinned`: it stays in what models are shown when the context is compacted."""
+        body = _input(content, model, delivery, attachments, metadata, pinned)
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
 
     async def input(
@@ -190,11 +194,12 @@ class AsyncSessions(_Noun):
         model: str | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> SessionView:
         """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
         session. Refused (`session_busy`) where a run is active."""
-        body = _input(content, model, None, attachments, metadata)
+        body = _input(content, model, None, attachments, metadata, pinned)
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
 
     async def wait(
@@ -231,6 +236,10 @@ class AsyncSessions(_Noun):
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/rules", body=body)
+
+    async def compact(self, session_id: str) -> SessionView:
+        """Has the next model call preceded by a compaction of what models are shown."""
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/compact")
 
     async def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
         """Changes the text of a queued input; `run_id` is whole."""

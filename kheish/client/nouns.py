@@ -73,9 +73,12 @@ def _input(
     delivery: Delivery | None,
     attachments: Iterable[InputAttachment] | None,
     metadata: dict[str, Any] | None,
+    pinned: bool | None,
 ) -> dict[str, Any]:
     files = None if attachments is None else [*attachments]
-    return _present(content=content, model=model, delivery=delivery, attachments=files, metadata=metadata)
+    return _present(
+        content=content, model=model, delivery=delivery, attachments=files, metadata=metadata, pinned=pinned
+    )
 
 
 class _Noun:
@@ -177,12 +180,13 @@ class Sessions(_Noun):
         delivery: Delivery | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> RunView:
         """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
         active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
-        and not shown to the model."""
-        body = _input(content, model, delivery, attachments, metadata)
+        and not shown to the model. `pinned`: it stays in what models are shown when the context is compacted."""
+        body = _input(content, model, delivery, attachments, metadata, pinned)
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
 
     def input(
@@ -193,11 +197,12 @@ class Sessions(_Noun):
         model: str | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> SessionView:
         """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
         session. Refused (`session_busy`) where a run is active."""
-        body = _input(content, model, None, attachments, metadata)
+        body = _input(content, model, None, attachments, metadata, pinned)
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
 
     def wait(
@@ -234,6 +239,10 @@ class Sessions(_Noun):
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/rules", body=body)
+
+    def compact(self, session_id: str) -> SessionView:
+        """Has the next model call preceded by a compaction of what models are shown."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/compact")
 
     def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
         """Changes the text of a queued input; `run_id` is whole."""

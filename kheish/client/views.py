@@ -19,6 +19,8 @@ Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
 Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
+Purpose = Literal["reply", "summary"]
+CompactionReason = Literal["window", "too_large", "requested"]
 RunStatus = Literal[
     "queued",
     "running",
@@ -106,6 +108,14 @@ class ApprovalWithdrawn(TypedDict):
     reason: str
 
 
+class AssistantMessage(TypedDict):
+    role: Literal["assistant"]
+    text: str
+    tool_requests: NotRequired[list[ToolRequest]]
+    reasoning: NotRequired[str]
+    provider_state: NotRequired[dict[str, Any]]
+
+
 class Attachment(TypedDict):
     """A file handed in with an input: text in place, anything else as a blob."""
 
@@ -119,7 +129,8 @@ class Attachment(TypedDict):
 class Attempt(TypedDict):
     """One attempt at a model call: what it took and why (`reason`, with what was spared then), and what came of it.
     `request_id` is the provider's; `first_ms` is 0 where no piece of a reply is known of; `waited_ms` is the pause
-    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known."""
+    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known.
+    `compacted` says in words what became of the context after it."""
 
     model_call_id: str
     step: int
@@ -139,6 +150,8 @@ class Attempt(TypedDict):
     discarded: bool
     usage: Usage
     cost_usd: float | None
+    purpose: Purpose
+    compacted: str
 
 
 class AuthorView(TypedDict):
@@ -173,6 +186,44 @@ class ChainView(TypedDict):
     hops: list[Hop]
     is_default: bool
     cooling: list[Cooling]
+
+
+class ContextCompacted(TypedDict):
+    """From here on models are shown `shown` in place of all that was said before; the transcript stays as it is.
+    `summary` stands for the `messages` that are shown no longer; where it is empty they were left out without one, or
+    (`messages` is 0) long results were only cut. The counts of tokens are estimates. `model_call_id` is the call that
+    wrote the summary, or that was too large."""
+
+    type: Literal["context.compacted"]
+    run_id: str
+    model_call_id: str
+    at_ms: int
+    reason: CompactionReason
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    shown: list[UserMessage | AssistantMessage | ToolMessage]
+    summary: NotRequired[str]
+
+
+class ContextCompactionRequested(TypedDict):
+    """The next model call of the session is to be preceded by a compaction."""
+
+    type: Literal["context.compaction_requested"]
+
+
+class ContextView(TypedDict):
+    """What models are shown of the session: `tokens` as a provider counted them, and with `is_estimate` an estimate of
+    what came since. `window_tokens` is what the model takes that the newest run uses, 0 where nobody knows. `left_out`
+    counts messages that models are shown no longer, after so many `compactions`; `compaction_requested`: the next model
+    call is preceded by one."""
+
+    tokens: int
+    window_tokens: int
+    is_estimate: bool
+    compactions: int
+    left_out: int
+    compaction_requested: bool
 
 
 class Cooling(TypedDict):
@@ -211,11 +262,13 @@ class HeartbeatView(TypedDict):
 
 class Hop(TypedDict):
     """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
-    pass."""
+    pass. `window_tokens`: how many tokens the model takes; 0 where nobody knows, -1 where there is no language model
+    behind it."""
 
     route: str
     model: str
     on: NotRequired[list[str]]
+    window_tokens: NotRequired[int]
 
 
 class InboxCounts(TypedDict):
@@ -257,6 +310,7 @@ class InputSteered(TypedDict):
     at_ms: int
     attachments: NotRequired[list[Attachment]]
     body_digest: NotRequired[str]
+    pinned: NotRequired[bool]
 
 
 class InterruptView(TypedDict):
@@ -322,6 +376,7 @@ class ModelCallCompleted(TypedDict):
     request_id: NotRequired[str]
     first_ms: NotRequired[int]
     duration_ms: NotRequired[int]
+    purpose: NotRequired[Purpose]
 
 
 class ModelCallDied(TypedDict):
@@ -374,6 +429,7 @@ class ModelCallStarted(TypedDict):
     model: NotRequired[str]
     reason: NotRequired[Choice]
     cooling: NotRequired[list[Cooling]]
+    purpose: NotRequired[Purpose]
 
 
 class Option(TypedDict):
@@ -636,6 +692,8 @@ class RunSubmitted(TypedDict):
     first: NotRequired[bool]
     body_digest: NotRequired[str]
     hops: NotRequired[list[Hop]]
+    window_tokens: NotRequired[int]
+    pinned: NotRequired[bool]
 
 
 class RunView(TypedDict):
@@ -747,6 +805,7 @@ class SessionView(TypedDict):
     problem: str
     attached: int
     rules: list[RuleView] | None
+    context: ContextView | None
 
 
 class StatusView(TypedDict):
@@ -839,6 +898,15 @@ class ToolCallUncertain(TypedDict):
     at_ms: int
 
 
+class ToolMessage(TypedDict):
+    role: Literal["tool"]
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: NotRequired[bool]
+
+
 class ToolRequest(TypedDict):
     """What a model asked for. `tool_call_id` is ours, `provider_id` the model's own."""
 
@@ -914,6 +982,16 @@ class UsageView(TypedDict):
     reasoning_tokens: int
 
 
+class UserMessage(TypedDict):
+    """An input, or with `is_summary` what stands for messages that are shown no longer. `is_pinned`: it stays."""
+
+    role: Literal["user"]
+    text: str
+    attachments: NotRequired[list[Attachment]]
+    is_summary: NotRequired[bool]
+    is_pinned: NotRequired[bool]
+
+
 class WarningView(TypedDict):
     code: str
     message: str
@@ -953,6 +1031,8 @@ AnyEvent = (
     | ModelCallRetrying
     | ModelCallFailed
     | ModelCallDied
+    | ContextCompactionRequested
+    | ContextCompacted
     | ToolCallDecided
     | ToolCallStarted
     | ToolCallCompleted

@@ -34,19 +34,19 @@ from kheish.core.prompt import VIEWABLE, tokens_max
 from kheish.core.state import Run, State
 from kheish.errors import Conflict
 from kheish.limits import (
-    ATTACHMENT_TOKENS_GUESS,
+    ATTACHMENT_TOKENS_DEFAULT,
     CONTEXT_CUT_SHARE_MAX,
     CONTEXT_GAIN_SHARE_MIN,
-    CONTEXT_KEPT_SHARE,
+    CONTEXT_KEPT_SHARE_MAX,
     CONTEXT_KEPT_TOKENS_MAX,
     CONTEXT_KEPT_TOKENS_MIN,
     CONTEXT_RESULT_BYTES_MAX,
     CONTEXT_SHOWN_BYTES_MAX,
-    MESSAGE_TOKENS_GUESS,
-    PROMPT_TOKENS_GUESS,
+    MESSAGE_TOKENS_DEFAULT,
+    PROMPT_TOKENS_DEFAULT,
     SUMMARY_INPUT_BYTES_MAX,
     SUMMARY_ITEM_BYTES_MAX,
-    TOKEN_BYTES_GUESS,
+    TOKEN_BYTES,
 )
 
 Unit = tuple[Message, ...]
@@ -71,20 +71,20 @@ def estimate_tokens(messages: Iterable[Message]) -> int:
 
 
 def _tokens_of(message: Message) -> int:
-    size, tokens = len(message.text.encode()), MESSAGE_TOKENS_GUESS
+    size, tokens = len(message.text.encode()), MESSAGE_TOKENS_DEFAULT
     match message:
         case UserMessage():
             for attachment in message.attachments:
                 if attachment.blob:
-                    tokens += ATTACHMENT_TOKENS_GUESS if attachment.media_type in VIEWABLE else MESSAGE_TOKENS_GUESS
+                    tokens += ATTACHMENT_TOKENS_DEFAULT if attachment.media_type in VIEWABLE else MESSAGE_TOKENS_DEFAULT
                 size += len(attachment.text.encode())
         case AssistantMessage():
             for request in message.tool_requests:
                 size += len(request.tool) + len(msgspec.json.encode(request.arguments)) + len(request.malformed)
-                tokens += MESSAGE_TOKENS_GUESS
+                tokens += MESSAGE_TOKENS_DEFAULT
             if message.provider_state:
                 size += len(msgspec.json.encode(message.provider_state))
-    return tokens + -(-size // TOKEN_BYTES_GUESS)
+    return tokens + -(-size // TOKEN_BYTES)
 
 
 def context_tokens(state: State) -> int:
@@ -124,7 +124,7 @@ def reason_now(state: State, run: Run, hop: Hop) -> CompactionReason | None:
         return "too_large"
     if state.compaction_requested:
         return "requested"
-    tokens = context_tokens(state) + (0 if state.counted_tokens else PROMPT_TOKENS_GUESS)
+    tokens = context_tokens(state) + (0 if state.counted_tokens else PROMPT_TOKENS_DEFAULT)
     gain_tokens = tokens - state.compacted_tokens
     is_near = 0 < tokens_max(hop.window_tokens) < tokens
     return "window" if is_near and gain_tokens > hop.window_tokens * CONTEXT_GAIN_SHARE_MIN else None
@@ -176,7 +176,7 @@ def make_plan(state: State, run: Run, messages: Sequence[Message]) -> Plan | Non
     room_tokens = tokens_max(window_tokens) if window_tokens > 0 else context_tokens(state)
     if run.overflows:
         room_tokens = min(room_tokens, context_tokens(state)) >> run.overflows
-    kept_tokens = min(max(int(room_tokens * CONTEXT_KEPT_SHARE), CONTEXT_KEPT_TOKENS_MIN), CONTEXT_KEPT_TOKENS_MAX)
+    kept_tokens = min(max(int(room_tokens * CONTEXT_KEPT_SHARE_MAX), CONTEXT_KEPT_TOKENS_MIN), CONTEXT_KEPT_TOKENS_MAX)
     own = UserMessage(text=run.text, attachments=run.attachments, is_pinned=run.pinned)
     return divide(messages, own, kept_tokens, room_tokens, state.left_out)
 
@@ -217,8 +217,8 @@ def divide(
         left_out=left_out,
         kept=kept,
         left_out_before=left_out_before,
-        summary_bytes_max=kept_tokens * TOKEN_BYTES_GUESS // 2,
-        record_bytes_max=min(room_tokens * TOKEN_BYTES_GUESS // 2, SUMMARY_INPUT_BYTES_MAX),
+        summary_bytes_max=kept_tokens * TOKEN_BYTES // 2,
+        record_bytes_max=min(room_tokens * TOKEN_BYTES // 2, SUMMARY_INPUT_BYTES_MAX),
         cut=cut,
     )
 
@@ -298,12 +298,12 @@ def shrink(unit: Unit, limit_tokens: int) -> Unit:
     """A unit of no more tokens, by cutting the messages that take more than their share."""
     if estimate_tokens(unit) <= limit_tokens:
         return unit
-    share = max(0, limit_tokens // len(unit) - MESSAGE_TOKENS_GUESS) * TOKEN_BYTES_GUESS
+    share = max(0, limit_tokens // len(unit) - MESSAGE_TOKENS_DEFAULT) * TOKEN_BYTES
     return tuple(_shrink_message(message, share) for message in unit)
 
 
 def _shrink_message(message: Message, bytes_max: int) -> Message:
-    if _tokens_of(message) <= bytes_max // TOKEN_BYTES_GUESS + MESSAGE_TOKENS_GUESS:
+    if _tokens_of(message) <= bytes_max // TOKEN_BYTES + MESSAGE_TOKENS_DEFAULT:
         return message
     match message:
         case UserMessage():

@@ -246,6 +246,7 @@ class InputSteered(Event, tag="input.steered", frozen=True):
     at_ms: int
     attachments: tuple[Attachment, ...] = ()
     body_digest: str = ""
+    pinned: bool = False
 
 
 class InputEntered(Event, tag="input.entered", frozen=True):

@@ -71,6 +71,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
                 at_ms=draft.at_ms,
                 attachments=command.attachments,
                 body_digest=draft.context.body_digest,
+                pinned=command.pinned,
             )
         )
         return state.active
@@ -226,7 +227,7 @@ def on_started(state: State, event: RunStarted, context: Context) -> None:
 
 def on_steered(state: State, event: InputSteered, context: Context) -> None:
     run = state.runs[event.run_id]
-    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments)
+    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments, pinned=event.pinned)
     state.runs[event.run_id] = replace(run, steered=(*run.steered, steered), updated_at_ms=event.at_ms)
     remember_key(state, context, event.body_digest, event.run_id)
 
@@ -234,7 +235,7 @@ def on_steered(state: State, event: InputSteered, context: Context) -> None:
 def on_entered(state: State, event: InputEntered, context: Context) -> None:
     run = state.runs[event.run_id]
     entered = next(s for s in run.steered if s.input_id == event.input_id)
-    compaction.enter(state, UserMessage(text=entered.text, attachments=entered.attachments))
+    compaction.enter(state, UserMessage(text=entered.text, attachments=entered.attachments, is_pinned=entered.pinned))
     state.runs[event.run_id] = replace(
         run, steered=tuple(s for s in run.steered if s is not entered), calls=(), answered=False
     )

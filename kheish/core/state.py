@@ -94,6 +94,7 @@ class SteeredInput(Struct, frozen=True):
     input_id: str
     text: str
     attachments: tuple[Attachment, ...] = ()
+    pinned: bool = False
 
 
 class Run(Struct, frozen=True):

@@ -1,5 +1,5 @@
-"""What model calls cost, by the table of genai-prices. It knows the providers' own servers; of any other, such as one
-on this machine, and of what is no model, the price is unknown."""
+"""What model calls cost and how much models take, by the table of genai-prices. It knows the providers' own servers; of
+any other, such as one on this machine, and of what is no model, neither is known."""
 
 from __future__ import annotations
 
@@ -38,8 +38,24 @@ async def load_prices(routes: list[dict[str, Any]]) -> PriceOf:
     return price_of
 
 
+async def find_window(driver: str, base_url: str, model: str) -> int:
+    """How many tokens a model takes, by the table; 0 where it does not know."""
+    place = _place(driver, base_url)
+    if not place:
+        return 0
+    table = await sdk.load(_load)
+    try:
+        _, found = table.data_snapshot.get_snapshot().find_provider_model(
+            model, None, place.get("provider_id"), place.get("provider_api_url")
+        )
+    except LookupError:
+        return 0
+    return found.context_window or 0
+
+
 def _load() -> Any:
     import genai_prices
+    import genai_prices.data_snapshot
 
     return genai_prices
 

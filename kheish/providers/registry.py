@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from kheish.core.events import Hop
 from kheish.errors import Conflict, Invalid, KheishError, NotFound, ProviderError
+from kheish.providers.prices import find_window
 from kheish.providers.routes import (
     BUILT_IN,
     FILE_NAME,
+    NO_MODEL,
     OWN_SERVER,
     Route,
     RouteTable,
@@ -56,6 +60,7 @@ class Routes:
         self._reveal = reveal
         self._open: dict[str, tuple[Route, str, Provider]] = {}
         self._opening = asyncio.Lock()
+        self._windows: dict[tuple[str, str, str], int] = {}
 
     async def table(self) -> RouteTable:
         """The routes in force, the built-in ones last. Raises Invalid for a file that cannot be read."""
@@ -99,6 +104,28 @@ class Routes:
             if problem:
                 raise Conflict(f"cannot use route {hop.route}: {problem}", code="route_not_ready")
         return hops
+
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        routes = (await self.table()).routes
+        return tuple(
+            [
+                replace(hop, window_tokens=await self._window(routes[hop.route], hop.model))
+                if hop.route in routes
+                else hop
+                for hop in hops
+            ]
+        )
+
+    async def _window(self, route: Route, model: str) -> int:
+        """How many tokens a model takes, as a hop has it."""
+        if route.driver in NO_MODEL:
+            return -1
+        if route.context_tokens is not None or route.driver == "scripted":
+            return route.context_tokens or 0
+        place = route.driver, route.base_url, model
+        if place not in self._windows:
+            self._windows[place] = await find_window(*place)
+        return self._windows[place]
 
     async def open(self, route_id: str) -> Provider:
         try:

@@ -18,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,7 +27,7 @@ from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
 from kheish.errors import Invalid
-from kheish.limits import CHAIN_HOPS_MAX
+from kheish.limits import CHAIN_HOPS_MAX, CONTEXT_TOKENS_MIN
 from kheish.wire.secrets import SECRET_NAME
 
 Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal", "shell"]
@@ -60,7 +60,8 @@ DEFAULT_MODEL: dict[str, str] = {
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to a model. The key itself is never here, only the name of the secret (`auth_ref`) or of the variable
     that holds it; a driver has its usual one, and a server with a `base_url` of its own needs none unless it is named.
-    `multimodal_input` says whether the model is shown images and documents."""
+    `multimodal_input` says whether the model is shown images and documents; `context_tokens` how many tokens it takes,
+    with those of the reply."""
 
     driver: Driver
     default_model: str = ""
@@ -68,6 +69,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     auth_ref: str = ""
     base_url: str = ""
     multimodal_input: bool | None = None
+    context_tokens: Annotated[int, msgspec.Meta(ge=CONTEXT_TOKENS_MIN)] | None = None
 
     @property
     def key_env(self) -> str:
@@ -93,6 +95,10 @@ BUILT_IN = {
 }
 """Always there, unless a file gives the name to another route (never that of `shell`). The model of `scripted` is the
 path of its script."""
+
+
+NO_MODEL = ("rehearsal", SHELL)
+"""Drivers without a language model behind them."""
 
 
 class RouteTable(msgspec.Struct, frozen=True):

@@ -36,6 +36,10 @@ class Providers(Protocol):
         first. Raises Invalid or Conflict."""
         ...
 
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        """The same ways, with how many tokens each model takes."""
+        ...
+
     async def open(self, route: str) -> Provider:
         """The provider of a route; loads SDKs off the event loop on first use. Raises ProviderError."""
         ...

@@ -35,7 +35,8 @@ class InputAttachment(Body, frozen=True):
 
 class SubmitInput(Body, frozen=True):
     """`model` is `[route/]model`. `delivery` says what happens while a run is active: `queue`, `steer` (it enters at
-    the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model."""
+    the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model.
+    `pinned`: the input stays in what models are shown when the context is compacted."""
 
     content: Annotated[str, msgspec.Meta(max_length=INPUT_CHARS_MAX)]
     model: str | None = None
@@ -45,6 +46,7 @@ class SubmitInput(Body, frozen=True):
         msgspec.Meta(max_length=32),
     ] = []
     metadata: dict[str, Any] = {}
+    pinned: bool = False
 
 
 class EditInput(Body, frozen=True):

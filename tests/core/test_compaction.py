@@ -29,7 +29,7 @@ from kheish.core.machine import evolve
 from kheish.core.prompt import build_request, build_summary_request, tokens_max
 from kheish.core.state import State
 from kheish.errors import Conflict
-from kheish.limits import CONTEXT_OVERFLOWS_MAX, CONTEXT_RESULT_BYTES_MAX, MODEL_DEATHS_MAX, PROMPT_TOKENS_GUESS
+from kheish.limits import CONTEXT_OVERFLOWS_MAX, CONTEXT_RESULT_BYTES_MAX, MODEL_DEATHS_MAX, PROMPT_TOKENS_DEFAULT
 from tests.core.conversation import TOOLS, Conversation
 from tests.core.test_machine import kinds
 from tests.core.test_properties import INPUTS, MODES, QUICK, REPLIES, live
@@ -250,7 +250,7 @@ def test_a_summary_is_due_once_the_context_comes_near_the_window(tokens: int, wi
 
 def test_without_any_count_the_prompt_is_estimated_too() -> None:
     talk = Conversation()
-    talk.submit("x" * 4 * (tokens_max(WINDOW) - PROMPT_TOKENS_GUESS), window_tokens=WINDOW)
+    talk.submit("x" * 4 * (tokens_max(WINDOW) - PROMPT_TOKENS_DEFAULT), window_tokens=WINDOW)
     assert talk.purpose == "summary"
 
 

@@ -41,6 +41,9 @@ class Scripted:
     async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
         return (Hop(route="test", model=selector or "m"),)
 
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        return hops
+
     async def open(self, route: str) -> Scripted:
         return self
 

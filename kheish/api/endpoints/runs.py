@@ -57,7 +57,8 @@ SUBMITS = (
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
     """The run's id is the result."""
     body = call.body
-    hops = await app.supervisor.providers.resolve(body.model)
+    providers = app.supervisor.providers
+    hops = await providers.with_windows(await providers.resolve(body.model))
     command = commands.SubmitRun(
         text=body.content,
         route=hops[0].route,
@@ -66,6 +67,8 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
         attachments=tuple([await _keep_attachment(app, a, i) for i, a in enumerate(body.attachments)]),
         metadata=body.metadata,
         hops=hops if len(hops) > 1 else (),
+        window_tokens=hops[0].window_tokens,
+        pinned=body.pinned,
     )
     return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
 

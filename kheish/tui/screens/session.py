@@ -29,7 +29,7 @@ from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.summons import Summons
 from kheish.tui.widgets.transcript import Transcript
-from kheish.tui.words import short_path, tokens_text
+from kheish.tui.words import context_text, short_path, tokens_text
 
 PAGE_RECORDS = 200
 WINDOW_RECORDS_MAX = 3_000
@@ -131,6 +131,7 @@ class Session(KheishScreen[None]):
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+        self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
 
     async def _last_readable(self) -> int:
         """The seq before the fault, which only reading up to it tells."""
@@ -290,7 +291,7 @@ class Session(KheishScreen[None]):
         self.query_one(Footer).facts = (
             talk.mode.replace("_", " ") if talk.mode != "default" else "",
             one_line(talk.model, 30),
-            f"context {tokens_text(talk.context_tokens)}" if talk.context_tokens else "",
+            context_text(talk.context_tokens, talk.window_tokens),
             f"{tokens_text(tokens)} tok" if tokens else "",
             f"step {talk.step}" if talk.active else "",
             state if self.kheish.link.is_up else "not connected",
