@@ -59,7 +59,6 @@ things may be out of date: look again where it matters.]
 
 {summary}"""
 _ALIKE = 64
-"""An input that was cut begins as it did."""
 NO_SUMMARY = "[{count} earlier messages are not shown any more, and there is no summary of them.]"
 
 
@@ -185,8 +184,8 @@ def divide(
     messages: Sequence[Message], own: UserMessage, kept_tokens: int, room_tokens: int, left_out_before: int = 0
 ) -> Plan | None:
     """What stays takes `kept_tokens` at most, in eighths: three are the newest units, the newest of all in any case;
-    two `own`, the input of the active run; one each the first input, the last one and those that are pinned. Where all
-    stays only the results of the newest steps are cut."""
+    two `own`, the input of the active run; one each the first input, the last one and those that are pinned. Where
+    nothing is left out, `own` is not cut."""
     units, share = split(messages), kept_tokens // 8
     left_tokens, tail = 3 * share, len(units)
     while tail:
@@ -194,24 +193,25 @@ def divide(
         if left_tokens < 0 and tail < len(units):
             break
         tail -= 1
-    staying = {place: tokens for place, tokens in _choose_inputs(units, own, share).items() if place < tail}
-    left_out = _join(unit for place, unit in enumerate(units[:tail]) if place not in staying)
-    if not _count(left_out):
-        steps = (shrink(unit, 3 * share) if type(unit[0]) is AssistantMessage else unit for unit in units[tail:])
-        head, kept, left_out = _join((*units[:tail], *steps)), _join(()), _join(())
-        if head == tuple(messages):
-            return None
-        cut = NewContext(shown=head, left_out=0)
-    else:
-        stay = [(place, shrink(units[place], tokens)) for place, tokens in sorted(staying.items())]
-        head = _join(unit for place, unit in stay if not place)
-        kept = _join((*(unit for place, unit in stay if place), *(shrink(unit, 3 * share) for unit in units[tail:])))
-        count = _count(left_out)
+    room = _choose_inputs(units, own, share) | dict.fromkeys(range(tail, len(units)), 3 * share)
+    left_out = _join(unit for place, unit in enumerate(units) if place not in room)
+    count = _count(left_out)
+    if count:
+        stay = [shrink(units[place], tokens) for place, tokens in sorted(room.items())]
+        head, kept = (stay[0], _join(stay[1:])) if 0 in room else ((), _join(stay))
         note = UserMessage(text=NO_SUMMARY.format(count=left_out_before + count), is_summary=True)
         cut = NewContext(shown=(*head, note, *kept), left_out=count)
         snipped = snip(messages)
         if snipped is not None and estimate_tokens(snipped.shown) <= room_tokens // 2:
             cut = snipped
+    else:
+        head = _join(
+            unit if _is_summary(unit[0]) or _is_alike(unit[0], own) else shrink(unit, room[place])
+            for place, unit in enumerate(units)
+        )
+        if head == tuple(messages):
+            return None
+        kept, left_out, cut = (), (), NewContext(shown=head, left_out=0)
     return Plan(
         head=head,
         left_out=left_out,
@@ -231,7 +231,7 @@ def _choose_inputs(units: Sequence[Unit], own: UserMessage, share_tokens: int) -
         for place, (message, *_) in enumerate(units)
         if type(message) is UserMessage and not message.is_summary
     ]
-    alike = [place for place, message in inputs if message.text[:_ALIKE] == own.text[:_ALIKE]]
+    alike = [place for place, message in inputs if _is_alike(message, own)]
     chosen = {place: share_tokens for place, _ in (*inputs[:1], *inputs[-1:])}
     chosen |= dict.fromkeys(alike[-1:], 2 * share_tokens)
     left_tokens = share_tokens
@@ -242,6 +242,11 @@ def _choose_inputs(units: Sequence[Unit], own: UserMessage, share_tokens: int) -
                 break
             chosen[place] = share_tokens
     return chosen
+
+
+def _is_alike(message: Message, own: UserMessage) -> bool:
+    """Whether it may be that input: one that was cut begins as it did."""
+    return type(message) is UserMessage and message.text[:_ALIKE] == own.text[:_ALIKE]
 
 
 def _is_summary(message: Message) -> bool:
