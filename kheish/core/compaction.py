@@ -124,7 +124,7 @@ def reason_now(state: State, run: Run, hop: Hop) -> CompactionReason | None:
     if state.compaction_requested:
         return "requested"
     tokens = context_tokens(state) + (0 if state.counted_tokens else PROMPT_TOKENS_DEFAULT)
-    gain_tokens = tokens - state.compacted_tokens
+    gain_tokens = tokens - (state.compacted_tokens + PROMPT_TOKENS_DEFAULT if state.compactions else 0)
     is_near = 0 < tokens_max(hop.window_tokens) < tokens
     return "window" if is_near and gain_tokens > hop.window_tokens * CONTEXT_GAIN_SHARE_MIN else None
 

@@ -33,7 +33,7 @@ from kheish.limits import CONTEXT_OVERFLOWS_MAX, CONTEXT_RESULT_BYTES_MAX, MODEL
 from tests.core.conversation import TOOLS, Conversation
 from tests.core.test_machine import kinds
 from tests.core.test_properties import INPUTS, MODES, QUICK, REPLIES, live
-from tests.core.world import check_transcript
+from tests.core.world import World, check_transcript
 
 WINDOW = 20_000
 
@@ -504,3 +504,40 @@ def test_lives_with_compactions_are_sound_at_any_cut(
             evolve(state, event, context)
     assert state.shown == talk.state.shown
     assert encode_state(state) == encode_state(talk.state)
+
+
+def check_shown(talk: Conversation) -> None:
+    """What models are shown is whole: each reply with the results of its calls, unless they are not there yet."""
+    *units, last = split(talk.shown)
+    run = talk.state.active_run
+    for first, *rest in (*units, *([] if run and run.calls else [last])):
+        asked = first.tool_requests if isinstance(first, AssistantMessage) else ()
+        assert [r.tool_call_id for r in asked] == [m.tool_call_id for m in rest if isinstance(m, ToolMessage)]
+
+
+@settings(QUICK, max_examples=25)
+@given(REPLIES)
+def test_cut_anywhere_a_life_with_compactions_recovers_and_comes_to_rest(replies: list[Any]) -> None:
+    def go_on(talk: Conversation, world: World) -> None:
+        """What a person does; what was acknowledged once is repeated with its key, and nothing happens."""
+        for number in range(4):
+            if f"k{number}" not in talk.state.keys and context_tokens(talk.state):
+                talk.send(c.CompactContext())
+            talk.submit(f"input {number} " + "x" * 200, key=f"k{number}", body_digest="d")
+            world.settle()
+
+    whole = Conversation()
+    go_on(whole, World(whole, replies))
+    assert whole.state.compactions
+    for cut in range(1, len(whole.journal)):
+        talk = Conversation()
+        talk.journal, talk.clock = whole.journal[:cut], whole.clock
+        world = World(talk, replies)
+        talk.die()
+        world.settle()
+        go_on(talk, world)
+        assert all(run.phase == "completed" for run in talk.state.runs.values())
+        assert len(talk.state.keys) == 4 and not talk.state.compaction_requested
+        check_transcript(talk)
+        check_shown(talk)
+        assert all(count == 1 for count in world.effects.values())
