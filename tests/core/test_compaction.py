@@ -137,6 +137,20 @@ def test_pinned_inputs_stay_until_there_are_too_many_of_them() -> None:
     assert kept == ["pin 7", "pin 8", "pin 9"]
 
 
+def test_the_input_of_the_active_run_stays_also_where_others_came_after_it_and_it_was_cut() -> None:
+    own = said("the task: " + "x" * 9_000)
+    talk = [said("first"), *step("y"), own, *step("y" * 9_000), said("by the way"), *step("z" * 9_000)]
+    for _ in range(2):
+        plan = divide(talk, own, 2_000, 8_000)
+        assert plan is not None and plan.left_out
+        talk = [*plan.with_summary("s").shown, said("also"), *step("y" * 9_000), said("last"), *step("z" * 9_000)]
+        assert [m.text[:9] for m in talk if isinstance(m, UserMessage)].count("the task:") == 1
+
+
+def test_before_the_first_compaction_the_state_holds_nothing_of_the_transcript() -> None:
+    assert filled(100).state.shown == []
+
+
 def test_a_second_summary_takes_the_first_one_in() -> None:
     talk = [said("first"), *step("y" * 9_000), said("now"), *step("z" * 9_000)]
     plan = plan_of(talk, 2_000)
@@ -278,6 +292,7 @@ def test_a_compaction_comes_before_the_reply_and_takes_no_step() -> None:
     assert (talk.purpose, talk.state.ordinal, talk.state.runs[run_id].step) == ("reply", ordinal, 1)
     talk.reply("the end")
     assert talk.state.runs[run_id].output == "the end"
+    assert talk.shown[-1].text == "the end"
     assert talk.status(run_id) == "completed"
 
 
@@ -314,6 +329,7 @@ def test_tools_that_a_summary_asks_for_are_not_called() -> None:
     events = talk.reply("gist", ("bash", {"command": "rm -rf /"}))
     assert kinds(events) == ["model_call.completed", "model_call.started"]
     assert talk.state.runs[run_id].calls == ()
+    assert isinstance(events[0], e.ModelCallCompleted) and events[0].tool_requests == ()
 
 
 def test_a_step_whose_results_fill_the_window_goes_on_after_the_summary() -> None:
@@ -364,6 +380,16 @@ def test_a_requested_compaction_comes_before_the_next_call_and_once() -> None:
     talk.reply("done")
     talk.submit("again")
     assert talk.purpose == "reply"
+
+
+def test_where_there_is_no_language_model_nothing_is_asked_for_and_the_request_waits() -> None:
+    talk = filled(100, 0)
+    talk.send(c.CompactContext())
+    talk.submit("ls", window_tokens=-1)
+    assert talk.purpose == "reply"
+    talk.reply("a.txt")
+    talk.submit("go on")
+    assert talk.purpose == "summary"
 
 
 @pytest.mark.parametrize("how", ["failed", "empty"])
