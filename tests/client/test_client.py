@@ -127,6 +127,7 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert [queued["run_id"] for queued in call("sessions", "queue", name)] == [first, second]
     assert call("sessions", "move_queued", name, first, 2)["queued_position"] == 2
     assert call("sessions", "set_title", name, "A title")["title"] == "A title"
+    assert call("sessions", "compact", name)["context"]["compaction_requested"] is True
     assert call("sessions", "edit_queued", name, first, "AFTER it")["request"]["text_preview"] == "AFTER it"
     assert call("sessions", "withdraw_queued", name, second)["status"] == "cancelled"
     assert [r["run_id"] for r in call("sessions", "runs", name)] == [second, first, run["run_id"]]
