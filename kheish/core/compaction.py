@@ -163,7 +163,6 @@ class Plan(msgspec.Struct, frozen=True):
         shown = (*self.head, UserMessage(text=text, is_summary=True), *self.kept)
         return NewContext(shown=shown, left_out=count, summary=summary)
 
-    @property
     def record(self) -> str:
         """What is shown no longer, in words, for the model that sums it up."""
         return cut_text("\n\n".join(map(_tell, self.left_out)), self.record_bytes_max)
@@ -183,17 +182,19 @@ def make_plan(state: State, run: Run, messages: Sequence[Message]) -> Plan | Non
 def divide(
     messages: Sequence[Message], own: UserMessage, kept_tokens: int, room_tokens: int, left_out_before: int = 0
 ) -> Plan | None:
-    """What stays takes `kept_tokens` at most, in eighths: three are the newest units, the newest of all in any case;
-    two `own`, the input of the active run; one each the first input, the last one and those that are pinned. Where
+    """What stays takes `kept_tokens` at most: two eighths `own`, the input of the active run; one each the first input,
+    the last one and those that are pinned; what these leave the newest units, the newest of all in any case. Where
     nothing is left out, `own` is not cut."""
     units, share = split(messages), kept_tokens // 8
-    left_tokens, tail = 3 * share, len(units)
+    room = _choose_inputs(units, own, share)
+    tail_tokens = kept_tokens - sum(min(estimate_tokens(units[place]), tokens) for place, tokens in room.items())
+    left_tokens, tail = tail_tokens, len(units)
     while tail:
         left_tokens -= estimate_tokens(units[tail - 1])
         if left_tokens < 0 and tail < len(units):
             break
         tail -= 1
-    room = _choose_inputs(units, own, share) | dict.fromkeys(range(tail, len(units)), 3 * share)
+    room |= dict.fromkeys(range(tail, len(units)), tail_tokens)
     left_out = _join(unit for place, unit in enumerate(units) if place not in room)
     count = _count(left_out)
     if count:

@@ -181,7 +181,8 @@ class Reconciler:
             code = "too_large" if run.overflows else "nothing_to_compact"
             failed = _failed(effect, code, "there is nothing that a summary could stand for")
             return replace(failed, context=plan.cut if plan else None)
-        outcome = await self._call(actor, effect, run, build_summary_request(actor.state, run, plan.record))
+        record = await asyncio.to_thread(plan.record)
+        outcome = await self._call(actor, effect, run, build_summary_request(actor.state, run, record))
         if isinstance(outcome, ModelReplied) and outcome.reply.text.strip():
             return replace(outcome, context=plan.with_summary(outcome.reply.text))
         return replace(outcome, context=plan.cut)
