@@ -122,6 +122,8 @@ class Renderer:
                 return f"retrying in {wait} s: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
             case "model_call.started" if event.get("reason", "primary") not in ("primary", "retry", "resumed"):
                 return f"takes {event['route']}/{event['model']} ({_WHY[event['reason']]})", "yellow"
+            case "model_call.started" if event.get("purpose", "reply") == "summary":
+                return "asks for a summary of what went before", "dim"
             case "context.compaction_requested":
                 return f"{who} asked for a compaction before the next model call", ""
             case "context.compacted":

@@ -57,12 +57,15 @@ def test_an_edited_call_is_shown_as_what_ran() -> None:
 def test_a_summary_is_nothing_that_the_model_said_and_a_compaction_is_told() -> None:
     summary = {"type": "model_call.completed", "purpose": "summary", "text": "the gist"}
     compacted = {"type": "context.compacted", "messages": 1, "tokens_before": 9_000, "tokens_after": 80}
+    started = {"type": "model_call.started", "purpose": "summary"}
     assert lines(
+        started,
         summary,
         {**compacted, "reason": "requested", "summary": "the gist"},
         {**compacted, "reason": "window"},
         {"type": "context.compaction_requested"},
     ) == [
+        "asks for a summary of what went before",
         "context compacted, as asked for: 1 message summed up, about 9,000 -> 80 tokens",
         "context compacted, it came near the model's window: 1 message left out, without a summary, "
         "about 9,000 -> 80 tokens",

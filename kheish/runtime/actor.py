@@ -92,6 +92,8 @@ class Actor:
         # The transcript from the record after `_unread_seq` on; what is before it is read when it is asked for.
         self._messages = state.entered
         self._unread_seq = checkpoint_seq
+        if state.compactions:
+            self._forget_transcript()
         self._reading: asyncio.Task[None] | None = None
         self._checkpoint_seq = checkpoint_seq
         self._checkpointing: asyncio.Task[None] | None = None
@@ -150,8 +152,7 @@ class Actor:
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
             self._messages += decision.state.entered
             if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
-                # What models are shown is in the state now; who wants the rest reads it.
-                self._messages, self._unread_seq = [], self.seq
+                self._forget_transcript()
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
@@ -169,6 +170,11 @@ class Actor:
                 self._reading = asyncio.ensure_future(self._read_transcript())
             await asyncio.shield(self._reading)
         return self._messages
+
+    def _forget_transcript(self) -> None:
+        """What models are shown is in the state; who wants the rest has it read."""
+        self._messages, self._unread_seq = [], self.seq
+        self.state.entered = []
 
     async def shown(self) -> Sequence[Message]:
         """What models are shown of the transcript. Raises Corrupt or OSError where the journal cannot be read."""

@@ -78,8 +78,7 @@ def _plain(event: AnyEvent, renderer: Renderer) -> str:
             return f"{event['behavior']} {call} (rule {event['rule']}, {event['mode']} mode)"
         case "model_call.started":
             again = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
-            what = "model call" if event.get("purpose", "reply") == "reply" else "call for a summary"
-            return f"{what}, step {event['step']}{again}"
+            return f"model call, step {event['step']}{again}"
         case "model_call.completed" if event.get("purpose", "reply") == "summary":
             return "the summary came"
         case "model_call.completed":

@@ -182,6 +182,7 @@ def test_what_goes_on_to_be_summed_up_is_bounded_and_says_what_was_cut() -> None
     assert "step 0\n" in plan.record() and "bytes, cut]" in plan.record()
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(0, 200))
 def test_a_cut_text_is_no_longer_than_asked_and_whole_where_it_fits(text: str, bytes_max: int) -> None:
     cut = cut_text(text, bytes_max)

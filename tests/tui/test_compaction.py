@@ -115,9 +115,7 @@ def test_the_story_of_a_run_has_the_summary_in_the_step_that_it_makes_room_for(t
 
 def test_the_timeline_tells_of_the_summary_in_words(told: Told) -> None:
     records = told.talk.records[-2:]
-    assert (
-        line_of({**records[0], "events": [records[0]["events"][-1]]}, Renderer()).text == "call for a summary, step 1"
-    )
+    assert line_of(records[0], Renderer()).text.endswith("asks for a summary of what went before")
     assert line_of({**records[1], "events": [records[1]["events"][0]]}, Renderer()).text == "the summary came"
     assert TEXT in line_of(records[1], Renderer()).text
     assert is_shown(records[1], "decisions", "") is False
