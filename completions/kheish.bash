@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage replay status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename end set-model set-mode budget verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename compact end set-model set-mode budget verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage debug wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -64,7 +64,7 @@ _kheish() {
     esac
     case $cur in
         -*) case $line in
-                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --cwd --key --budget --budget-tokens --budget-steps --budget-time --on-budget --json --help" ;;
+                "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --pin --cwd --key --budget --budget-tokens --budget-steps --budget-time --on-budget --json --help" ;;
                 "tui") _kheish_words "--help" ;;
                 "attach") _kheish_words "--help" ;;
                 "ps") _kheish_words "-a --all --limit --json --help" ;;
@@ -86,7 +86,7 @@ _kheish() {
                 "sessions fork") _kheish_words "--at --name --title --json --help" ;;
                 "sessions list") _kheish_words "--status --limit --json --help" ;;
                 "sessions get") _kheish_words "--json --help" ;;
-                "sessions input") _kheish_words "--model --wait --json --help" ;;
+                "sessions input") _kheish_words "--model --pin --wait --json --help" ;;
                 "sessions events") _kheish_words "--cursor --limit --json --help" ;;
                 "sessions stream") _kheish_words "--cursor --json --help" ;;
                 "sessions transcript") _kheish_words "--limit --json --help" ;;
@@ -96,6 +96,7 @@ _kheish() {
                 "sessions withdraw") _kheish_words "--json --help" ;;
                 "sessions interrupt") _kheish_words "-m --reason --json --help" ;;
                 "sessions rename") _kheish_words "--json --help" ;;
+                "sessions compact") _kheish_words "--json --help" ;;
                 "sessions end") _kheish_words "-m --reason --json --help" ;;
                 "sessions set-model") _kheish_words "--reset --json --help" ;;
                 "sessions set-mode") _kheish_words "--json --help" ;;
@@ -126,8 +127,8 @@ _kheish() {
                 "routes list") _kheish_words "--json --help" ;;
                 "routes chains") _kheish_words "--json --help" ;;
                 "routes get") _kheish_words "--json --help" ;;
-                "routes add") _kheish_words "--driver --model --base-url --auth-ref --key-env --multimodal --text-only --if-revision --json --help" ;;
-                "routes set") _kheish_words "--driver --model --base-url --auth-ref --key-env --multimodal --text-only --if-revision --json --help" ;;
+                "routes add") _kheish_words "--driver --model --base-url --auth-ref --key-env --multimodal --text-only --price --context-tokens --if-revision --json --help" ;;
+                "routes set") _kheish_words "--driver --model --base-url --auth-ref --key-env --multimodal --text-only --price --context-tokens --if-revision --json --help" ;;
                 "routes remove") _kheish_words "--if-revision --json --help" ;;
                 "routes test") _kheish_words "--model --auth --json --help" ;;
                 "routes path") _kheish_words "--json --help" ;;
@@ -187,6 +188,7 @@ _kheish() {
                "sessions withdraw") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "sessions rename") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions compact") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-model") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

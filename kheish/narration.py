@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kheish.client import AnyEvent, RecordView
-    from kheish.client.views import Answer, Budget, PlanItem, Standing
+    from kheish.client.views import Answer, Budget, ContextCompacted, PlanItem, Standing
 
 WIDTH = 200
 PLAN_TOOL = "todo_write"
@@ -64,6 +64,24 @@ def plan_place(plan: Sequence[PlanItem]) -> int | None:
     """The item that is done now, or comes next; None where all is done."""
     places = {item["status"]: i for i, item in reversed([*enumerate(plan)])}
     return places.get("in_progress", places.get("pending"))
+
+
+_WHY_COMPACTED = {
+    "window": "it came near the model's window",
+    "too_large": "the provider found it too large",
+    "requested": "as asked for",
+}
+
+
+def compaction_text(event: ContextCompacted) -> str:
+    count = event["messages"]
+    how = f"{count} message{'s' * (count != 1)} " + (
+        "summed up" if event.get("summary") else "left out, without a summary"
+    )
+    return (
+        f"context compacted, {_WHY_COMPACTED[event['reason']]}: {how if count else 'long results cut'}, about "
+        f"{event['tokens_before']:,} -> {event['tokens_after']:,} tokens"
+    )
 
 
 def _visible(text: str, width: int) -> str:
@@ -151,7 +169,7 @@ class Renderer:
             case "run.cancelled" | "run.interrupted":
                 how = event["type"].partition(".")[2]
                 return f"run {how} by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
-            case "model_call.completed":
+            case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])
                 text = one_line(event["text"], WIDTH)
@@ -162,6 +180,12 @@ class Renderer:
                 return f"retrying in {wait} s: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
             case "model_call.started" if event.get("reason", "primary") not in ("primary", "retry", "resumed"):
                 return f"takes {event['route']}/{event['model']} ({_WHY[event['reason']]})", "yellow"
+            case "model_call.started" if event.get("purpose", "reply") == "summary":
+                return "asks for a summary of what went before", "dim"
+            case "context.compaction_requested":
+                return f"{who} asked for a compaction before the next model call", ""
+            case "context.compacted":
+                return compaction_text(event), "yellow"
             case "model_call.died":
                 return "the model call was cut off; it is made again", "yellow"
             case _:

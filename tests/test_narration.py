@@ -90,6 +90,25 @@ def test_a_budget_is_told_with_whose_it_is_and_what_became_of_it() -> None:
     ]
 
 
+def test_a_summary_is_nothing_that_the_model_said_and_a_compaction_is_told() -> None:
+    summary = {"type": "model_call.completed", "purpose": "summary", "text": "the gist"}
+    compacted = {"type": "context.compacted", "messages": 1, "tokens_before": 9_000, "tokens_after": 80}
+    started = {"type": "model_call.started", "purpose": "summary"}
+    assert lines(
+        started,
+        summary,
+        {**compacted, "reason": "requested", "summary": "the gist"},
+        {**compacted, "reason": "window"},
+        {"type": "context.compaction_requested"},
+    ) == [
+        "asks for a summary of what went before",
+        "context compacted, as asked for: 1 message summed up, about 9,000 -> 80 tokens",
+        "context compacted, it came near the model's window: 1 message left out, without a summary, "
+        "about 9,000 -> 80 tokens",
+        "user:1 asked for a compaction before the next model call",
+    ]
+
+
 def test_an_answer_is_shown_in_the_words_of_its_options() -> None:
     question = {"id": "1", "question": "Which?", "options": [{"id": "1", "label": "Red"}, {"id": "2", "label": "Blue"}]}
     asked = {"type": "question.requested", "request_id": "question_1", "questions": [question]}

@@ -34,7 +34,7 @@ CODES: dict[int, tuple[str, ...]] = {
         "run_state_conflict", "approval_state_conflict", "approval_digest_mismatch", "approval_policy_changed",
         "approval_denied", "edit_denied", "question_state_conflict", "ambiguous_id", "route_not_ready", "secret_in_use",
         "master_key_wrong", "master_key_given", "runtime_revision_conflict", "route_conflict", "route_in_use",
-        "route_not_added", "fork_boundary", "fork_too_large",
+        "route_not_added", "fork_boundary", "fork_too_large", "nothing_to_compact",
         "stale_generation", "too_many_subscribers",
     ),
     413: ("body_too_large",),

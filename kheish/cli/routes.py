@@ -9,7 +9,7 @@ from kheish.terminal import clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kheish.client import RouteDriver, RouteView
+    from kheish.client import Price, RouteDriver, RouteView
 
 
 def list_(as_json: bool) -> int:
@@ -68,6 +68,8 @@ def add(
     key_env: str | None,
     multimodal: bool,
     text_only: bool,
+    price: str | None,
+    context_tokens: int | None,
     if_revision: int | None,
     as_json: bool,
 ) -> int:
@@ -81,6 +83,8 @@ def add(
         auth_ref=auth_ref,
         api_key_env=key_env,
         multimodal_input=_multimodal(multimodal, text_only),
+        price=_price(price),
+        context_tokens=context_tokens,
         expected_revision=if_revision,
     )
     status = _show(view, as_json)
@@ -101,6 +105,8 @@ def set_(
     key_env: str | None,
     multimodal: bool,
     text_only: bool,
+    price: str | None,
+    context_tokens: int | None,
     if_revision: int | None,
     as_json: bool,
 ) -> int:
@@ -113,6 +119,8 @@ def set_(
         auth_ref=auth_ref,
         api_key_env=key_env,
         multimodal_input=_multimodal(multimodal, text_only),
+        price=_price(price),
+        context_tokens=context_tokens,
         expected_revision=if_revision,
     )
     return _show(view, as_json)
@@ -122,6 +130,22 @@ def _multimodal(multimodal: bool, text_only: bool) -> bool | None:
     if multimodal and text_only:
         raise Invalid("cannot use both --multimodal and --text-only")
     return True if multimodal else False if text_only else None
+
+
+def _price(given: str | None) -> Price | None:
+    """`3/15` or `3/15/0.3`."""
+    if given is None:
+        return None
+    try:
+        input_usd, output_usd, *cached = [float(part) for part in given.split("/")]
+        if len(cached) > 1:
+            raise ValueError
+    except ValueError:
+        raise Invalid(f"cannot read the price {given}: write IN/OUT or IN/OUT/CACHED, such as 3/15/0.3") from None
+    price: Price = {"input_usd": input_usd, "output_usd": output_usd}
+    if cached:
+        price["cache_read_usd"] = cached[0]
+    return price
 
 
 def remove(route_id: str, if_revision: int | None, as_json: bool) -> int:

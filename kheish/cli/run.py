@@ -31,6 +31,7 @@ def run(
     steer: bool,
     interrupt: bool,
     attach: list[str],
+    pin: bool,
     cwd: str | None,
     key: str | None,
     budget: str | None,
@@ -56,6 +57,7 @@ def run(
         attachments=attachments or None,
         budget=limits,
         on_budget=when_used_up,
+        pinned=pin or None,
         key=key,
     )
     warn_unpriced(submitted["budget"])

@@ -12,6 +12,7 @@ ONLY_SESSION = Param("session", "-s", "--session", "--session-id", metavar="SESS
 LIMIT = Param("limit", "--limit", kind=int, default=100, at_least=1, help="How many at most.")
 JSON_LINES = Param("as_json", "--json", kind=bool, help="JSON lines, as without it.")
 _BY = Param("by", "--by", default="model", choices=("model", "route", "session", "day"), help="What makes a row.")
+_PIN = Param("pin", "--pin", kind=bool, help="Models are shown this input whatever is left out later.")
 MESSAGE = Param("message", "-m", "--message", default="", help="Why; the model is told.")
 REASON = Param("reason", "-m", "--reason", default="", help="Why; kept in the journal.")
 
@@ -52,6 +53,8 @@ _ROUTE = (
     Param("key_env", "--key-env", metavar="VARIABLE", help="The variable of the daemon that holds the key."),
     Param("multimodal", "--multimodal", kind=bool, help="The model is shown images and documents."),
     Param("text_only", "--text-only", kind=bool, help="It is not."),
+    Param("price", "--price", metavar="IN/OUT", help="Dollars a million tokens cost; 3/15/0.3: also from a cache."),
+    Param("context_tokens", "--context-tokens", kind=int, metavar="N", help="How many tokens the model takes."),
     _IF_REVISION, JSON,
 )  # fmt: skip
 _APPROVAL = _arg("request_id", "The approval, or the beginning of its id.")
@@ -78,7 +81,7 @@ DAILY = (
         Param("detach", "-d", "--detach", kind=bool, help="Submit, print the run's id and return."),
         Param("steer", "--steer", kind=bool, help="Hand the text to the active run instead of queueing it."),
         Param("interrupt", "--interrupt", kind=bool, help="Stop the active run and go first."),
-        Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."),
+        Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."), _PIN,
         Param("cwd", "--cwd", metavar="DIR", help="The workspace of a new session; default: this directory."),
         Param("key", "--key", help="Idempotency key: the same key submits once."),
         Param("budget", "--budget", metavar="USD", help="What the run may cost, such as 0.50."),
@@ -222,7 +225,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("input", "sessions:input_", "Submit an input and print its run's id.\n\n"
                     "Example: kheish sessions input review --wait 'and the tests?'", _NAME,
                     _arg("text", "The text; `-` reads standard input.", many=True),
-                    Param("model", "--model", help="[route/]model."),
+                    Param("model", "--model", help="[route/]model."), _PIN,
                     Param("wait", "--wait", kind=bool, help="Wait until it is over or needs a human."), JSON),
             Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME_OR_HERE,
                     Param("cursor", "--cursor", default="", help="Go on after this seq."),
@@ -243,6 +246,10 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     _arg("target", "The session; default: the one of this directory.", default=None), REASON, JSON),
             Command("rename", "sessions:rename", "Give a session another title; its name stays.", _NAME,
                     _arg("title", "The title.", many=True), JSON),
+            Command("compact", "sessions:compact",
+                    "Have the next model call preceded by a summary of what went before, which models are shown in its "
+                    "place from then on. The journal and the transcript keep everything.\n\n"
+                    "Example: kheish sessions compact review", _NAME, JSON),
             Command("end", "sessions:end", "End a session for good; its journal stays.", _NAME, REASON, JSON),
             Command("set-model", "sessions:set_model",
                     "Choose what the session's later runs take that name no model.\n\n"

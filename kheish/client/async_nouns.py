@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         OnBudget,
         PermissionAudit,
         PermissionView,
+        Price,
         QuestionView,
         RecordPage,
         Remember,
@@ -81,8 +82,9 @@ def _input(
     delivery: Delivery | None,
     attachments: Iterable[InputAttachment] | None,
     metadata: dict[str, Any] | None,
-    budget: BudgetBody | None = None,
-    on_budget: OnBudget | None = None,
+    budget: BudgetBody | None,
+    on_budget: OnBudget | None,
+    pinned: bool | None,
 ) -> dict[str, Any]:
     return _present(
         content=content,
@@ -92,6 +94,7 @@ def _input(
         metadata=metadata,
         budget=budget,
         on_budget=on_budget,
+        pinned=pinned,
     )
 
 
@@ -212,12 +215,14 @@ class AsyncSessions(_Noun):
         metadata: dict[str, Any] | None = None,
         budget: BudgetBody | None = None,
         on_budget: OnBudget | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> RunView:
         """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
         active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
-        and not shown to the model. At the limit of its `budget` the run asks, unless it is to stop `on_budget`."""
-        body = _input(content, model, delivery, attachments, metadata, budget, on_budget)
+        and not shown to the model. At the limit of its `budget` the run asks, unless it is to stop `on_budget`.
+        `pinned`: it stays in what models are shown when the context is compacted."""
+        body = _input(content, model, delivery, attachments, metadata, budget, on_budget, pinned)
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
 
     async def input(
@@ -230,11 +235,12 @@ class AsyncSessions(_Noun):
         metadata: dict[str, Any] | None = None,
         budget: BudgetBody | None = None,
         on_budget: OnBudget | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> SessionView:
         """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
         session. Refused (`session_busy`) where a run is active."""
-        body = _input(content, model, None, attachments, metadata, budget, on_budget)
+        body = _input(content, model, None, attachments, metadata, budget, on_budget, pinned)
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
 
     async def wait(
@@ -289,6 +295,10 @@ class AsyncSessions(_Noun):
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/rules", body=body)
+
+    async def compact(self, session_id: str) -> SessionView:
+        """Has the next model call preceded by a compaction of what models are shown."""
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/compact")
 
     async def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
         """Changes the text of a queued input; `run_id` is whole."""
@@ -631,6 +641,8 @@ class AsyncRoutes(_Noun):
         auth_ref: str | None = None,
         base_url: str | None = None,
         multimodal_input: bool | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
         expected_revision: int | None = None,
     ) -> RouteView:
         """With the keys of routes.toml. It wins over one of that name elsewhere."""
@@ -642,6 +654,8 @@ class AsyncRoutes(_Noun):
             auth_ref=auth_ref,
             base_url=base_url,
             multimodal_input=multimodal_input,
+            price=price,
+            context_tokens=context_tokens,
             expected_revision=expected_revision,
         )
         return await self._send("POST", "/v1/runtime/routes", body=body)
@@ -656,6 +670,8 @@ class AsyncRoutes(_Noun):
         auth_ref: str | None = None,
         base_url: str | None = None,
         multimodal_input: bool | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
         expected_revision: int | None = None,
     ) -> RouteView:
         """Changes what is given, of a route of any source; one of routes.toml is then taken from here."""
@@ -666,6 +682,8 @@ class AsyncRoutes(_Noun):
             auth_ref=auth_ref,
             base_url=base_url,
             multimodal_input=multimodal_input,
+            price=price,
+            context_tokens=context_tokens,
             expected_revision=expected_revision,
         )
         return await self._send("PATCH", f"/v1/runtime/routes/{segment(route_id)}", body=body)

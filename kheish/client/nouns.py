@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         OnBudget,
         PermissionAudit,
         PermissionView,
+        Price,
         QuestionView,
         RecordPage,
         Remember,
@@ -86,8 +87,9 @@ def _input(
     delivery: Delivery | None,
     attachments: Iterable[InputAttachment] | None,
     metadata: dict[str, Any] | None,
-    budget: BudgetBody | None = None,
-    on_budget: OnBudget | None = None,
+    budget: BudgetBody | None,
+    on_budget: OnBudget | None,
+    pinned: bool | None,
 ) -> dict[str, Any]:
     return _present(
         content=content,
@@ -97,6 +99,7 @@ def _input(
         metadata=metadata,
         budget=budget,
         on_budget=on_budget,
+        pinned=pinned,
     )
 
 
@@ -215,12 +218,14 @@ class Sessions(_Noun):
         metadata: dict[str, Any] | None = None,
         budget: BudgetBody | None = None,
         on_budget: OnBudget | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> RunView:
         """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
         active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
-        and not shown to the model. At the limit of its `budget` the run asks, unless it is to stop `on_budget`."""
-        body = _input(content, model, delivery, attachments, metadata, budget, on_budget)
+        and not shown to the model. At the limit of its `budget` the run asks, unless it is to stop `on_budget`.
+        `pinned`: it stays in what models are shown when the context is compacted."""
+        body = _input(content, model, delivery, attachments, metadata, budget, on_budget, pinned)
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
 
     def input(
@@ -233,11 +238,12 @@ class Sessions(_Noun):
         metadata: dict[str, Any] | None = None,
         budget: BudgetBody | None = None,
         on_budget: OnBudget | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> SessionView:
         """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
         session. Refused (`session_busy`) where a run is active."""
-        body = _input(content, model, None, attachments, metadata, budget, on_budget)
+        body = _input(content, model, None, attachments, metadata, budget, on_budget, pinned)
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
 
     def wait(
@@ -292,6 +298,10 @@ class Sessions(_Noun):
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/rules", body=body)
+
+    def compact(self, session_id: str) -> SessionView:
+        """Has the next model call preceded by a compaction of what models are shown."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/compact")
 
     def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
         """Changes the text of a queued input; `run_id` is whole."""
@@ -634,6 +644,8 @@ class Routes(_Noun):
         auth_ref: str | None = None,
         base_url: str | None = None,
         multimodal_input: bool | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
         expected_revision: int | None = None,
     ) -> RouteView:
         """With the keys of routes.toml. It wins over one of that name elsewhere."""
@@ -645,6 +657,8 @@ class Routes(_Noun):
             auth_ref=auth_ref,
             base_url=base_url,
             multimodal_input=multimodal_input,
+            price=price,
+            context_tokens=context_tokens,
             expected_revision=expected_revision,
         )
         return self._send("POST", "/v1/runtime/routes", body=body)
@@ -659,6 +673,8 @@ class Routes(_Noun):
         auth_ref: str | None = None,
         base_url: str | None = None,
         multimodal_input: bool | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
         expected_revision: int | None = None,
     ) -> RouteView:
         """Changes what is given, of a route of any source; one of routes.toml is then taken from here."""
@@ -669,6 +685,8 @@ class Routes(_Noun):
             auth_ref=auth_ref,
             base_url=base_url,
             multimodal_input=multimodal_input,
+            price=price,
+            context_tokens=context_tokens,
             expected_revision=expected_revision,
         )
         return self._send("PATCH", f"/v1/runtime/routes/{segment(route_id)}", body=body)

@@ -21,6 +21,8 @@ StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
 Dimension = Literal["cost_usd", "tokens", "steps", "wall_ms"]
 OnBudget = Literal["ask", "stop"]
 Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
+Purpose = Literal["reply", "summary"]
+CompactionReason = Literal["window", "too_large", "requested"]
 RunStatus = Literal[
     "queued",
     "running",
@@ -156,7 +158,8 @@ class Attachment(TypedDict):
 class Attempt(TypedDict):
     """One attempt at a model call: what it took and why (`reason`, with what was spared then), and what came of it.
     `request_id` is the provider's; `first_ms` is 0 where no piece of a reply is known of; `waited_ms` is the pause
-    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known."""
+    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known.
+    `compacted` says in words what became of the context after it."""
 
     model_call_id: str
     step: int
@@ -176,6 +179,8 @@ class Attempt(TypedDict):
     discarded: bool
     usage: Usage
     cost_usd: float | None
+    purpose: Purpose
+    compacted: str
 
 
 class AuthorView(TypedDict):
@@ -264,6 +269,44 @@ class ChainView(TypedDict):
     cooling: list[Cooling]
 
 
+class ContextCompacted(TypedDict):
+    """From here on models are shown `shown` in place of all that was said before; the transcript stays as it is.
+    `summary` stands for the `messages` that are shown no longer; where it is empty they were left out without one, or
+    (`messages` is 0) long results were only cut. The counts of tokens are estimates. `model_call_id` is the call that
+    wrote the summary, or that was too large."""
+
+    type: Literal["context.compacted"]
+    run_id: str
+    model_call_id: str
+    at_ms: int
+    reason: CompactionReason
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    shown: list[UserMessage | AssistantMessage | ToolMessage]
+    summary: NotRequired[str]
+
+
+class ContextCompactionRequested(TypedDict):
+    """The next model call of the session is to be preceded by a compaction."""
+
+    type: Literal["context.compaction_requested"]
+
+
+class ContextView(TypedDict):
+    """What models are shown of the session: `tokens` as a provider counted them, and with `is_estimate` an estimate of
+    what came since. `window_tokens` is what the model takes that the newest run uses, 0 where nobody knows. `left_out`
+    counts messages that models are shown no longer, after so many `compactions`; `compaction_requested`: the next model
+    call is preceded by one."""
+
+    tokens: int
+    window_tokens: int
+    is_estimate: bool
+    compactions: int
+    left_out: int
+    compaction_requested: bool
+
+
 class Cooling(TypedDict):
     """A hop that failed with this and is spared until then."""
 
@@ -336,8 +379,9 @@ class DebugResponse(TypedDict):
 
 
 class DebugSummary(TypedDict):
-    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`. `outcome`: `replied`, the code of a failure,
-    `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that of the last response."""
+    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`, or `STEPs.ATTEMPT` of a summary. `outcome`: `replied`,
+    the code of a failure, `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that
+    of the last response."""
 
     artifact: str
     session_id: str
@@ -389,11 +433,13 @@ class HeartbeatView(TypedDict):
 
 class Hop(TypedDict):
     """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
-    pass."""
+    pass. `window_tokens`: how many tokens the model takes; 0 where nobody knows, -1 where there is no language model
+    behind it."""
 
     route: str
     model: str
     on: NotRequired[list[str]]
+    window_tokens: NotRequired[int]
 
 
 class InboxCounts(TypedDict):
@@ -435,6 +481,7 @@ class InputSteered(TypedDict):
     at_ms: int
     attachments: NotRequired[list[Attachment]]
     body_digest: NotRequired[str]
+    pinned: NotRequired[bool]
 
 
 class InterruptView(TypedDict):
@@ -511,6 +558,7 @@ class ModelCallCompleted(TypedDict):
     first_ms: NotRequired[int]
     duration_ms: NotRequired[int]
     cost_usd: NotRequired[float | None]
+    purpose: NotRequired[Purpose]
 
 
 class ModelCallDied(TypedDict):
@@ -571,6 +619,7 @@ class ModelCallStarted(TypedDict):
     day: NotRequired[str]
     reserved: NotRequired[Spent]
     output_tokens_max: NotRequired[int]
+    purpose: NotRequired[Purpose]
 
 
 class Option(TypedDict):
@@ -616,6 +665,14 @@ class PermissionView(TypedDict):
 class PlanItem(TypedDict):
     content: str
     status: Literal["pending", "in_progress", "completed"]
+
+
+class Price(TypedDict):
+    """What a million tokens cost, in US dollars; those from the cache as any other where nothing else is said."""
+
+    input_usd: float
+    output_usd: float
+    cache_read_usd: NotRequired[float | None]
 
 
 class Process(TypedDict):
@@ -771,7 +828,8 @@ class RouteFields(TypedDict):
     auth_ref: str
     base_url: str
     multimodal_input: bool | None
-    price: dict[str, float] | None
+    price: Price | None
+    context_tokens: int | None
 
 
 class RouteReadiness(TypedDict):
@@ -909,6 +967,8 @@ class RunSubmitted(TypedDict):
     budget_by: NotRequired[str]
     on_budget: NotRequired[OnBudget]
     rates: NotRequired[list[Rate | None]]
+    window_tokens: NotRequired[int]
+    pinned: NotRequired[bool]
 
 
 class RunView(TypedDict):
@@ -1079,6 +1139,7 @@ class SessionView(TypedDict):
     model: str
     budget: BudgetView | None
     parent_run_id: str
+    context: ContextView | None
 
 
 class Spent(TypedDict):
@@ -1289,9 +1350,13 @@ class UsageView(TypedDict):
 
 
 class UserMessage(TypedDict):
+    """An input, or with `is_summary` what stands for messages that are shown no longer. `is_pinned`: it stays."""
+
     role: Literal["user"]
     text: str
     attachments: NotRequired[list[Attachment]]
+    is_summary: NotRequired[bool]
+    is_pinned: NotRequired[bool]
 
 
 class WarningView(TypedDict):
@@ -1339,6 +1404,8 @@ AnyEvent = (
     | ModelCallRetrying
     | ModelCallFailed
     | ModelCallDied
+    | ContextCompactionRequested
+    | ContextCompacted
     | ToolCallDecided
     | ToolCallStarted
     | ToolCallCompleted

@@ -11,15 +11,15 @@ room for too little of it, a human is asked, or the run stops with a last word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, get_args
 
 import msgspec
 from msgspec.structs import replace
 
+from kheish.core import compaction
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import ApprovalResolution, Context, Outside, SetBudget
-from kheish.core.contracts import AssistantMessage, Message, UserMessage
+from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
     NO_BUDGET,
@@ -30,8 +30,6 @@ from kheish.core.events import (
     BudgetStopped,
     BudgetWarned,
     Dimension,
-    Event,
-    ModelCallCompleted,
     Rate,
     SessionBudgetSet,
     Spent,
@@ -43,15 +41,12 @@ from kheish.core.outcomes import BudgetMoved
 from kheish.core.state import Approval, BudgetNote, Run, State, keep_newest, status_of
 from kheish.errors import Invalid
 from kheish.limits import (
-    BLOB_TOKENS_DEFAULT,
     BUDGET_LAST_WORD_TOKENS_MAX,
     BUDGET_NOTES_KEPT,
     BUDGET_REPLY_TOKENS_MIN,
     BUDGET_WARN_SHARE_DEFAULT,
     BUDGETED_RUNS_SHARED_MAX,
-    CHARS_PER_TOKEN_DEFAULT,
     MODEL_OUTPUT_TOKENS_MAX,
-    PROMPT_TOKENS_DEFAULT,
 )
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -338,7 +333,7 @@ def _standings(draft: Draft, run: Run) -> list[Standing]:
 
 
 def _input_tokens(state: State) -> int:
-    return state.context_tokens + PROMPT_TOKENS_DEFAULT
+    return compaction.tokens_due(state)
 
 
 def _rate(run: Run, hop: int) -> Rate | None:
@@ -476,25 +471,6 @@ def begin_day(state: State, day: str) -> None:
         state.day, state.day_used = day, NOTHING
 
 
-def take_in(state: State, event: Event, entered: Iterable[Message]) -> None:
-    """How long the transcript has become."""
-    if isinstance(event, ModelCallCompleted) and (tokens := tokens_of(event.usage)):
-        state.context_tokens = tokens
-    else:
-        state.context_tokens += sum(map(_message_tokens, entered))
-
-
-def _message_tokens(message: Message) -> int:
-    chars = len(message.text)
-    blobs = 0
-    if isinstance(message, AssistantMessage):
-        chars += sum(len(str(request.arguments)) for request in message.tool_requests)
-    elif isinstance(message, UserMessage):
-        chars += sum(len(attachment.text) for attachment in message.attachments)
-        blobs = sum(bool(attachment.blob) for attachment in message.attachments)
-    return chars // CHARS_PER_TOKEN_DEFAULT + blobs * BLOB_TOKENS_DEFAULT
-
-
 def on_set(state: State, event: SessionBudgetSet, context: Context) -> None:
     state.budget, state.budget_by, state.raised_before = event.budget, context.principal, event.raised_before
     state.budget_notes.pop(session_account(state.session_id), None)
@@ -513,7 +489,7 @@ def on_warned(state: State, event: BudgetWarned, context: Context) -> None:
 def on_stopped(state: State, event: BudgetStopped, context: Context) -> None:
     run = state.runs[event.run_id]
     if run.step:
-        state.entered.append(UserMessage(text=LAST_WORD))
+        compaction.enter(state, UserMessage(text=LAST_WORD))
     state.runs[event.run_id] = replace(
         run, stopped=event.standing, calls=(), answered=False, updated_at_ms=context.at_ms
     )

@@ -92,6 +92,10 @@ class RenameSession(Command, tag="rename_session", frozen=True):
     title: str
 
 
+class CompactContext(Command, tag="compact_context", frozen=True):
+    """Before the next model call."""
+
+
 class AddRule(Command, tag="add_rule", frozen=True):
     rule: Rule
 
@@ -116,6 +120,8 @@ class SubmitRun(Command, tag="submit_run", frozen=True):
     budget: Budget | None = None
     on_budget: OnBudget = "ask"
     rates: tuple[Rate | None, ...] = ()
+    window_tokens: int = 0
+    pinned: bool = False
 
 
 class EditRun(Command, tag="edit_run", frozen=True):

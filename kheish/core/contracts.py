@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kheish.core.events import NO_USAGE, Effect, StopReason, Struct, ToolKind, Usage
+from kheish.core.events import NO_USAGE, Effect, Purpose, StopReason, Struct, ToolKind, Usage
 from kheish.core.events import AssistantMessage as AssistantMessage
 from kheish.core.events import Message as Message
 from kheish.core.events import ToolMessage as ToolMessage
@@ -43,8 +43,8 @@ class ToolDefinition(Struct, frozen=True):
 
 
 class ModelRequest(Struct, frozen=True):
-    """One model call, provider-neutral. `ordinal` counts the session's completed model calls before this one. `blobs`
-    holds, by sha256, the bytes of the attachments that a model which takes images and documents may be shown."""
+    """One model call, provider-neutral. `ordinal` counts the session's replies before this one. `blobs` holds, by
+    sha256, the bytes of the attachments that a model which takes images and documents may be shown."""
 
     session_id: str
     run_id: str
@@ -60,6 +60,7 @@ class ModelRequest(Struct, frozen=True):
     blobs: dict[str, bytes] = {}
     may_use_tools: bool = True
     """Where it may not, the tools are there all the same: the transcript has calls of them."""
+    purpose: Purpose = "reply"
 
 
 class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):
@@ -106,6 +107,14 @@ class Reply(Struct, frozen=True):
     model: str = ""
     provider_state: dict[str, Any] = {}
     request_id: str = ""
+
+
+class NewContext(Struct, frozen=True):
+    """What models may be shown in place of a context: `left_out` counts the messages that are not in it."""
+
+    shown: tuple[Message, ...]
+    left_out: int
+    summary: str = ""
 
 
 FailureCode = Literal[

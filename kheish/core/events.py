@@ -31,6 +31,10 @@ Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed
 """Why an attempt takes the hop that it takes: `primary`, it is the first of its chain; `failover`, the attempt before
 failed on another; `cooling`, those before it in the chain cool down; `returned`, the first is to be had again; `retry`,
 the same again after a pause; `resumed`, the same again because the daemon died."""
+Purpose = Literal["reply", "summary"]
+"""What a model call is for: the run's next reply, or a summary of what models are to be shown no longer."""
+CompactionReason = Literal["window", "too_large", "requested"]
+"""Why a context was compacted: it came near the model's window; a provider found it too large; somebody asked."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -78,11 +82,13 @@ class Usage(Struct, frozen=True):
 
 class Hop(Struct, frozen=True):
     """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
-    pass."""
+    pass. `window_tokens`: how many tokens the model takes; 0 where nobody knows, -1 where there is no language model
+    behind it."""
 
     route: str
     model: str
     on: tuple[str, ...] = ()
+    window_tokens: int = 0
 
 
 class Cooling(Struct, frozen=True):
@@ -177,8 +183,12 @@ class Answer(Struct, frozen=True):
 
 
 class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
+    """An input, or with `is_summary` what stands for messages that are shown no longer. `is_pinned`: it stays."""
+
     text: str
     attachments: tuple[Attachment, ...] = ()
+    is_summary: bool = False
+    is_pinned: bool = False
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
@@ -289,6 +299,10 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     on_budget: OnBudget = "ask"
     rates: tuple[Rate | None, ...] = ()
     """Of each hop, where a price is known."""
+    window_tokens: int = 0
+    """Of a run without one, as a hop has it."""
+    pinned: bool = False
+    """The input stays in what models are shown."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -322,6 +336,7 @@ class InputSteered(Event, tag="input.steered", frozen=True):
     at_ms: int
     attachments: tuple[Attachment, ...] = ()
     body_digest: str = ""
+    pinned: bool = False
 
 
 class InputEntered(Event, tag="input.entered", frozen=True):
@@ -379,6 +394,7 @@ class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     day: str = ""
     reserved: Spent = NO_SPENT
     output_tokens_max: int = 0
+    purpose: Purpose = "reply"
 
 
 class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
@@ -402,6 +418,7 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     duration_ms: int = 0
     cost_usd: float | None = None
     """None where nobody knows the price."""
+    purpose: Purpose = "reply"
 
 
 class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
@@ -439,6 +456,30 @@ class ModelCallDied(Event, tag="model_call.died", frozen=True):
     run_id: str
     model_call_id: str
     attempt: int
+
+
+# -- what models are shown ------------------------------------------------------------------------------------------
+
+
+class ContextCompactionRequested(Event, tag="context.compaction_requested", frozen=True):
+    """The next model call of the session is to be preceded by a compaction."""
+
+
+class ContextCompacted(Event, tag="context.compacted", frozen=True):
+    """From here on models are shown `shown` in place of all that was said before; the transcript stays as it is.
+    `summary` stands for the `messages` that are shown no longer; where it is empty they were left out without one, or
+    (`messages` is 0) long results were only cut. The counts of tokens are estimates. `model_call_id` is the call that
+    wrote the summary, or that was too large."""
+
+    run_id: str
+    model_call_id: str
+    at_ms: int
+    reason: CompactionReason
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    shown: tuple[Message, ...]
+    summary: str = ""
 
 
 # -- tool calls -----------------------------------------------------------------------------------------------------
@@ -620,6 +661,8 @@ AnyEvent = (
     | ModelCallRetrying
     | ModelCallFailed
     | ModelCallDied
+    | ContextCompactionRequested
+    | ContextCompacted
     | ToolCallDecided
     | ToolCallStarted
     | ToolCallCompleted

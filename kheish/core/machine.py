@@ -14,7 +14,18 @@ from typing import Any
 
 import msgspec
 
-from kheish.core import approvals, budgets, model_calls, questions, recovery, runs, sessions, steps, tool_calls
+from kheish.core import (
+    approvals,
+    budgets,
+    compaction,
+    model_calls,
+    questions,
+    recovery,
+    runs,
+    sessions,
+    steps,
+    tool_calls,
+)
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
@@ -35,6 +46,7 @@ COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.SetBudget: budgets.set_budget,
     c.AddRule: sessions.add_rule,
     c.InterruptSession: sessions.interrupt,
+    c.CompactContext: compaction.request,
     c.SubmitRun: runs.submit,
     c.EditRun: runs.edit,
     c.MoveRun: runs.reorder,
@@ -80,6 +92,8 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.ModelCallRetrying: model_calls.on_retrying,
     e.ModelCallFailed: model_calls.on_failed,
     e.ModelCallDied: model_calls.on_died,
+    e.ContextCompactionRequested: compaction.on_requested,
+    e.ContextCompacted: compaction.on_compacted,
     e.ToolCallDecided: tool_calls.on_decided,
     e.ToolCallStarted: tool_calls.on_started,
     e.ToolCallCompleted: tool_calls.on_completed,
@@ -109,10 +123,7 @@ class Decision(msgspec.Struct, frozen=True):
 def evolve(state: State, event: e.Event, context: Context) -> None:
     """Applies one event to a state that the caller owns."""
     budgets.pass_time(state, context)
-    entered_before = len(state.entered)
     EVENTS[type(event)](state, event, context)
-    if len(state.entered) > entered_before:
-        budgets.take_in(state, event, state.entered[entered_before:])
     state.updated_at_ms = context.at_ms
     state.generation = context.generation
 

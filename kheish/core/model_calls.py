@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from kheish.core import budgets, chains, runs
+from kheish.core import budgets, chains, compaction, runs
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import Context
 from kheish.core.contracts import AssistantMessage, FailureCode, Reply
@@ -19,12 +19,14 @@ from kheish.core.events import (
     ModelCallFailed,
     ModelCallRetrying,
     ModelCallStarted,
+    Purpose,
     ToolRequest,
 )
 from kheish.core.outcomes import ModelFailed, ModelReplied, RetryDue
 from kheish.core.state import ModelCall, Run, State, ToolCall
 from kheish.core.usage import add_usage
 from kheish.limits import (
+    CONTEXT_OVERFLOWS_MAX,
     MODEL_ATTEMPTS_MAX,
     MODEL_REPLY_BYTES_MAX,
     RETRY_AFTER_MAX_MS,
@@ -45,7 +47,7 @@ FAILURES: dict[FailureCode, Failure] = {
     "server_error": Failure(True, "the provider failed"),
     "timeout": Failure(True, "the provider did not answer in time"),
     "connection": Failure(True, "the connection broke"),
-    "too_large": Failure(False, "the request is larger than the model takes; start another session"),
+    "too_large": Failure(False, "the request is larger than the model takes"),
     "auth": Failure(False, "the provider refused the key; check it with `kheish routes list`"),
     "invalid": Failure(False, "the provider refused the request"),
     "content_refused": Failure(False, "the provider refused the content"),
@@ -65,9 +67,10 @@ def current(state: State, run_id: str, model_call_id: str, attempt: int) -> Run 
 
 def replied(draft: Draft, outcome: ModelReplied) -> None:
     run = current(draft.state, outcome.run_id, outcome.model_call_id, outcome.attempt)
-    if run is None:
+    if run is None or run.model_call is None:
         return
-    reply = outcome.reply
+    reply, purpose = outcome.reply, run.model_call.purpose
+    compaction_reason = compaction.reason_of(draft.state, run)
     if problem := unfit(reply):
         give_up(draft, run, "invalid_reply", f"the reply cannot be recorded: {problem}")
         return
@@ -79,7 +82,7 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             arguments=call.arguments,
             malformed=call.malformed,
         )
-        for call in (reply.tool_calls if run.stopped is None else ())
+        for call in (reply.tool_calls if purpose == "reply" and run.stopped is None else ())
     )
     draft.emit(
         ModelCallCompleted(
@@ -98,10 +101,13 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             first_ms=outcome.first_ms,
             duration_ms=outcome.duration_ms,
             cost_usd=outcome.cost_usd,
+            purpose=purpose,
         )
     )
     budgets.warn(draft, run.run_id)
-    if reply.stop_reason == "refused" and not requests:
+    if purpose == "summary":
+        compaction.compact(draft, run, compaction_reason, outcome.context)
+    elif reply.stop_reason == "refused" and not requests:
         runs.fail(draft, run.run_id, "content_refused", FAILURES["content_refused"].advice)
 
 
@@ -129,8 +135,20 @@ def failed(draft: Draft, outcome: ModelFailed) -> None:
         _go_on(draft, run, call, outcome)
         return
     tries = f" after {call.failures + 1} attempts" if call.failures else ""
+    if outcome.code == "too_large":
+        tries = f", and the conversation cannot be cut to what does; {_TOO_LARGE}"
     explained = f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}"
     give_up(draft, run, outcome.code, outcome.message, explained, outcome)
+
+
+_TOO_LARGE = "give a smaller input, such as a path to read from, or take a model with a larger window"
+
+
+def is_overflow(run: Run, code: str) -> bool:
+    """Whether a failure is one that a smaller context may mend."""
+    call = run.model_call
+    is_reply = call is not None and call.purpose == "reply"
+    return is_reply and code == "too_large" and run.overflows < CONTEXT_OVERFLOWS_MAX
 
 
 def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> None:
@@ -172,9 +190,14 @@ def give_up(
     explained: str = "",
     outcome: ModelFailed | None = None,
 ) -> None:
-    """The present model call fails for good, and its run with it; `explained` is the message for people."""
+    """The present model call fails for good, and its run with it; `explained` is the message for people. A run goes on
+    without a summary, unless one was its last hope, and after a reply that a smaller context may make possible."""
     call = run.model_call
     assert call is not None
+    compaction_reason = compaction.reason_of(draft.state, run)
+    goes_on, context = is_overflow(run, code), outcome.context if outcome else None
+    if call.purpose == "summary":
+        goes_on = compaction_reason != "too_large" or context is not None
     draft.emit(
         ModelCallFailed(
             run_id=run.run_id,
@@ -188,7 +211,10 @@ def give_up(
             cost_usd=outcome.cost_usd if outcome else None,
         )
     )
-    runs.fail(draft, run.run_id, code, explained or message)
+    if goes_on:
+        compaction.compact(draft, run, compaction_reason, context)
+    else:
+        runs.fail(draft, run.run_id, code, explained or message)
 
 
 def retry_delay_ms(failures: int, retry_after_ms: int | None, jitter: float) -> int:
@@ -210,9 +236,12 @@ def retry_due(draft: Draft, outcome: RetryDue) -> None:
 
 
 def start(draft: Draft, run: Run) -> None:
-    """The run's next model call."""
-    call = ModelCall(model_call_id=draft.new_id("modelcall"), step=run.step + 1, attempt=0)
-    start_attempt(draft, run, call, *chains.choose(run, draft.context.cooling))
+    """The run's next model call, or the one that makes room for it."""
+    hop, reason = chains.choose(run, draft.context.cooling)
+    purpose: Purpose = "summary" if compaction.reason_now(draft.state, run, run.chain[hop]) else "reply"
+    step = run.step if run.overflows else run.step + 1
+    call = ModelCall(model_call_id=draft.new_id("modelcall"), step=step, attempt=0, purpose=purpose)
+    start_attempt(draft, run, call, hop, reason)
 
 
 def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Choice) -> None:
@@ -231,6 +260,7 @@ def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Cho
             day=draft.context.day,
             reserved=reserved,
             output_tokens_max=output_tokens_max,
+            purpose=call.purpose,
         )
     )
 
@@ -256,41 +286,47 @@ def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
             model_call_id=event.model_call_id,
             step=event.step,
             attempt=event.attempt,
+            purpose=event.purpose,
             reserved=event.reserved,
             output_tokens_max=event.output_tokens_max,
         )
     )
     budgets.begin_day(state, event.day)
-    state.runs[event.run_id] = replace(
-        run,
-        model_call=call,
-        step=event.step,
-        calls=(),
-        answered=False,
-        updated_at_ms=event.at_ms,
-        hop=chains.place_of(run.hops, event.route, event.model),
+    run = replace(
+        run, model_call=call, updated_at_ms=event.at_ms, hop=chains.place_of(run.hops, event.route, event.model)
+    )
+    # The step begins with its reply; a summary only makes room for that.
+    state.runs[event.run_id] = (
+        replace(run, step=event.step, calls=(), answered=False) if event.purpose == "reply" else run
     )
 
 
 def on_completed(state: State, event: ModelCallCompleted, context: Context) -> None:
     run = state.runs[event.run_id]
+    usage = add_usage(run.usage, event.usage)
+    if event.purpose == "summary":
+        state.compaction_requested = False
+        state.runs[event.run_id] = replace(run, model_call=None, has_room=True, usage=usage, updated_at_ms=event.at_ms)
+        return
     state.ordinal += 1
-    state.entered.append(
-        AssistantMessage(
-            text=event.text,
-            tool_requests=event.tool_requests,
-            reasoning=event.reasoning,
-            provider_state=event.provider_state,
-        )
+    reply = AssistantMessage(
+        text=event.text,
+        tool_requests=event.tool_requests,
+        reasoning=event.reasoning,
+        provider_state=event.provider_state,
     )
+    compaction.enter(state, reply)
+    compaction.count(state, event.usage)
     state.runs[event.run_id] = replace(
         run,
         model_call=None,
         calls=tuple(ToolCall(request=r, arguments=r.arguments) for r in event.tool_requests),
         answered=True,
         output=event.text or run.output,
-        usage=add_usage(run.usage, event.usage),
+        usage=usage,
         updated_at_ms=event.at_ms,
+        overflows=0,
+        has_room=False,
     )
     budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
@@ -312,7 +348,14 @@ def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> Non
 
 
 def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
-    state.runs[event.run_id] = replace(state.runs[event.run_id], model_call=None, updated_at_ms=context.at_ms)
+    run = state.runs[event.run_id]
+    failed = replace(run, model_call=None, updated_at_ms=context.at_ms)
+    if run.model_call is not None and run.model_call.purpose == "summary":
+        state.compaction_requested = False
+        failed = replace(failed, has_room=True)
+    elif is_overflow(run, event.code):
+        failed = replace(failed, overflows=run.overflows + 1, has_room=False)
+    state.runs[event.run_id] = failed
     budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
 

@@ -21,7 +21,7 @@ from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
 from kheish.core.commands import Command, Context, Outside
-from kheish.core.contracts import Reply, ReplyToolCall
+from kheish.core.contracts import NewContext, Reply, ReplyToolCall
 from kheish.core.draft import Settings
 from kheish.core.machine import decide, evolve
 from kheish.core.outcomes import Outcome
@@ -146,12 +146,14 @@ class Retrace:
             depart("new", new, (Change(field, None, new[field]) for field in _telling(new)))
 
     def _compare_request(self, event: e.ModelCallStarted, seq: int) -> None:
-        was = self._sent(event.step, event.attempt)
+        was = self._sent(event.step, event.attempt) if event.purpose == "reply" else None
         if was is None:
             return
         self.requests += 1
         run = self.state.runs[self._run_id]
-        now = digest_request(build_request(self.state, run, self.state.entered, self._settings.tools))
+        now = digest_request(
+            build_request(self.state, run, self.state.shown or self.state.entered, self._settings.tools)
+        )
         changes = [Change("system", was.system, now.system)] if was.system != now.system else []
         changes += [
             Change(f"tool {name}", was.tools.get(name), now.tools.get(name))
@@ -184,8 +186,13 @@ def message_of(events: Events, command: str, context: Context) -> Command | Outc
     if command:
         make = FROM_COMMANDS.get(command)
         return make(events) if make else None
-    outcome = FROM_OUTCOMES.get(type(events[0]))
-    return outcome(events[0], context) if outcome else None
+    make_outcome = FROM_OUTCOMES.get(type(events[0]))
+    outcome = make_outcome(events[0], context) if make_outcome else None
+    compacted = _first(events, e.ContextCompacted)
+    if compacted and isinstance(outcome, o.ModelReplied | o.ModelFailed):
+        shown = NewContext(shown=compacted.shown, left_out=compacted.messages, summary=compacted.summary)
+        return replace(outcome, context=shown)
+    return outcome
 
 
 def _first(events: Events, *types: type[e.Event]) -> Any:
@@ -204,12 +211,16 @@ def _submit(events: Events) -> Command | None:
                 attachments=made.attachments,
                 metadata=made.metadata,
                 hops=made.hops,
+                window_tokens=made.window_tokens,
+                pinned=made.pinned,
                 budget=None if made.budget_by == budgets.CONFIG else made.budget,
                 on_budget=made.on_budget,
                 rates=made.rates,
             )
         case e.InputSteered() as made:
-            return c.SubmitRun(text=made.text, route="", model="", delivery="steer", attachments=made.attachments)
+            return c.SubmitRun(
+                text=made.text, route="", model="", delivery="steer", attachments=made.attachments, pinned=made.pinned
+            )
     return None
 
 
@@ -259,6 +270,7 @@ FROM_COMMANDS: dict[str, Callable[[Events], Command | None]] = {
     "resolve_approvals": _resolve,
     "answer_question": _answer,
     "recover": _recover,
+    "compact_context": lambda events: c.CompactContext(),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from kheish.core import budgets, tool_calls
+from kheish.core import budgets, compaction, tool_calls
 from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
 from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
@@ -73,6 +73,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
                 at_ms=draft.at_ms,
                 attachments=command.attachments,
                 body_digest=draft.context.body_digest,
+                pinned=command.pinned,
             )
         )
         return state.active
@@ -103,6 +104,8 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             budget_by=budget_by,
             on_budget=command.on_budget,
             rates=command.rates,
+            window_tokens=command.window_tokens,
+            pinned=command.pinned,
         )
     )
     return run_id
@@ -208,6 +211,8 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         budget_by=event.budget_by,
         on_budget=event.on_budget,
         rates=event.rates,
+        window_tokens=event.window_tokens,
+        pinned=event.pinned,
     )
     if event.first:
         state.queue.insert(0, event.run_id)
@@ -234,12 +239,12 @@ def on_started(state: State, event: RunStarted, context: Context) -> None:
     )
     state.queue.remove(event.run_id)
     state.active = event.run_id
-    state.entered.append(UserMessage(text=run.text, attachments=run.attachments))
+    compaction.enter(state, UserMessage(text=run.text, attachments=run.attachments, is_pinned=run.pinned))
 
 
 def on_steered(state: State, event: InputSteered, context: Context) -> None:
     run = state.runs[event.run_id]
-    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments)
+    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments, pinned=event.pinned)
     state.runs[event.run_id] = replace(run, steered=(*run.steered, steered), updated_at_ms=event.at_ms)
     remember_key(state, context, event.body_digest, event.run_id)
 
@@ -247,7 +252,7 @@ def on_steered(state: State, event: InputSteered, context: Context) -> None:
 def on_entered(state: State, event: InputEntered, context: Context) -> None:
     run = state.runs[event.run_id]
     entered = next(s for s in run.steered if s.input_id == event.input_id)
-    state.entered.append(UserMessage(text=entered.text, attachments=entered.attachments))
+    compaction.enter(state, UserMessage(text=entered.text, attachments=entered.attachments, is_pinned=entered.pinned))
     state.runs[event.run_id] = replace(
         run, steered=tuple(s for s in run.steered if s is not entered), calls=(), answered=False
     )

@@ -6,7 +6,7 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from kheish.core import runs
+from kheish.core import compaction, runs
 from kheish.core.commands import (
     AddRule,
     Context,
@@ -131,7 +131,8 @@ def on_created(state: State, event: SessionCreated, context: Context) -> None:
 
 
 def on_forked(state: State, event: SessionForked, context: Context) -> None:
-    state.entered.extend(event.messages)
+    for message in event.messages:
+        compaction.enter(state, message)
 
 
 def on_ended(state: State, event: SessionEnded, context: Context) -> None:

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from kheish.core.contracts import Message
 from kheish.core.events import (
     NO_BUDGET,
     NO_SPENT,
@@ -23,9 +22,11 @@ from kheish.core.events import (
     Budget,
     Effect,
     Hop,
+    Message,
     Mode,
     OnBudget,
     Process,
+    Purpose,
     Question,
     Rate,
     Rule,
@@ -74,6 +75,7 @@ class ModelCall(Struct, frozen=True):
     stays: bool = False
     reserved: Spent = NO_SPENT
     output_tokens_max: int = 0
+    purpose: Purpose = "reply"
 
 
 class ToolCall(Struct, frozen=True):
@@ -104,6 +106,7 @@ class SteeredInput(Struct, frozen=True):
     input_id: str
     text: str
     attachments: tuple[Attachment, ...] = ()
+    pinned: bool = False
 
 
 class Run(Struct, frozen=True):
@@ -148,11 +151,17 @@ class Run(Struct, frozen=True):
     """By all attempts of all its calls."""
     stopped: Standing | None = None
     """The budget for want of which it ends."""
+    window_tokens: int = 0
+    pinned: bool = False
+    overflows: int = 0
+    """How often a provider found the context too large since the last reply."""
+    has_room: bool = False
+    """The context was compacted since the last reply, or could not be."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
         """The ways to a model that the run may take, the first one first."""
-        return self.hops or (Hop(route=self.route, model=self.model),)
+        return self.hops or (Hop(route=self.route, model=self.model, window_tokens=self.window_tokens),)
 
     @property
     def is_terminal(self) -> bool:
@@ -220,7 +229,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     end_reason: str = ""
     generation: int = 0
     ordinal: int = 0
-    """Completed model calls of the session."""
+    """Replies of models in the session."""
     rules: list[Rule] = []
     runs: dict[str, Run] = {}
     """As they were submitted: those that are not over, and the newest FINISHED_RUNS_KEPT that are."""
@@ -231,6 +240,18 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     entered: list[Message] = []
     """What entered the transcript since the fold or the fork began. The transcript is as long as the journal, which has
     it already: it is no part of what is stored."""
+    shown: list[Message] = []
+    """Once the context was compacted: what models are shown of the transcript. Before that it is all of it."""
+    compactions: int = 0
+    left_out: int = 0
+    """Messages of the transcript that models are shown no longer."""
+    counted_tokens: int = 0
+    """Of the context, with the last reply, as its provider counted them; 0 where none did since the last compaction."""
+    guessed_tokens: int = 0
+    """An estimate of what entered the context since."""
+    compacted_tokens: int = 0
+    """An estimate of the context as the last compaction left it."""
+    compaction_requested: bool = False
     approvals: dict[str, Approval] = {}
     questions: dict[str, QuestionRequest] = {}
     settled: dict[str, Settled] = {}
@@ -252,8 +273,6 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     day: str = ""
     """The newest on which a model was called, and what was used on it."""
     day_used: Spent = NO_SPENT
-    context_tokens: int = 0
-    """About how long the transcript is: what the last reply's usage says, and an estimate of what came after."""
 
     def fork(self) -> State:
         """A state that may be evolved without changing this one: containers copied, leaves shared, nothing entered."""
@@ -262,6 +281,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
         forked.settled, forked.budget_notes = self.settled.copy(), self.budget_notes.copy()
+        forked.shown = self.shown[:]
         return forked
 
     @property

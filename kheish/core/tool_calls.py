@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kheish.core import plans
+from kheish.core import compaction, plans
 from kheish.core.commands import Context
 from kheish.core.contracts import ToolMessage
 from kheish.core.draft import Draft
@@ -156,15 +156,14 @@ def on_process_ended(state: State, event: ProcessEnded, context: Context) -> Non
 def _answer(state: State, run: Run) -> None:
     """All results of a step enter the transcript together, in the order in which the model asked."""
     for call in run.calls:
-        state.entered.append(
-            ToolMessage(
-                tool_call_id=call.tool_call_id,
-                provider_id=call.request.provider_id,
-                tool=call.tool,
-                text=call.output,
-                is_error=call.is_error,
-            )
+        result = ToolMessage(
+            tool_call_id=call.tool_call_id,
+            provider_id=call.request.provider_id,
+            tool=call.tool,
+            text=call.output,
+            is_error=call.is_error,
         )
+        compaction.enter(state, result)
 
 
 def close_step(state: State, run: Run) -> None:

@@ -30,6 +30,7 @@ from kheish.core.contracts import (
 )
 from kheish.core.events import Attachment, StopReason, Usage
 from kheish.errors import ProviderError
+from kheish.limits import CACHE_KEY_CHARS_MAX
 from kheish.providers import sdk
 from kheish.providers.failures import fault, request_id, translate
 from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
@@ -113,6 +114,7 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
         "input": [item for message in request.messages for item in to_items(message, origin, blobs)],
         "max_output_tokens": request.output_tokens_max,
         "store": False,
+        "prompt_cache_key": request.session_id[:CACHE_KEY_CHARS_MAX],
     }
     if _REASONS.match(request.model):
         body["include"] = ["reasoning.encrypted_content"]

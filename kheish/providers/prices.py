@@ -1,5 +1,5 @@
-"""What model calls cost: as routes.toml says, else by the table of genai-prices. That knows the providers' own servers;
-of any other, such as one on this machine, and of what is no model, the price is unknown."""
+"""What model calls cost and how much models take: as routes.toml says, else by the table of genai-prices. That knows
+the providers' own servers; of any other, such as one on this machine, and of what is no model, neither is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from kheish.core.events import Usage
 from kheish.core.usage import PriceOf
 from kheish.providers import sdk
-from kheish.providers.routes import Price, Route
+from kheish.providers.routes import Route
+from kheish.wire.runtime import Price
 
 HOMES = {"anthropic": "anthropic", "openai": "openai", "google": "google", "openrouter": "openrouter", "xai": "x-ai"}
 """The table's names for the servers of drivers that are at home."""
@@ -49,8 +50,24 @@ async def load_prices(routes: dict[str, Route]) -> PriceOf:
     return price_of
 
 
+async def find_window(route: Route, model: str) -> int:
+    """How many tokens a model takes, by the table; 0 where it does not know."""
+    place = _place(route)
+    if not place:
+        return 0
+    table = await sdk.load(_load)
+    try:
+        _, found = table.data_snapshot.get_snapshot().find_provider_model(
+            model, None, place.get("provider_id"), place.get("provider_api_url")
+        )
+    except LookupError:
+        return 0
+    return found.context_window or 0
+
+
 def _load() -> Any:
     import genai_prices
+    import genai_prices.data_snapshot
 
     genai_prices.calc_price(genai_prices.Usage(input_tokens=1), "gpt-5", provider_id="openai")  # builds the rest of it
     return genai_prices

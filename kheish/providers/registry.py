@@ -20,12 +20,13 @@ from kheish.core.events import Hop
 from kheish.core.usage import PriceOf
 from kheish.errors import Conflict, Invalid, KheishError, NotFound, ProviderError
 from kheish.limits import RUNTIME_ROUTES_MAX
-from kheish.providers.prices import load_prices
+from kheish.providers.prices import find_window, load_prices
 from kheish.providers.probes import probe
 from kheish.providers.routes import (
     BUILT_IN,
     FILE_NAME,
     HOMES,
+    NO_MODEL,
     Route,
     RouteFault,
     RouteTable,
@@ -82,6 +83,7 @@ class Routes:
         self._reveal = reveal
         self._open: dict[str, tuple[Route, str, Provider]] = {}
         self._opening = asyncio.Lock()
+        self._windows: dict[tuple[str, str, str], int] = {}
 
     async def table(self, settings: RuntimeSettings | None = None) -> RouteTable:
         """The routes in force, the built-in ones last; or what would be under other settings. Raises Invalid for a file
@@ -137,6 +139,28 @@ class Routes:
             if problem:
                 raise Conflict(f"cannot use route {hop.route}: {problem}", code="route_not_ready")
         return hops
+
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        routes = (await self.table()).routes
+        return tuple(
+            [
+                replace(hop, window_tokens=await self._window(routes[hop.route], hop.model))
+                if hop.route in routes
+                else hop
+                for hop in hops
+            ]
+        )
+
+    async def _window(self, route: Route, model: str) -> int:
+        """How many tokens a model takes, as a hop has it."""
+        if route.driver in NO_MODEL:
+            return -1
+        if route.context_tokens is not None or route.driver == "scripted":
+            return route.context_tokens or 0
+        place = route.driver, route.base_url, model
+        if place not in self._windows:
+            self._windows[place] = await find_window(route, model)
+        return self._windows[place]
 
     async def open(self, route_id: str) -> Provider:
         try:
@@ -265,7 +289,9 @@ class Routes:
             table = await self.table(settings)
         except Invalid as error:
             await self.table()
-            raise Conflict(f"cannot do that, routes.toml would no longer hold: {error.message}", code="route_in_use") from error
+            raise Conflict(
+                f"cannot do that, routes.toml would no longer hold: {error.message}", code="route_in_use"
+            ) from error
         if settings.model and _default_of(table)[0] not in table.routes:
             raise Conflict(
                 f"cannot do that: the default model is {settings.model}, which would be gone; choose another first: "
@@ -284,7 +310,7 @@ class Routes:
         return await self._with(settings, route_id, fields)
 
     async def with_changes(
-        self, settings: RuntimeSettings, route_id: str, changes: dict[str, str | bool]
+        self, settings: RuntimeSettings, route_id: str, changes: dict[str, object]
     ) -> RuntimeSettings:
         """Of a route of any source; one of the file is then as it is there now, with the changes. Where its key comes
         from is one thing: another secret or variable takes the place of what there was. Raises NotFound."""

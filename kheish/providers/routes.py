@@ -27,8 +27,8 @@ from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
 from kheish.errors import Invalid
-from kheish.limits import CHAIN_HOPS_MAX
-from kheish.wire.runtime import RouteDriver
+from kheish.limits import CHAIN_HOPS_MAX, CONTEXT_TOKENS_MIN
+from kheish.wire.runtime import Price, RouteDriver
 from kheish.wire.secrets import SECRET_NAME
 
 Driver = Literal[RouteDriver, "shell"]
@@ -68,22 +68,11 @@ HOMES: dict[Driver, Home] = {
 """All but the first two speak Chat Completions, or reach no server."""
 
 
-Dollars = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a million tokens cost, in US dollars; those from the cache as any other where nothing else is said."""
-
-    input_usd: Dollars
-    output_usd: Dollars
-    cache_read_usd: Dollars | None = None
-
-
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to a model. The key itself is never here, only the name of the secret (`auth_ref`) or of the variable
     that holds it; a driver has its usual one, and a server with a `base_url` of its own needs none unless it is named.
     `multimodal_input` says whether the model is shown images and documents; `price` what its models cost, where no
-    table knows that."""
+    table knows that; `context_tokens` how many tokens the model takes, with those of the reply."""
 
     driver: Driver
     default_model: str = ""
@@ -92,6 +81,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     base_url: str = ""
     multimodal_input: bool | None = None
     price: Price | None = None
+    context_tokens: Annotated[int, msgspec.Meta(ge=CONTEXT_TOKENS_MIN)] | None = None
 
     @property
     def key_env(self) -> str:
@@ -117,6 +107,10 @@ BUILT_IN = {
 }
 """Always there, unless a file gives the name to another route (never that of `shell`). The model of `scripted` is the
 path of its script."""
+
+
+NO_MODEL = ("rehearsal", SHELL)
+"""Drivers without a language model behind them."""
 
 
 class RouteTable(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kheish.core.compaction import estimate_tokens
 from kheish.core.contracts import (
     AssistantMessage,
     Delta,
@@ -71,11 +72,14 @@ class ScriptReply(_Strict, frozen=True):
 
 
 class _File(_Strict, frozen=True):
-    """`after_last`: what follows the last reply: `fail` (the default), `repeat` the last, or `cycle`."""
+    """`after_last`: what follows the last reply: `fail` (the default), `repeat` the last, or `cycle`. `summary` is what
+    it says where it is asked for one. `window_tokens`: what is larger, by an estimate, fails as `too_large`."""
 
     version: Literal[1]
     replies: list[msgspec.Raw]
     after_last: Literal["fail", "repeat", "cycle"] = "fail"
+    summary: ScriptReply = ScriptReply(text="A summary, as the script has it.")
+    window_tokens: int = 0
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -84,6 +88,8 @@ class Script(msgspec.Struct, frozen=True):
     matching: list[ScriptReply]
     turns: list[ScriptReply]
     after_last: Literal["fail", "repeat", "cycle"] = "fail"
+    summary: ScriptReply = ScriptReply()
+    window_tokens: int = 0
 
 
 def load_script(path: Path) -> Script:
@@ -94,7 +100,13 @@ def load_script(path: Path) -> Script:
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ProviderError(f"cannot read the script {path}: {reason}", code="route_not_ready") from error
-    return Script([r for r in replies if r.when], [r for r in replies if not r.when], file.after_last)
+    return Script(
+        [r for r in replies if r.when],
+        [r for r in replies if not r.when],
+        file.after_last,
+        file.summary,
+        file.window_tokens,
+    )
 
 
 def _read_reply(number: int, raw: msgspec.Raw) -> ScriptReply:
@@ -114,7 +126,7 @@ def choose_reply(script: Script, ordinal: int, messages: tuple[Message, ...]) ->
         *earlier, found = match_calls(script, messages)
         if found is not None:
             return found
-        turn = earlier.count(None)
+        turn -= sum(reply is not None for reply in earlier)
     if turn < len(script.turns):
         return script.turns[turn]
     if not script.turns or script.after_last == "fail":
@@ -159,7 +171,11 @@ class Scripted:
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         script = self._load(request.model)
-        reply = choose_reply(script, request.ordinal, request.messages)
+        if 0 < script.window_tokens < estimate_tokens(request.messages):
+            raise ProviderError("the script says that the request is too large", code="too_large")
+        reply: ScriptReply | None = script.summary
+        if request.purpose == "reply":
+            reply = choose_reply(script, request.ordinal, request.messages)
         if reply is None:
             raise ProviderError(
                 f"the script {request.model} has no reply for model call {request.ordinal + 1} of the session",

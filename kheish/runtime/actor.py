@@ -20,7 +20,7 @@ from kheish.core.budgets import share_of
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.contracts import Message
-from kheish.core.events import RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import ContextCompacted, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
@@ -95,6 +95,8 @@ class Actor:
         # The transcript from the record after `_unread_seq` on; what is before it is read when it is asked for.
         self._messages = state.entered
         self._unread_seq = checkpoint_seq
+        if state.compactions:
+            self._forget_transcript()
         self._reading: asyncio.Task[None] | None = None
         self._checkpoint_seq = checkpoint_seq
         self._checkpointing: asyncio.Task[None] | None = None
@@ -153,6 +155,8 @@ class Actor:
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
             self._messages += decision.state.entered
+            if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
+                self._forget_transcript()
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
@@ -170,6 +174,15 @@ class Actor:
                 self._reading = asyncio.ensure_future(self._read_transcript())
             await asyncio.shield(self._reading)
         return self._messages
+
+    def _forget_transcript(self) -> None:
+        """What models are shown is in the state; who wants the rest has it read."""
+        self._messages, self._unread_seq = [], self.seq
+        self.state.entered = []
+
+    async def shown(self) -> Sequence[Message]:
+        """What models are shown of the transcript. Raises Corrupt or OSError where the journal cannot be read."""
+        return self.state.shown if self.state.compactions else await self.messages()
 
     async def _read_transcript(self) -> None:
         unread = self.journal.read(until_seq=self._unread_seq)

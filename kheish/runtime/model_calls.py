@@ -152,8 +152,9 @@ async def _call(
                         first_ms=first_ms,
                         duration_ms=_ms_since(began_s),
                     )
-                has_output = True
-                _publish(deltas, item)
+                if request.purpose == "reply":
+                    has_output = True
+                    _publish(deltas, item)
         return failed("connection", "the stream ended before the reply was complete")
     except ProviderError as error:
         return failed(error.code, error.message, error.retry_after_ms, error.request_id)

@@ -48,6 +48,10 @@ class Providers(Protocol):
         """The selector as it may be kept as a default. Raises Invalid or Conflict."""
         ...
 
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        """The same ways, with how many tokens each model takes."""
+        ...
+
     async def open(self, route: str) -> Provider:
         """The provider of a route; loads SDKs off the event loop on first use. Raises ProviderError."""
         ...
@@ -73,7 +77,7 @@ class Providers(Protocol):
     async def with_route(self, settings: RuntimeSettings, route_id: str, fields: RouteFields) -> RuntimeSettings: ...
 
     async def with_changes(
-        self, settings: RuntimeSettings, route_id: str, changes: dict[str, str | bool]
+        self, settings: RuntimeSettings, route_id: str, changes: dict[str, object]
     ) -> RuntimeSettings: ...
 
     async def without_route(self, settings: RuntimeSettings, route_id: str) -> RuntimeSettings: ...

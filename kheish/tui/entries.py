@@ -9,7 +9,7 @@ from kheish.narration import PLAN_TOOL
 from kheish.terminal import clean, one_line
 from kheish.tui.blocks import Blocks, parts
 from kheish.tui.lines import cut_columns, fill, strip_of, wrap
-from kheish.tui.live import Asked, Call, Entry, Note, Reply, Said, duration
+from kheish.tui.live import Asked, Call, Compacted, Entry, Note, Reply, Said, duration
 from kheish.tui.look import Look
 from kheish.tui.words import call_detail
 
@@ -94,6 +94,8 @@ class Drawing:
                 return _draw_asked(entry, width, look)
             case Note():
                 return _draw_note(entry, width, look)
+            case Compacted():
+                return _draw_compacted(entry, width, look, self.is_expanded)
         return []
 
     def _draw_reply(self, reply: Reply, width: int, look: Look) -> list[Strip]:
@@ -295,6 +297,18 @@ def _draw_asked(asked: Asked, width: int, look: Look) -> list[Strip]:
     else:
         by = f" by {asked.by}" if asked.by else ""
         found.append(_under(one_line(asked.answer, 200) + by, look.dim, width, look))
+    return [*found, _BLANK]
+
+
+def _draw_compacted(compacted: Compacted, width: int, look: Look, is_expanded: bool) -> list[Strip]:
+    found = [
+        strip_of((f"{' ' if i else look.marks.note} ", look.warning), (line, look.dim))
+        for i, line in enumerate(wrap(compacted.text, width - INDENT))
+    ]
+    lines = wrap(compacted.summary, width - 4) if compacted.summary else []
+    if not is_expanded:
+        lines = [cut_columns(f"{lines[0]} ({len(lines)} lines)", width - 4, look.marks.ellipsis)] if lines else []
+    found += [strip_of((f"  {look.marks.bar} ", look.dim), (line, look.dim)) for line in lines[:OUTPUT_LINES_MAX]]
     return [*found, _BLANK]
 
 

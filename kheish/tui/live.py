@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kheish.client import AnyEvent, DeltaView, InboxView, RecordView, RunView, SessionView
-from kheish.narration import PLAN_TOOL, account_text, limits_text, plan_of
+from kheish.client.views import ContextCompacted
+from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
 
 if TYPE_CHECKING:
     from kheish.client.views import PlanItem
@@ -294,6 +295,14 @@ class Note(Entry):
         self.text, self.tone = text, tone
 
 
+class Compacted(Entry):
+    """Where models began to be shown a summary in place of what is above."""
+
+    def __init__(self, seq: int, at_ms: int, event: ContextCompacted) -> None:
+        super().__init__(seq, at_ms)
+        self.text, self.summary = compaction_text(event), event.get("summary", "")
+
+
 class Queued:
     """An input that waits: for its turn, or, steered, for the active run's next safe boundary."""
 
@@ -316,7 +325,9 @@ class Conversation:
         self.session_id = session_id
         self.records: list[RecordView] = []
         self.mode = self.cwd = self.title = ""
+        self.window_tokens = 0
         """As the daemon's view of the session says, or the records since."""
+        self._windows: dict[tuple[str, str], int] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -449,6 +460,8 @@ class Conversation:
             case "run.submitted":
                 self._inputs[event["run_id"]] = record, event
                 self._routes[event["run_id"]] = f"{event['route']}/{event['model']}"
+                for hop in event.get("hops", ()) or (event,):
+                    self._windows[hop["route"], hop["model"]] = hop.get("window_tokens", 0)
                 queued = Queued(event["run_id"], event["text"], who, is_steered=False)
                 self.queue.insert(0 if event.get("first") else len(self.queue), queued)
             case "run.edited":
@@ -545,10 +558,20 @@ class Conversation:
             case "model_call.started":
                 self.step = event["step"]
                 self._calling, self._heard_late = event["model_call_id"], ""
+                way = event.get("route", ""), event.get("model", "")
+                self.window_tokens = max(0, self._windows.get(way, self.window_tokens))
                 if event["attempt"] > 1:
                     self._drop_partial(event["model_call_id"], change)
+            case "model_call.completed" if event.get("purpose", "reply") == "summary":
+                self._calling = ""
+                self._count(event)
             case "model_call.completed":
                 self._reply_whole(event, record, change)
+            case "context.compaction_requested":
+                self._note(record, change, f"{who} asked for a compaction before the next model call")
+            case "context.compacted":
+                self.context_tokens = event["tokens_after"]
+                self._add(Compacted(seq, at_ms, event), change)
             case "model_call.retrying":
                 self._drop_partial(event["model_call_id"], change)
                 wait = duration(max(event["retry_at_ms"] - at_ms, 0))
@@ -642,13 +665,17 @@ class Conversation:
         elif reply is not None:
             self._drop_partial(event["model_call_id"], change)
         self._reply, self._calling = None, ""
-        usage = event.get("usage", {})
-        for name in self.usage:
-            self.usage[name] += usage.get(name, 0)
-        self.context_tokens = sum(usage.get(name, 0) for name in self.usage)
+        self.context_tokens = self._count(event)
         for request in event.get("tool_requests", ()):
             if request["tool"] != "ask_user_question":
                 self._new_call(record, request["tool_call_id"], request["tool"], request["arguments"], change)
+
+    def _count(self, event: Any) -> int:
+        """The tokens that a model call took in all."""
+        usage = event.get("usage", {})
+        for name in self.usage:
+            self.usage[name] += usage.get(name, 0)
+        return sum(usage.get(name, 0) for name in self.usage)
 
     def _drop_partial(self, model_call_id: str, change: Change) -> None:
         """The text of an attempt that came to nothing is no part of the transcript; that of the next comes below."""

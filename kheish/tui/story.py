@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kheish.client import AnyEvent, RecordView
-from kheish.narration import limits_text
+from kheish.narration import compaction_text, limits_text
 from kheish.tui.live import OVER, duration
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Attempt:
     ended_ms: int = 0
     outcome: str = "running"
     detail: str = ""
+    purpose: str = "reply"
 
 
 @dataclass
@@ -43,11 +44,14 @@ class ToolCall:
 
 @dataclass
 class Step:
+    """`compactions` says in words what became of the context before its reply."""
+
     number: int
     attempts: list[Attempt] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     model: str = ""
     usage: Usage | None = None
+    compactions: list[str] = field(default_factory=list)
 
 
 class Story:
@@ -85,10 +89,11 @@ class Story:
             case "model_call.started":
                 if not self.steps or self.steps[-1].number != event["step"]:
                     self._begin_step(event["step"])
-                self.steps[-1].attempts.append(Attempt(event["attempt"], event["at_ms"]))
+                purpose = event.get("purpose", "reply")
+                self.steps[-1].attempts.append(Attempt(event["attempt"], event["at_ms"], purpose=purpose))
             case "model_call.completed":
                 self._end_attempt("completed", event["at_ms"])
-                if self.steps:
+                if self.steps and event.get("purpose", "reply") == "reply":
                     step = self.steps[-1]
                     step.model, step.usage = event.get("model", ""), event.get("usage")
                 for request in event.get("tool_requests", ()):
@@ -99,6 +104,8 @@ class Story:
                 self._end_attempt("failed", at_ms, f"{event['code']}: {event['message']}")
             case "model_call.died":
                 self._end_attempt("cut off", at_ms, "the daemon died")
+            case "context.compacted" if self.steps:
+                self.steps[-1].compactions.append(compaction_text(event))
             case _:
                 self._apply_to_call(event, at_ms)
 

@@ -53,3 +53,9 @@ def short_path(path: str) -> str:
     path = clean(path)
     home = os.path.expanduser("~")
     return "~" + path[len(home) :] if path == home or path.startswith(home + os.sep) else path
+
+
+def context_text(tokens: int, window_tokens: int) -> str:
+    """`context 52k`, and how much of the window that is where it is known."""
+    share = f" ({tokens / window_tokens:.0%})" if window_tokens else ""
+    return f"context {tokens_text(tokens)}{share}" if tokens else ""

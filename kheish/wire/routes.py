@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kheish.wire.body import Body, View
-from kheish.wire.runtime import ExpectedRevision, KeyVariable, RouteDriver, RouteFields, SecretRef
+from kheish.wire.runtime import ExpectedRevision, KeyVariable, Price, RouteDriver, RouteFields, SecretRef
 
 ROUTE_ID = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -22,6 +22,8 @@ class AddRoute(Body, frozen=True):
     auth_ref: SecretRef = ""
     base_url: str = ""
     multimodal_input: bool | None = None
+    price: Price | None = None
+    context_tokens: int | None = None
     expected_revision: ExpectedRevision = None
 
     @property
@@ -38,10 +40,12 @@ class ChangeRoute(Body, frozen=True):
     auth_ref: SecretRef | None = None
     base_url: str | None = None
     multimodal_input: bool | None = None
+    price: Price | None = None
+    context_tokens: int | None = None
     expected_revision: ExpectedRevision = None
 
     @property
-    def changes(self) -> dict[str, str | bool]:
+    def changes(self) -> dict[str, object]:
         given = {name: getattr(self, name) for name in RouteFields.__struct_fields__}
         return {name: value for name, value in given.items() if value is not None}
 

@@ -40,7 +40,7 @@ class SubmitInput(Body, frozen=True):
     """`model` is `[route/]model`. `delivery` says what happens while a run is active: `queue`, `steer` (it enters at
     the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model. At
     the limit of a `budget`, its own or one that it counts for, the run asks, or with `on_budget` `stop` it stops with a
-    last word."""
+    last word. `pinned`: the input stays in what models are shown when the context is compacted."""
 
     content: Annotated[str, msgspec.Meta(max_length=INPUT_CHARS_MAX)]
     model: str | None = None
@@ -52,6 +52,7 @@ class SubmitInput(Body, frozen=True):
     metadata: dict[str, Any] = {}
     budget: BudgetBody | None = None
     on_budget: OnBudget = "ask"
+    pinned: bool = False
 
 
 class EditInput(Body, frozen=True):

@@ -24,6 +24,17 @@ ExpectedRevision = Annotated[int, msgspec.Meta(ge=0)] | None
 """A change is refused where the settings have another revision than this one."""
 
 
+Dollars = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Price(Body, frozen=True):
+    """What a million tokens cost, in US dollars; those from the cache as any other where nothing else is said."""
+
+    input_usd: Dollars
+    output_usd: Dollars
+    cache_read_usd: Dollars | None = None
+
+
 class RouteFields(View, frozen=True):
     """A route as routes.toml writes it."""
 
@@ -33,7 +44,8 @@ class RouteFields(View, frozen=True):
     auth_ref: SecretRef = ""
     base_url: str = ""
     multimodal_input: bool | None = None
-    price: dict[str, float] | None = None
+    price: Price | None = None
+    context_tokens: int | None = None
 
 
 class RuntimeSettings(View, frozen=True):

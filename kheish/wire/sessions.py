@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from kheish.core.compaction import context_tokens, is_estimate
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.core.events import Mode
 from kheish.core.state import Run, State, last_run_status, status_of
@@ -58,6 +59,20 @@ class SetTitle(Body, frozen=True):
     title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)]
 
 
+class ContextView(View, frozen=True):
+    """What models are shown of the session: `tokens` as a provider counted them, and with `is_estimate` an estimate of
+    what came since. `window_tokens` is what the model takes that the newest run uses, 0 where nobody knows. `left_out`
+    counts messages that models are shown no longer, after so many `compactions`; `compaction_requested`: the next model
+    call is preceded by one."""
+
+    tokens: int
+    window_tokens: int
+    is_estimate: bool
+    compactions: int
+    left_out: int
+    compaction_requested: bool
+
+
 class SessionView(View, frozen=True):
     session_id: str
     status: SessionStatus
@@ -88,6 +103,8 @@ class SessionView(View, frozen=True):
     """Likewise; null where there is none."""
     parent_run_id: str = ""
     """The run whose process made it, and for whose budget it counts, too."""
+    context: ContextView | None = None
+    """Likewise."""
 
 
 class MessageView(View, frozen=True):
@@ -148,6 +165,18 @@ def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView |
         model=state.model,
         budget=budget,
         parent_run_id=state.parent_run_id,
+        context=context_view(state, latest),
+    )
+
+
+def context_view(state: State, latest: Run | None) -> ContextView:
+    return ContextView(
+        tokens=context_tokens(state),
+        window_tokens=max(0, latest.chain[latest.hop].window_tokens) if latest else 0,
+        is_estimate=is_estimate(state),
+        compactions=state.compactions,
+        left_out=state.left_out,
+        compaction_requested=state.compaction_requested,
     )
 
 

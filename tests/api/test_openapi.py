@@ -250,6 +250,7 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("POST", s + "/title", {"title": "One"}, id="one")
     walk("POST", s + "/fork", {"at": 1}, id="one")
     walk("POST", s + "/budget", {"tokens": 5_000_000, "cost_usd": 5}, id="one")
+    walk("POST", s + "/compact", id="one")
     walk("POST", s + "/queue/{run_id}/move", {"position": 1}, id="one", run_id=queued["run_id"])
     walk("PATCH", s + "/queue/{run_id}", {"content": "AFTER all"}, id="one", run_id=queued["run_id"])
     walk("DELETE", s + "/queue/{run_id}", id="one", run_id=withdrawn["run_id"])

@@ -110,7 +110,8 @@ def test_the_view_of_a_session_agrees_with_its_row_in_the_list(api: DaemonProces
     view = ask(api, "GET", "/v1/sessions/agree").json
     row = next(row for row in ask(api, "GET", "/v1/sessions?limit=1000").json if row["session_id"] == "agree")
     assert view["rules"] == [] and row["rules"] is None
-    own = {"rules": None, "attached": 0}  # whoever read the event is about to leave
+    assert view["context"]["tokens"] > 0 and row["context"] is None
+    own = {"rules": None, "context": None, "attached": 0}  # whoever read the event is about to leave
     assert view | own == row | own
     assert view["status"] == "waiting_for_approval" and len(view["pending_approval_ids"]) == 1
     assert view["active_run_id"] and len(view["queued_run_ids"]) == 1

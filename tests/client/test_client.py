@@ -134,6 +134,7 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert (forked["session_id"], forked["title"]) == (f"{name}-fork", "Another way")
     assert call("sessions", "set_budget", name, tokens=1_000_000)["budget"]["limit"]["tokens"] == 1_000_000
     assert call("daemon", "budgets") == []
+    assert call("sessions", "compact", name)["context"]["compaction_requested"] is True
     assert call("sessions", "edit_queued", name, first, "AFTER it")["request"]["text_preview"] == "AFTER it"
     assert call("sessions", "withdraw_queued", name, second)["status"] == "cancelled"
     assert [r["run_id"] for r in call("sessions", "runs", name)] == [second, first, run["run_id"]]

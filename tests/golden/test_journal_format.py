@@ -24,7 +24,8 @@ from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
 from kheish.core.codec import canonical_digest, decode_events, encode_events, encode_state
-from kheish.core.contracts import Reply, ReplyToolCall
+from kheish.core.compaction import divide
+from kheish.core.contracts import NewContext, Reply, ReplyToolCall
 from kheish.core.draft import Settings
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.machine import decide, pending
@@ -32,7 +33,7 @@ from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.retrace import Retrace
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.daemon import maintenance
-from kheish.runtime.fold import context_of
+from kheish.runtime.fold import context_of, fold_records
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.records import Record
@@ -189,7 +190,14 @@ class Writer:
     def owed(self, type_: type[Any]) -> Any:
         return next(effect for effect in pending(self.state) if isinstance(effect, type_))
 
-    def reply(self, text: str, *calls: ReplyToolCall, cost_usd: float | None = None, **fields: Any) -> None:
+    def reply(
+        self,
+        text: str,
+        *calls: ReplyToolCall,
+        cost_usd: float | None = None,
+        context: NewContext | None = None,
+        **fields: Any,
+    ) -> None:
         call = self.owed(CallModel)
         reply = Reply(
             text=text,
@@ -206,8 +214,20 @@ class Writer:
             first_ms=310,
             duration_ms=900,
             cost_usd=cost_usd,
+            context=context,
         )
         self.send(replied)
+
+    @property
+    def shown(self) -> tuple[e.Message, ...]:
+        return tuple(self.state.shown or fold_records(self.journal.read(), State()).entered)
+
+    def sum_up(self, text: str) -> None:
+        """A model writes the summary that is due."""
+        assert self.state.active_run is not None
+        plan = divide(self.shown, e.UserMessage(text=self.state.active_run.text), 200, 800, self.state.left_out)
+        assert plan is not None
+        self.reply(text, context=plan.with_summary(text))
 
     def fail(self, code: str, message: str, **fields: Any) -> None:
         call = self.owed(CallModel)
@@ -382,6 +402,19 @@ def write(root: Path) -> None:
     w.resolve("stop", justification="Enough of it.")
     w.reply("I read a and b.")
     w.outside = ()
+
+    # What models are shown is compacted: as asked for, near the window, and after a provider found it too large.
+    w.send(c.CompactContext())
+    w.submit("Go on.", window_tokens=4_096, pinned=True)
+    w.sum_up("They looked, in three ways.")
+    w.reply("", call("read_file", path="long"), usage=e.Usage(input_tokens=4_000, output_tokens=60))
+    w.submit("Keep this.", delivery="steer", pinned=True)
+    w.finish_tool("line\n" * 800)
+    w.sum_up("They looked, and read what is long.")
+    w.fail("too_large", "400: prompt is too long", context=NewContext(shown=w.shown[1:], left_out=0))
+    w.fail("too_large", "400: prompt is too long")
+    w.fail("content_refused", "400: no", context=NewContext(shown=w.shown[1:], left_out=1))
+    w.reply("That fits.")
 
     # A daemon dies in a model call (with a torn tail), in a read, and in a command that a human had approved.
     w.submit("Again.")

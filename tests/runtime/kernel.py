@@ -38,14 +38,18 @@ def price(route: str, model: str, usage: Usage, at_ms: int) -> float | None:
 
 
 class Scripted:
-    """A provider that plays replies by the request's ordinal; an awaitable one is awaited first."""
+    """A provider that plays replies by the request's ordinal, and its summary; an awaitable one is awaited first."""
 
     def __init__(self, replies: list[Reply | Answer]) -> None:
         self.replies = replies
+        self.summary: Reply | Answer = reply("the gist")
         self.requests: list[ModelRequest] = []
 
     async def resolve(self, selector: str | None, kept: str = "") -> tuple[Hop, ...]:
         return (Hop(route="test", model=selector or "m"),)
+
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        return hops
 
     async def open(self, route: str) -> Scripted:
         return self
@@ -62,6 +66,8 @@ class Scripted:
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         self.requests.append(request)
         answer = self.replies[min(request.ordinal, len(self.replies) - 1)]
+        if request.purpose == "summary":
+            answer = self.summary
         result = answer if isinstance(answer, Reply) else await answer(request)
         if result.text:
             yield TextDelta(text=result.text)

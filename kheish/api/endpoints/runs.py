@@ -60,8 +60,9 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
     """The run's id is the result."""
     body = call.body
     state, _ = await app.supervisor.state(session_id)
-    hops = await app.supervisor.providers.resolve(body.model, state.model)
-    price_of = await app.supervisor.providers.prices([hop.route for hop in hops])
+    providers = app.supervisor.providers
+    hops = await providers.with_windows(await providers.resolve(body.model, state.model))
+    price_of = await providers.prices([hop.route for hop in hops])
     command = commands.SubmitRun(
         text=body.content,
         route=hops[0].route,
@@ -73,6 +74,8 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
         budget=to_budget(body.budget) if body.budget else None,
         on_budget=body.on_budget,
         rates=rates_of(hops, price_of, app.supervisor.clock.now_ms()),
+        window_tokens=hops[0].window_tokens,
+        pinned=body.pinned,
     )
     return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
 

@@ -297,6 +297,11 @@ async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
     return app.session_view(applied.state, applied.seq)
 
 
+async def compact_context(app: App, call: Call[None, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.CompactContext(), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     state, _ = await app.supervisor.state(call.path["id"])
     return [app.run_view(state, state.runs[run_id]) for run_id in state.queue]
@@ -367,6 +372,8 @@ ENDPOINTS = (
          body=SetModel, returns=SessionView,
          codes=("operator_required", "invalid_routes", "model_missing", "route_not_ready")),
     _row("POST", _S + "/{id}/title", set_title, "Give the session another title", body=SetTitle, returns=SessionView),
+    _row("POST", _S + "/{id}/compact", compact_context, "Have the next model call preceded by a compaction",
+         returns=SessionView, codes=("session_ended", "nothing_to_compact")),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
          body=EditInput, returns=RunView, codes=("empty_input", "run_state_conflict")),

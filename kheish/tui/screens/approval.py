@@ -187,6 +187,8 @@ class Approval(Request):
                             found.setdefault("started", started_text(event, self.kheish.now_ms))
                         elif event["type"] == "process.ended":
                             found["ended"] = ended_text(event)
+                    elif event["type"] == "model_call.completed" and event.get("purpose", "reply") == "summary":
+                        continue
                     elif event["type"] == "model_call.completed" and event["run_id"] == view["run_id"]:
                         calls = [request["tool_call_id"] for request in event.get("tool_requests", ())]
                         is_asked = is_asked or view["tool_call_id"] in calls

@@ -31,7 +31,7 @@ from kheish.tui.widgets.plan import Plan
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.summons import Summons
 from kheish.tui.widgets.transcript import Transcript
-from kheish.tui.words import short_path, tokens_text
+from kheish.tui.words import context_text, short_path, tokens_text
 
 PAGE_RECORDS = 200
 WIDE = 120
@@ -149,6 +149,7 @@ class Session(KheishScreen[None]):
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+        self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
 
     async def _last_readable(self) -> int:
         """The seq before the fault, which only reading up to it tells."""
@@ -308,7 +309,7 @@ class Session(KheishScreen[None]):
         tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
         self.query_one(Footer).facts = (
             one_line(talk.model, 30),
-            f"context {tokens_text(talk.context_tokens)}" if talk.context_tokens else "",
+            context_text(talk.context_tokens, talk.window_tokens),
             f"{tokens_text(tokens)} tok" if tokens else "",
             f"step {talk.step}" if talk.active else "",
             talk.mode.replace("_", " ") if talk.mode != "default" else "",
