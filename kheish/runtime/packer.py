@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kheish.errors import Conflict, KheishError
+from kheish.errors import Conflict
 from kheish.limits import PACKING_REST_MS, PACKING_SLICE_MS
 from kheish.runtime.index import Index, SessionSummary
 from kheish.store.disk_space import file_sizes
@@ -76,7 +76,7 @@ class Packer:
             return sum(file_sizes(directory).values())
         except (_Stopped, Conflict):
             pass
-        except (KheishError, OSError) as error:
+        except Exception as error:  # one that cannot be packed, for whatever reason, keeps no other waiting
             log.error("session %s: cannot pack its journal: %s", session_id, error)
         return None
 

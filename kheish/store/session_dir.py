@@ -1,8 +1,8 @@
 """The directory of one session: made whole, opened from its newest checkpoint, never deleted here.
 
 Opening reads the newest good checkpoint and the records after it. A torn tail is copied aside and cut before the
-first append. What is left of the tail is written over itself and synced: a process that died between write and sync
-leaves records that this one can read and the disk may not have.
+first append. What is left of the tail is written over itself and synced, unless it is known to be durable: a process
+that died between write and sync leaves records that this one can read and the disk may not have.
 """
 
 from __future__ import annotations

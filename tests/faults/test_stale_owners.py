@@ -84,9 +84,19 @@ class Connection(http.client.HTTPConnection):
         return self.ask("POST", f"/v1/sessions/{session_id}/runs", {"content": content})
 
 
+Connect = Callable[[FailingDaemon], Connection]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes connections, and closes them: one that is left open is found in whatever test is run then."""
+    with contextlib.ExitStack() as stack:
+        yield lambda daemon: stack.enter_context(contextlib.closing(Connection(daemon)))
+
+
 @pytest.mark.parametrize("lock_is", ["deleted", "replaced"])
 def test_a_daemon_that_lost_its_lock_while_it_stood_still_writes_nothing_that_its_successor_would_not_hold(
-    failing: FailingDaemon, daemons: Callable[[Path], FailingDaemon], lock_is: str
+    failing: FailingDaemon, daemons: Callable[[Path], FailingDaemon], connect: Connect, lock_is: str
 ) -> None:
     """`held` is open in it and stays its own; `free` is its successor's, also after that one has put it away."""
     failing.script(bash(GATE), text("the first daemon's"), name="held.json")
@@ -96,7 +106,7 @@ def test_a_daemon_that_lost_its_lock_while_it_stood_still_writes_nothing_that_it
     run_id = failing.submit(failing.session("held", "bypass"), model="test/held.json")
     failing.until("held", "tool_call.started")
     until_unlocked(failing, "free")
-    stale = Connection(failing)
+    stale = connect(failing)
     os.kill(failing.pid, signal.SIGSTOP)
     lock = failing.state / "daemon.lock"
     lock.unlink()
@@ -129,7 +139,7 @@ def test_a_daemon_that_lost_its_lock_while_it_stood_still_writes_nothing_that_it
 
 @pytest.mark.parametrize("taken", ["the lock", "the session"])
 def test_a_session_that_was_taken_from_a_daemon_that_stood_still_gets_nothing_more_from_it(
-    failing: FailingDaemon, daemons: Callable[[Path], FailingDaemon], taken: str
+    failing: FailingDaemon, daemons: Callable[[Path], FailingDaemon], connect: Connect, taken: str
 ) -> None:
     """Its locks are gone, or the whole session was put back from a backup."""
     failing.script(bash(GATE), text("done"))
@@ -138,7 +148,7 @@ def test_a_session_that_was_taken_from_a_daemon_that_stood_still_gets_nothing_mo
     failing.until("s", "tool_call.started")
     # The record comes first: a command that has not begun yet the successor would end before it has left a trace.
     wait_until((failing.work / "count.log").exists)
-    stale = Connection(failing)
+    stale = connect(failing)
     os.kill(failing.pid, signal.SIGSTOP)
     session = failing.state / "sessions" / "s"
     for path in (failing.state / "daemon.lock", failing.socket, session / "session.lock"):
