@@ -30,6 +30,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kheish.errors import Invalid
+from kheish.limits import DOLLARS_MAX
 
 FILE_NAME = "config.toml"
 
@@ -48,7 +49,7 @@ class Secrets(msgspec.Struct, forbid_unknown_fields=True):
     keyring: bool = False
 
 
-Dollars = Annotated[float, msgspec.Meta(gt=0)]
+Dollars = Annotated[float, msgspec.Meta(gt=0, le=DOLLARS_MAX)]
 Count = Annotated[int, msgspec.Meta(gt=0, lt=1 << 53)]
 
 

@@ -27,7 +27,7 @@ from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
 from kheish.errors import Invalid
-from kheish.limits import CHAIN_HOPS_MAX
+from kheish.limits import CHAIN_HOPS_MAX, DOLLARS_MAX
 from kheish.wire.secrets import SECRET_NAME
 
 Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal", "shell"]
@@ -57,7 +57,7 @@ DEFAULT_MODEL: dict[str, str] = {
 }
 
 
-Dollars = Annotated[float, msgspec.Meta(ge=0)]
+Dollars = Annotated[float, msgspec.Meta(ge=0, le=DOLLARS_MAX)]
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
