@@ -38,6 +38,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from kheish.errors import Invalid
+from kheish.limits import DOLLARS_MAX
 
 FILE_NAME = "config.toml"
 
@@ -73,7 +74,7 @@ class Store(msgspec.Struct, forbid_unknown_fields=True):
     vacuum: Literal["auto", "manual"] = "auto"
 
 
-Dollars = Annotated[float, msgspec.Meta(gt=0)]
+Dollars = Annotated[float, msgspec.Meta(gt=0, le=DOLLARS_MAX)]
 Count = Annotated[int, msgspec.Meta(gt=0, lt=1 << 53)]
 
 

@@ -169,9 +169,9 @@ class Reconciler:
             return outcome
         try:
             price_of = await self._providers.prices((hop.route,))
-        except KheishError:
-            return outcome
-        cost_usd = price_of(hop.route, model, usage, self._clock.now_ms())
+            cost_usd = price_of(hop.route, model, usage, self._clock.now_ms())
+        except Exception:
+            return outcome  # no reply is lost for want of a price
         return replace(outcome, cost_usd=cost_usd)
 
     async def _call(

@@ -10,9 +10,10 @@ from kheish.core.budgets import DIMENSIONS, NANO, NONE, left_of, standing_of_run
 from kheish.core.commands import Outside
 from kheish.core.events import Budget, Dimension, Spent, Standing
 from kheish.core.state import Run, State
+from kheish.limits import DOLLARS_MAX
 from kheish.wire.body import Body, View
 
-Dollars = Annotated[float, msgspec.Meta(ge=0)]
+Dollars = Annotated[float, msgspec.Meta(ge=0, le=DOLLARS_MAX)]
 Count = Annotated[float, msgspec.Meta(ge=0, lt=1 << 53, multiple_of=1)]
 """To JSON Schema 5.0 is as whole as 5 is."""
 

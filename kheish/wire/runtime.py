@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kheish.core.events import Mode, ToolLimits
-from kheish.limits import SYSTEM_PROMPT_CHARS_MAX, TOOL_OUTPUT_SHOWN_BYTES_MAX, TOOL_TIMEOUT_CHOSEN_MAX_MS
+from kheish.limits import DOLLARS_MAX, SYSTEM_PROMPT_CHARS_MAX, TOOL_OUTPUT_SHOWN_BYTES_MAX, TOOL_TIMEOUT_CHOSEN_MAX_MS
 from kheish.wire.body import Body, View
 from kheish.wire.secrets import SECRET_NAME
 
@@ -24,7 +24,7 @@ ExpectedRevision = Annotated[int, msgspec.Meta(ge=0)] | None
 """A change is refused where the settings have another revision than this one."""
 
 
-Dollars = Annotated[float, msgspec.Meta(ge=0)]
+Dollars = Annotated[float, msgspec.Meta(ge=0, le=DOLLARS_MAX)]
 
 
 class Price(Body, frozen=True):

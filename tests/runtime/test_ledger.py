@@ -14,6 +14,7 @@ from kheish.core import commands as c
 from kheish.core.budgets import NONE, Share, add
 from kheish.core.contracts import Delta, ModelRequest, Reply, UsageDelta
 from kheish.core.events import Budget, Spent, Usage
+from kheish.core.usage import PriceOf
 from kheish.errors import ProviderError
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
 from tests.core.test_properties import QUICK
@@ -123,6 +124,20 @@ async def test_a_failed_attempt_is_journaled_with_what_the_provider_said_that_it
         await kernel.create()
         run = await kernel.until_status(await submit(kernel), "completed")
         assert (run.used.tokens, run.used.steps, run.used.cost_nanousd) == (1_600, 1, 2_500_000)
+
+
+async def test_no_reply_is_lost_for_want_of_a_price(tmp_path: Path) -> None:
+    def breaks(*_: object) -> float:
+        raise ZeroDivisionError
+
+    async def prices(routes: object = ()) -> PriceOf:
+        return breaks
+
+    async with Kernel(tmp_path, [used()]) as kernel:
+        kernel.provider.prices = prices  # type: ignore[method-assign]
+        await kernel.create()
+        run = await kernel.until_status(await submit(kernel), "completed")
+        assert (run.used.tokens, run.used.unpriced_calls, run.used.cost_nanousd) == (1_100, 1, 0)
 
 
 async def test_children_count_for_the_run_that_made_them_and_for_its_session(tmp_path: Path) -> None:
