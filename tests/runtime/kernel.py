@@ -38,7 +38,7 @@ class Scripted:
         self.replies = replies
         self.requests: list[ModelRequest] = []
 
-    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
+    async def resolve(self, selector: str | None, kept: str = "") -> tuple[Hop, ...]:
         return (Hop(route="test", model=selector or "m"),)
 
     async def open(self, route: str) -> Scripted:
