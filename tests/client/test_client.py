@@ -240,6 +240,24 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     kept = call("secrets", "set", name, "an0ther")
     assert kept["version"] == 2 and kept in call("secrets", "list")
     assert call("secrets", "get", name) == kept == call("secrets", "delete", name, force=True)
+    assert call("secrets", "rotate_master_key") == call("secrets", "master_key")
+
+    added = call("routes", "add", name, "rehearsal", default_model="m", multimodal_input=True)
+    assert (added["default_model"], added["multimodal_input"]) == ("m", True)
+    changed = call("routes", "set", name, multimodal_input=False)
+    assert (changed["default_model"], changed["multimodal_input"]) == ("m", False)
+    assert call("routes", "test", name)["ok"] and call("routes", "test", name, kind="auth")["kind"] == "auth"
+    assert call("sessions", "set_model", name, f"{name}/x")["model"] == f"{name}/x"
+    assert call("sessions", "set_model", name, "")["model"] == ""
+    before = call("runtime", "get")["revision"]
+    assert call("runtime", "set_model", name, expected_revision=before)["route_id"] == name
+    assert call("runtime", "set_permission_mode", "plan")["settings"]["permission_mode"] == "plan"
+    assert call("runtime", "set_system_prompt", "Be brief.")["settings"]["system_prompt"] == "Be brief."
+    assert call("runtime", "set_debug_level", "full")["settings"]["debug_level"] == "full"
+    view = call("runtime", "set_tool_limits", "bash", timeout_ms=500, output_bytes=2048)
+    assert view["settings"]["tool_limits"] == call("runtime", "tool_limits")
+    assert call("runtime", "rollback", before)["settings"] == call("runtime", "revisions")[6]["settings"]
+    assert call("routes", "remove", name)["route_id"] == name
 
     for noun, method in (("sessions", "resolve_approvals"), ("sessions", "resolve_approvals_of_run"),
                          ("runs", "resolve_approvals")):  # fmt: skip
