@@ -120,7 +120,7 @@ def get(session_id: str | None, as_json: bool) -> int:
 
 
 def _context_text(context: ContextView | None) -> str:
-    """`about 52,000 of 200,000 tokens (26 %), 40 messages left out in 1 compaction`."""
+    """`about 52,000 of 200,000 tokens (26%), 40 messages left out in 1 compaction`."""
     if context is None or not context["tokens"]:
         return ""
     tokens, window_tokens, times = context["tokens"], context["window_tokens"], context["compactions"]
