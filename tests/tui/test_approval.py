@@ -376,9 +376,9 @@ async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is
     shared_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [f"value_{n} = compute({n})\n" for n in range(30_000)]
-    (shared_daemon.work / "long.py").write_text("".join(lines))
+    (shared_daemon.work / "whole.py").write_text("".join(lines))
     content = "".join(line.replace("compute", "derive") for line in lines)
-    request_id = ask(shared_daemon, "long", calls(tool("write_file", path="long.py", content=content)))
+    request_id = ask(shared_daemon, "whole", calls(tool("write_file", path="whole.py", content=content)))
     may_read, threads = threading.Event(), set()
 
     def look(of: Callable[..., Any]) -> Callable[..., Any]:
@@ -404,7 +404,7 @@ async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is
         await hears(pilot, screen)
         await pilot.press("a")
         await until(pilot, lambda: left(app, screen))
-    assert await resolved(shared_daemon, "long") == ONCE
+    assert await resolved(shared_daemon, "whole") == ONCE
 
 
 async def test_a_change_is_shown_against_the_file_on_the_disk(shared_daemon: DaemonProcess) -> None:
