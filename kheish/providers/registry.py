@@ -252,7 +252,9 @@ class Routes:
             table = await self.table(settings)
         except Invalid as error:
             await self.table()
-            raise Conflict(f"cannot do that, routes.toml would no longer hold: {error.message}", code="route_in_use") from error
+            raise Conflict(
+                f"cannot do that, routes.toml would no longer hold: {error.message}", code="route_in_use"
+            ) from error
         if settings.model and _default_of(table)[0] not in table.routes:
             raise Conflict(
                 f"cannot do that: the default model is {settings.model}, which would be gone; choose another first: "
