@@ -134,6 +134,13 @@ def test_a_retry_says_when_and_why(retry_at_ms: int, said: str) -> None:
     assert lines(retry) == [f"retrying in {said}: overloaded: 529: try later"]
 
 
+def test_another_model_of_a_session_says_which_and_by_whom() -> None:
+    changed = [{"type": "session.model_changed", "model": model} for model in ("gpt/small", "")]
+    assert lines(*changed) == [
+        f"its runs take {taken}, set by user:1" for taken in ("gpt/small", "what the daemon does")
+    ]
+
+
 def test_facts_without_interest_have_no_line() -> None:
     assert lines({"type": "model_call.started", "run_id": "run_1"}, {"type": "run.started", "run_id": "run_1"}) == []
 
