@@ -16,6 +16,11 @@ vacuum = "manual"
 session_bytes = "500MB"
 state_bytes = "20GB"
 
+[budgets]
+daily_cost_usd = 20.0
+session_tokens = 5_000_000
+run_steps = 200
+
 [tui]
 theme = "kheish-light"
 
@@ -28,11 +33,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from kheish.errors import Invalid
+from kheish.limits import DOLLARS_MAX
 
 FILE_NAME = "config.toml"
 
@@ -68,6 +74,31 @@ class Store(msgspec.Struct, forbid_unknown_fields=True):
     vacuum: Literal["auto", "manual"] = "auto"
 
 
+Dollars = Annotated[float, msgspec.Meta(gt=0, le=DOLLARS_MAX)]
+Count = Annotated[int, msgspec.Meta(gt=0, lt=1 << 53)]
+
+
+class Budgets(msgspec.Struct, forbid_unknown_fields=True):
+    """Of each run and each session that set none of their own, of each day, and of the daemon for all time."""
+
+    run_cost_usd: Dollars | None = None
+    run_tokens: Count | None = None
+    run_steps: Count | None = None
+    run_wall_ms: Count | None = None
+    session_cost_usd: Dollars | None = None
+    session_tokens: Count | None = None
+    session_steps: Count | None = None
+    session_wall_ms: Count | None = None
+    daily_cost_usd: Dollars | None = None
+    daily_tokens: Count | None = None
+    daily_steps: Count | None = None
+    daily_wall_ms: Count | None = None
+    daemon_cost_usd: Dollars | None = None
+    daemon_tokens: Count | None = None
+    daemon_steps: Count | None = None
+    daemon_wall_ms: Count | None = None
+
+
 Notice = Literal["off", "bell", "terminal", "desktop"]
 """How the person is told: not at all, by the bell, by the terminal's own notification, or by the desktop's."""
 
@@ -100,6 +131,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     secrets: Secrets = msgspec.field(default_factory=Secrets)
     store: Store = msgspec.field(default_factory=Store)
     quotas: Quotas = msgspec.field(default_factory=Quotas)
+    budgets: Budgets = msgspec.field(default_factory=Budgets)
     tui: Tui = msgspec.field(default_factory=Tui)
 
 

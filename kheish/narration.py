@@ -8,13 +8,15 @@ from kheish.terminal import clean, cut, expose, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from kheish.client import AnyEvent, RecordView
-    from kheish.client.views import Answer
+    from kheish.client.views import Answer, Budget, ContextCompacted, PlanItem, Standing
 
 WIDTH = 200
+PLAN_TOOL = "todo_write"
+BOXES = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 _WHY = {
     "failover": "the one before failed",
     "cooling": "the one before is spared",
@@ -27,14 +29,76 @@ def call_text(tool: str, arguments: dict[str, Any], width: int = WIDTH) -> str:
     for name in ("command", "path", "pattern"):
         if isinstance(arguments.get(name), str):
             return f"{tool}: {_visible(arguments[name], width)}"
+    if tool == PLAN_TOOL:
+        return f"{tool}: {one_line(plan_text(plan_of(arguments)), width)}"
+    if tool == "budget" and isinstance(arguments.get("used"), str):
+        return f"budget of {one_line(arguments.get('budget', ''))}: {one_line(arguments['used'], width)} used"
     if tool == "ask_user_question":
         questions = arguments.get("questions") or [{}]
         return f"{tool}: {one_line(questions[0].get('question', ''), width)}"
     return f"{tool} {_visible(json.dumps(arguments, ensure_ascii=False), width)}"
 
 
+def plan_of(arguments: dict[str, Any]) -> list[PlanItem]:
+    """The list that a call of `todo_write` hands in; empty where it is none."""
+    todos = arguments.get("todos")
+    return [
+        {"content": str(todo.get("content", "")), "status": todo["status"]}
+        for todo in (todos if isinstance(todos, list) else ())
+        if isinstance(todo, dict) and todo.get("status") in tuple(BOXES)
+    ]
+
+
+def plan_text(plan: Sequence[PlanItem]) -> str:
+    """`3/7 write the tests`: how far a plan is, and what is done now or next; "" where there is none."""
+    if not plan:
+        return ""
+    at = plan_place(plan)
+    if at is None:
+        return f"{len(plan)}/{len(plan)} done"
+    done = sum(item["status"] == "completed" for item in plan)
+    return f"{done + 1}/{len(plan)} {plan[at]['content']}"
+
+
+def plan_place(plan: Sequence[PlanItem]) -> int | None:
+    """The item that is done now, or comes next; None where all is done."""
+    places = {item["status"]: i for i, item in reversed([*enumerate(plan)])}
+    return places.get("in_progress", places.get("pending"))
+
+
+_WHY_COMPACTED = {
+    "window": "it came near the model's window",
+    "too_large": "the provider found it too large",
+    "requested": "as asked for",
+}
+
+
+def compaction_text(event: ContextCompacted) -> str:
+    count = event["messages"]
+    how = f"{count} message{'s' * (count != 1)} " + (
+        "summed up" if event.get("summary") else "left out, without a summary"
+    )
+    return (
+        f"context compacted, {_WHY_COMPACTED[event['reason']]}: {how if count else 'long results cut'}, about "
+        f"{event['tokens_before']:,} -> {event['tokens_after']:,} tokens"
+    )
+
+
 def _visible(text: str, width: int) -> str:
     return cut(" ".join(expose("⏎ ".join(text.strip().splitlines())).split()), width)
+
+
+def account_text(standing: Standing) -> str:
+    """Whose budget it is."""
+    return one_line(standing["account"].replace(":", " "))
+
+
+def limits_text(budget: Budget) -> str:
+    """`$1.00, 20 steps`."""
+    cost, time = budget.get("cost_usd"), budget.get("wall_ms")
+    parts = [f"${cost:.2f}" if cost is not None else "", f"{time / 60_000:g} minutes" if time is not None else ""]
+    parts += [f"{budget[name]} {name}" for name in ("tokens", "steps") if budget.get(name) is not None]
+    return ", ".join(filter(None, parts))
 
 
 class Renderer:
@@ -61,15 +125,27 @@ class Renderer:
         match event["type"]:
             case "session.created":
                 return f"session {event['session_id']} created by {who} ({origin}) in {event['cwd']}", "bold"
+            case "session.forked":
+                count = len(event["messages"])
+                place = f"{event['from_session_id']} at record {event['from_seq']}"
+                return f"forked from {place}: {count} message{'s' * (count != 1)}", "bold"
             case "session.ended":
                 return f"session ended by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "bold"
             case "session.mode_changed":
                 return f"permission mode {event['mode']}, set by {who}", "yellow"
+            case "session.model_changed":
+                return f"its runs take {one_line(event['model']) or 'what the daemon does'}, set by {who}", "yellow"
             case "session.renamed":
                 return f"{who} gave it the title {one_line(event['title'])!r}", ""
             case "session.rule_added":
                 rule = event["rule"]
                 return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"
+            case "session.budget_set":
+                return f"budget set by {who}: {limits_text(event['budget']) or 'none'}", "yellow"
+            case "budget.warned":
+                return f"most of the budget of {account_text(event['standing'])} is used", "yellow"
+            case "budget.stopped":
+                return f"stops: the budget of {account_text(event['standing'])} is used up", "yellow"
             case "session.recovered":
                 torn = event.get("tail_bytes_dropped", 0)
                 note = f"; {torn} torn bytes set aside" if torn else ""
@@ -93,7 +169,7 @@ class Renderer:
             case "run.cancelled" | "run.interrupted":
                 how = event["type"].partition(".")[2]
                 return f"run {how} by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
-            case "model_call.completed":
+            case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])
                 text = one_line(event["text"], WIDTH)
@@ -104,6 +180,12 @@ class Renderer:
                 return f"retrying in {wait} s: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
             case "model_call.started" if event.get("reason", "primary") not in ("primary", "retry", "resumed"):
                 return f"takes {event['route']}/{event['model']} ({_WHY[event['reason']]})", "yellow"
+            case "model_call.started" if event.get("purpose", "reply") == "summary":
+                return "asks for a summary of what went before", "dim"
+            case "context.compaction_requested":
+                return f"{who} asked for a compaction before the next model call", ""
+            case "context.compacted":
+                return compaction_text(event), "yellow"
             case "model_call.died":
                 return "the model call was cut off; it is made again", "yellow"
             case _:
@@ -111,7 +193,12 @@ class Renderer:
 
     def _tool_line(self, event: AnyEvent, who: str) -> tuple[str, str] | None:
         call = self.call(str(event.get("tool_call_id", "")))
+        is_plan = call.startswith(f"{PLAN_TOOL}: ")
         match event["type"]:
+            case "tool_call.started" if is_plan:
+                return None
+            case "tool_call.completed" if is_plan and not event.get("is_error"):
+                return f"plan {call.removeprefix(f'{PLAN_TOOL}: ')}", "cyan"
             case "tool_call.decided" if event["behavior"] == "deny":
                 return f"denied {call} (rule {event['rule']}): {one_line(event.get('reason', ''))}".rstrip(": "), "red"
             case "tool_call.started":
@@ -130,7 +217,8 @@ class Renderer:
             case "approval.requested":
                 self._calls[event["tool_call_id"]] = call_text(event["tool"], event["arguments"])
                 self._requests[event["request_id"]] = event["tool_call_id"], event["tool"]
-                what = "approval" if event.get("kind", "tool_call") == "tool_call" else "decision (outcome unknown)"
+                whats = {"tool_call": "approval", "budget": "decision (budget used up)"}
+                what = whats.get(event.get("kind", "tool_call"), "decision (outcome unknown)")
                 return f"waits for {what} {event['request_id']}: {self.call(event['tool_call_id'])}", "yellow"
             case "approval.resolved":
                 why = one_line(event.get("justification", ""))
@@ -139,6 +227,8 @@ class Renderer:
                     tool_call_id, tool = self._requests.get(event["request_id"], ("", "the call"))
                     self._calls[tool_call_id] = call_text(tool, edited)
                     why = f"edited to {self._calls[tool_call_id]} {why}"
+                if raised := event.get("raise_by"):
+                    why = f"by {limits_text(raised)} {why}"
                 return f"{event['request_id']}: {event['resolution']} by {event['principal']} {why}".rstrip(), "green"
             case "approval.withdrawn" | "question.withdrawn":
                 return f"{event['request_id']} withdrawn: {one_line(event['reason'])}", "dim"

@@ -13,6 +13,7 @@ _TAGS = range(0xE0000, 0xE0080)
 _STRIPPED = dict.fromkeys(_CONTROLS | _BIDI)
 _SHOWN = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _CONTROLS | _BIDI | _INVISIBLE}
 _SHOWN |= {c: f"\\U{c:08x}" for c in _TAGS}
+_HIDDEN = dict.fromkeys(_SHOWN)
 _JSON_ESCAPED = {c: f"\\u{c:04x}" for c in (_CONTROLS | _BIDI) if c >= 0x7F}
 # A control sequence, or a control string that has its end on the same line. Source: ECMA-48, sections 5.4 and 5.6.
 _SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\))"
@@ -36,6 +37,12 @@ def clean(text: object) -> str:
 def expose(text: object) -> str:
     """Text that a person is asked to decide about: what cannot be seen is written out, and nothing is left out."""
     return str(text).translate(_SHOWN)
+
+
+def count_hidden(text: str) -> int:
+    """How many characters `expose` writes out. Piece by piece, so that other threads go on meanwhile."""
+    pieces = (text[at : at + 65_536] for at in range(0, len(text), 65_536))
+    return sum(len(piece) - len(piece.translate(_HIDDEN)) for piece in pieces)
 
 
 def one_line(text: object, width: int = 0) -> str:

@@ -14,6 +14,12 @@ from tests.daemon_process import DaemonProcess
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a short name: whoever runs the tests, the path of a state root's socket has to fit into an address."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
     """A running daemon of this test alone."""
     made = DaemonProcess(tmp_path)

@@ -54,6 +54,61 @@ def test_an_edited_call_is_shown_as_what_ran() -> None:
     ]
 
 
+def test_a_budget_is_told_with_whose_it_is_and_what_became_of_it() -> None:
+    standing = {"account": "run:run_1", "limit": {"steps": 2}, "used": {"steps": 2}, "by": "user:1"}
+    asked = {
+        "type": "approval.requested",
+        "request_id": "approval_2",
+        "tool_call_id": "",
+        "tool": "budget",
+        "arguments": {"budget": "run run_1", "used": "2 of 2 steps", "set by": "user:1"},
+        "kind": "budget",
+        "standing": standing,
+    }
+    resolved = {
+        "type": "approval.resolved",
+        "request_id": "approval_2",
+        "resolution": "raise",
+        "principal": "user:1",
+        "raise_by": {"cost_usd": 0.5, "steps": 3},
+    }
+    told = lines(
+        {"type": "session.budget_set", "budget": {"tokens": 5, "wall_ms": 90_000}},
+        {"type": "session.budget_set", "budget": {}},
+        {"type": "budget.warned", "run_id": "run_1", "standing": standing},
+        asked,
+        resolved,
+        {"type": "budget.stopped", "run_id": "run_1", "standing": standing},
+    )
+    assert told == [
+        "budget set by user:1: 1.5 minutes, 5 tokens",
+        "budget set by user:1: none",
+        "most of the budget of run run_1 is used",
+        "waits for decision (budget used up) approval_2: budget of run run_1: 2 of 2 steps used",
+        "approval_2: raise by user:1 by $0.50, 3 steps",
+        "stops: the budget of run run_1 is used up",
+    ]
+
+
+def test_a_summary_is_nothing_that_the_model_said_and_a_compaction_is_told() -> None:
+    summary = {"type": "model_call.completed", "purpose": "summary", "text": "the gist"}
+    compacted = {"type": "context.compacted", "messages": 1, "tokens_before": 9_000, "tokens_after": 80}
+    started = {"type": "model_call.started", "purpose": "summary"}
+    assert lines(
+        started,
+        summary,
+        {**compacted, "reason": "requested", "summary": "the gist"},
+        {**compacted, "reason": "window"},
+        {"type": "context.compaction_requested"},
+    ) == [
+        "asks for a summary of what went before",
+        "context compacted, as asked for: 1 message summed up, about 9,000 -> 80 tokens",
+        "context compacted, it came near the model's window: 1 message left out, without a summary, "
+        "about 9,000 -> 80 tokens",
+        "user:1 asked for a compaction before the next model call",
+    ]
+
+
 def test_an_answer_is_shown_in_the_words_of_its_options() -> None:
     question = {"id": "1", "question": "Which?", "options": [{"id": "1", "label": "Red"}, {"id": "2", "label": "Blue"}]}
     asked = {"type": "question.requested", "request_id": "question_1", "questions": [question]}
@@ -88,3 +143,29 @@ def test_the_hint_of_a_question_is_the_command_that_answers_it() -> None:
     assert answer_hint({"questions": [choice]}, "q") == "kheish answer q --option N"
     assert answer_hint({"questions": [words]}, "q") == "kheish answer q TEXT"
     assert answer_hint({"questions": [choice, words]}, "q") == "kheish answer q --option 1=N TEXT"
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["pending", "pending"], "1/2 item 0"),
+        (["completed", "in_progress", "pending"], "2/3 item 1"),
+        (["completed", "pending", "in_progress"], "2/3 item 2"),
+        (["completed", "completed"], "2/2 done"),
+        ([], ""),
+    ],
+)
+def test_a_plan_is_told_by_its_place_and_what_is_done_now(states: list[str], said: str) -> None:
+    todos = [{"content": f"item {i}", "status": state} for i, state in enumerate(states)]
+    assert call_text("todo_write", {"todos": todos}) == f"todo_write: {said}"
+
+
+def test_a_plan_that_was_taken_is_one_line() -> None:
+    todos = [{"content": "look\x1b[8m", "status": "pending"}]
+    request = {"tool_call_id": "t1", "tool": "todo_write", "arguments": {"todos": todos}}
+    call = {"tool_call_id": "t1", "attempt": 1}
+    assert lines(
+        {"type": "model_call.completed", "text": "", "tool_requests": [request]},
+        {"type": "tool_call.started", **call},
+        {"type": "tool_call.completed", "output": "[ ] look", **call},
+    ) == ["plan 1/1 look"]

@@ -18,12 +18,16 @@ from kheish.api.access import Peer, caller_of
 from kheish.api.endpoints import ENDPOINTS
 from kheish.api.router import Call, Endpoint, Raw, Router, check_parts, parse_body, parse_query
 from kheish.api.streams import Streams
-from kheish.core.state import State
+from kheish.core.budgets import standing_of_session
+from kheish.core.state import Run, State
+from kheish.debug.service import Debugging
 from kheish.errors import Draining, Invalid, KheishError
 from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
 from kheish.secrets.service import Secrets
 from kheish.wire.body import IDEMPOTENCY_KEY
+from kheish.wire.budgets import budget_view
+from kheish.wire.runs import RunView, run_view
 from kheish.wire.sessions import SessionView, session_view
 
 log = logging.getLogger(__name__)
@@ -44,9 +48,12 @@ _RETRY = b"retry: %d\n" % STREAM_RETRY_MS
 class App:
     """What every endpoint can reach is on this object."""
 
-    def __init__(self, supervisor: Supervisor, secrets: Secrets, *, state_root: Path, socket_path: Path) -> None:
+    def __init__(
+        self, supervisor: Supervisor, secrets: Secrets, debugging: Debugging, *, state_root: Path, socket_path: Path
+    ) -> None:
         self.supervisor = supervisor
         self.secrets = secrets
+        self.debugging = debugging
         self.state_root = state_root
         self.socket_path = socket_path
         self.streams = Streams(supervisor)
@@ -61,7 +68,12 @@ class App:
             return None
 
     def session_view(self, state: State, seq: int) -> SessionView:
-        return session_view(state, seq, self.supervisor.hub.attached_to(state.session_id))
+        default = self.supervisor.ledger.limits.session
+        standing = standing_of_session(state, default, self.supervisor.outside(state.session_id))
+        return session_view(state, seq, self.supervisor.hub.attached_to(state.session_id), budget_view(standing))
+
+    def run_view(self, state: State, run: Run) -> RunView:
+        return run_view(state, run, self.supervisor.outside(state.session_id))
 
     def drain(self, reason: str) -> None:
         """Ends every stream with a `bye`, and whoever waits for a run."""

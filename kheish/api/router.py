@@ -14,6 +14,8 @@ from kheish.core.codec import canonical_digest
 from kheish.errors import Invalid, KheishError, NotFound
 from kheish.runtime.supervisor import Caller
 from kheish.wire.body import SESSION_ID, Body
+from kheish.wire.debug import DEBUG_ARTIFACT
+from kheish.wire.routes import ROUTE_ID
 from kheish.wire.secrets import SECRET_NAME
 
 B = TypeVar("B")
@@ -63,7 +65,9 @@ PARTS = {
                       ("approval_not_found", "approval_state_conflict", "ambiguous_id")),
     "questions": Part(f"^(question_)?{_DIGITS}{{1,26}}$", "the id of a question, or an unambiguous beginning of it",
                       ("question_not_found", "question_state_conflict", "ambiguous_id")),
+    "debug": Part(DEBUG_ARTIFACT, "the name of a debug artifact", ("debug_artifact_not_found",)),
     "secrets": Part(SECRET_NAME, "the name of a secret", ("invalid_request", "secret_not_found"), Invalid),
+    "routes": Part(ROUTE_ID, "the id of a route", ("invalid_request", "route_not_found"), Invalid),
     "blobs": Part("^[0-9a-f]{64}$", "the sha256 of the bytes", ("invalid_request", "blob_not_found"), Invalid),
 }  # fmt: skip
 

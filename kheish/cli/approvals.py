@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from kheish.amounts import example, read_raise, say_account, used_of
 from kheish.cli.output import paint, print_json, print_table, say, short_ids
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from kheish.client import ApprovalView, Kheish, Remember, Resolution, ResolveOneOfMany, RunView
+    from kheish.client import ApprovalView, BudgetView, Kheish, Remember, Resolution, ResolveOneOfMany, RunView
     from kheish.client.views import ApprovalRequested
 
 _LINES_MAX = 20
@@ -32,6 +33,7 @@ def approve(
     retry: bool,
     mark_done: bool,
     give_up: bool,
+    raise_by: str | None,
     message: str,
     as_json: bool,
 ) -> int:
@@ -43,6 +45,8 @@ def approve(
         raise Invalid("cannot keep a rule for one call: add --session or --always")
     client = connect()
     approval = client.approvals.get(request_id)
+    if raise_by or approval["kind"] == "budget":
+        return _raise(client, approval, if_digest, raise_by, message, as_json)
     edited = parse_object(edit) if edit is not None else None
     remember: Remember | None = "session" if session else "always" if always else None
     if remember and not rule and not as_json:
@@ -59,6 +63,19 @@ def approve(
     )
     shown: ApprovalView = {**approval, "input": edited} if edited is not None else approval
     return _done(shown, run, verbs[0] if verbs else "allowed", as_json)
+
+
+def _raise(
+    client: Kheish, approval: ApprovalView, if_digest: str | None, raise_by: str | None, message: str, as_json: bool
+) -> int:
+    budget, id_ = approval["budget"], approval["request_id"]
+    if budget is None:
+        raise Invalid(f"cannot raise {id_}: it is no budget, but a tool call")
+    if not raise_by:
+        raise Invalid(f"cannot raise the budget: say by how much, such as --raise {example(budget['reached'])}")
+    amount = read_raise(raise_by, budget["reached"])
+    run = client.approvals.resolve(id_, "raise", if_digest=if_digest, raise_by=amount, justification=message or None)
+    return _done(approval, run, f"raised by {raise_by}", as_json)
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -84,13 +101,20 @@ def _done(approval: ApprovalView, run: RunView, how: str, as_json: bool) -> int:
 def deny(request_id: str, if_digest: str | None, message: str, as_json: bool) -> int:
     client = connect()
     approval = client.approvals.get(request_id)
+    if approval["kind"] == "budget":
+        run = client.approvals.resolve(
+            approval["request_id"], "stop", if_digest=if_digest, justification=message or None
+        )
+        return _done(approval, run, "stopped", as_json)
     run = client.approvals.deny(approval["request_id"], message, if_digest=if_digest)
     return _done(approval, run, "denied", as_json)
 
 
-def allow(request_id: str, if_digest: str | None, message: str, as_json: bool) -> int:
+def allow(request_id: str, if_digest: str | None, raise_by: str | None, message: str, as_json: bool) -> int:
     client = connect()
     approval = client.approvals.get(request_id)
+    if raise_by or approval["kind"] == "budget":
+        return _raise(client, approval, if_digest, raise_by, message, as_json)
     run = client.approvals.allow(approval["request_id"], if_digest=if_digest, justification=message or None)
     return _done(approval, run, "allowed", as_json)
 
@@ -130,6 +154,9 @@ def show(request_id: str, as_json: bool) -> int:
 
 def call_lines(view: ApprovalView, lines_max: int = _LINES_MAX) -> Iterator[str]:
     """What would run, and why it is asked: all of it, unless an argument has more lines than this."""
+    if view["budget"] is not None:
+        yield from _budget_lines(view, view["budget"])
+        return
     yield f"  tool       {expose(view['tool'])}"
     for name, value in view["input"].items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -144,10 +171,22 @@ def call_lines(view: ApprovalView, lines_max: int = _LINES_MAX) -> Iterator[str]
     yield f"  asked by   {', '.join(why)}"
 
 
+def _budget_lines(view: ApprovalView, budget: BudgetView) -> Iterator[str]:
+    """What is used up, and who set it."""
+    yield f"  budget     {one_line(say_account(budget['account']))}, set by {one_line(budget['by'])}"
+    yield f"  used       {used_of(budget)}"
+    yield f"  run        {view['run_id']}"
+    yield f"  asked by   {one_line(view['reason'])}"
+
+
 def approve_hint(approval: ApprovalView | ApprovalRequested, id_: str) -> str:
     """The command that resolves it."""
     if approval.get("kind") == "uncertain":
         return f"kheish approve {id_} --verify | --retry | --mark-done | --give-up"
+    if approval.get("kind") == "budget":
+        budget: Any = approval.get("budget") or approval.get("standing") or {}
+        reached = budget.get("reached", [])
+        return f"kheish approve {id_} --raise {example(reached)} | kheish deny {id_}"
     return f"kheish approve {id_} --if-digest {approval['digest'][:8]}"
 
 

@@ -19,6 +19,9 @@ _IDS = {
     "run_id": "runs",
     "target": "targets",
     "model": "models",
+    "route_id": "routes",
+    "name": "secrets",
+    "auth_ref": "secrets",
 }
 """What a parameter of this name is completed with: a KIND of `kheish completion`. A `request_id` is of the noun whose
 module handles the command."""
@@ -51,6 +54,10 @@ def _ids(kind: str) -> list[str]:
             found += [row["request_id"] for row in client.approvals.list()]
         if kind == "questions":
             found += [row["request_id"] for row in client.questions.list()]
+        if kind == "routes":
+            found += [route["route_id"] for route in client.daemon.routes()]
+        if kind == "secrets":
+            found += [secret["name"] for secret in client.secrets.list()]
         if kind == "models":
             for route in client.daemon.routes():
                 found += [route["route_id"], f"{route['route_id']}/{route['default_model']}"]

@@ -31,7 +31,8 @@ def status(as_json: bool) -> int:
     print(f"  inbox      {inbox['approvals']} approvals, {inbox['questions']} questions")
     for warning in view["warnings"]:
         about = f"{clean(warning['session_id'])}: " if warning["session_id"] else ""
-        print(paint(f"  warning    {about}{one_line(warning['message'])}", "yellow"))
+        action = f" ({warning['action']})" if warning["action"] else ""
+        print(paint(f"  warning    {about}{one_line(warning['message'])}{clean(action)}", "yellow"))
     return 0
 
 

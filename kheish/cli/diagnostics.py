@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from kheish.cli.output import paint, print_json
 from kheish.cli.targets import connect
-from kheish.client.diagnostics import NOTE, OK, WRONG, checks
+from kheish.client.diagnostics import NOTE, OK, WRONG, check_routes, checks
 from kheish.terminal import clean
 
 _COLOR = {OK: "green", NOTE: "yellow", WRONG: "red"}
 
 
-def doctor(as_json: bool) -> int:
-    found = list(checks(connect()))
+def doctor(what: str, check_auth: bool, canary: bool, as_json: bool) -> int:
+    client = connect()
+    found = list(checks(client)) if what == "all" else []
+    if what == "routes" or check_auth or canary:
+        found += check_routes(client, check_auth=check_auth, canary=canary)
     if as_json:
         print_json([{"check": name, "verdict": verdict, "detail": detail} for name, verdict, detail in found])
     else:

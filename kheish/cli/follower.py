@@ -160,7 +160,7 @@ class Follower:
     def _note(self, event: AnyEvent) -> bool:
         """Takes an event in; whether the person knows of it without being told."""
         match event["type"]:
-            case "model_call.completed":
+            case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 self._answer = event["text"] or self._answer
                 self._show_text(clean(event["text"]))
             case "run.started":

@@ -34,7 +34,7 @@ def inbox(count: bool, as_json: bool) -> int:
     short = short_ids(row["request_id"] for row in (*view["approvals"], *view["questions"]))
     for a in view["approvals"]:
         id_ = short(a["request_id"])
-        kind = "approval" if a["kind"] == "tool_call" else "outcome unknown"
+        kind = {"tool_call": "approval", "budget": "budget"}.get(a["kind"], "outcome unknown")
         print(_head(id_, kind, a))
         for line in call_lines(a, lines_max=_LINES_MAX):
             print(line)

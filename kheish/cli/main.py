@@ -1,7 +1,8 @@
 """The entry point. Commands that people and scripts call all day go a quick way past Typer; both ways read one table.
 
 Exit status: 0 ok, 1 general, 2 wrong usage or invalid, 3 the daemon cannot be reached, 4 not allowed, 5 not found,
-6 conflict, 7 try again, 20 run failed, 21 cancelled or interrupted, 22 waiting for a human, 124 timeout, 130 Ctrl-C.
+6 conflict, 7 try again, 20 run failed, 21 cancelled or interrupted, 22 waiting for a human, 23 a replay departs,
+124 timeout, 130 Ctrl-C.
 """
 
 from __future__ import annotations

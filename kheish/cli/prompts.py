@@ -16,6 +16,7 @@ import termios
 from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from kheish.amounts import example, read_raise
 from kheish.cli.approvals import call_lines, parse_object
 from kheish.cli.output import paint, say
 from kheish.cli.questions import make_answers, question_lines
@@ -24,7 +25,7 @@ from kheish.errors import Invalid
 from kheish.terminal import clean, expose
 
 if TYPE_CHECKING:
-    from kheish.client import AnswerBody, ApprovalView, QuestionItem, Resolution, RunView
+    from kheish.client import AnswerBody, ApprovalView, BudgetView, QuestionItem, Resolution, RunView
 
     Decision = Awaitable[RunView]
     """What the person decided, ready to be sent."""
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 DEAD_TIME_S = 0.4
 _ALLOW = ("[y] once", "[s] this session", "[a] always", "[n] deny", "[e] edit", "[Enter] later")
 _UNCERTAIN = ("[v] let the model check", "[r] run again", "[m] it took effect", "[g] give up", "[Enter] later")
+_BUDGET = ("[r] raise it", "[s] stop with a last word", "[Enter] later")
 _UNCERTAIN_VERBS: dict[str, Resolution] = {"v": "verify", "r": "retry", "m": "mark_done", "g": "give_up"}
 
 
@@ -65,6 +67,8 @@ class Prompt:
 
     async def _ask_approval(self) -> Decision | None:
         approval = await self._client.approvals.get(self.request_id)
+        if approval["budget"] is not None:
+            return await self._ask_budget(approval, approval["budget"])
         is_uncertain = approval["kind"] == "uncertain"
         say(f"{'what about' if is_uncertain else 'allow'} this?{self._title}", "yellow")
         for line in call_lines(approval):
@@ -90,6 +94,23 @@ class Prompt:
                     edited = await _edit(approval["input"])
                     if edited is not None:
                         return self._resolve(approval, "allow", updated_input=edited)
+                case _:
+                    return None
+
+    async def _ask_budget(self, approval: ApprovalView, budget: BudgetView) -> Decision | None:
+        say(f"raise this budget?{self._title}", "yellow")
+        for line in call_lines(approval):
+            say(line)
+        while True:
+            match await _choose(_BUDGET):
+                case "r":
+                    text = await read_line(f"by how much, such as {example(budget['reached'])}", dead_time_s=0)
+                    try:
+                        return self._resolve(approval, "raise", raise_by=read_raise(text, budget["reached"]))
+                    except Invalid as error:
+                        say(clean(error.message), "red")
+                case "s":
+                    return self._resolve(approval, "stop")
                 case _:
                     return None
 

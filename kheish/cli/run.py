@@ -7,6 +7,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from kheish.amounts import read_budget
+from kheish.cli.budgets import warn_unpriced
 from kheish.cli.output import print_json, say
 from kheish.cli.sessions import read_text
 from kheish.cli.targets import connect, directory_session, find_session
@@ -15,7 +17,7 @@ from kheish.errors import Invalid
 from kheish.terminal import clean
 
 if TYPE_CHECKING:
-    from kheish.client import InputAttachment, Mode, RunView, SessionView
+    from kheish.client import InputAttachment, Mode, OnBudget, RunView, SessionView
 
 _ATTACHMENT_BYTES_MAX = 2 * 1024 * 1024
 
@@ -29,12 +31,20 @@ def run(
     steer: bool,
     interrupt: bool,
     attach: list[str],
+    pin: bool,
     cwd: str | None,
     key: str | None,
+    budget: str | None,
+    budget_tokens: str | None,
+    budget_steps: str | None,
+    budget_time: str | None,
+    on_budget: str,
     as_json: bool,
 ) -> int:
     if steer and interrupt:
         raise Invalid("cannot both steer the active run and interrupt it")
+    when_used_up: OnBudget = on_budget  # type: ignore[assignment]  # one of its parameter's choices
+    limits = read_budget(cost=budget, tokens=budget_tokens, steps=budget_steps, time=budget_time)
     content = read_text(text)
     attachments = [_read_attachment(path) for path in attach]
     client = connect()
@@ -45,8 +55,12 @@ def run(
         model=model,
         delivery="steer" if steer else "interrupt" if interrupt else None,
         attachments=attachments or None,
+        budget=limits,
+        on_budget=when_used_up,
+        pinned=pin or None,
         key=key,
     )
+    warn_unpriced(submitted["budget"])
     if detach:
         if as_json:
             print_json(submitted)

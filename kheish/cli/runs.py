@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from kheish.amounts import used_of
 from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
 from kheish.cli.targets import connect, find_session, find_target
 from kheish.errors import Conflict
+from kheish.narration import BOXES, plan_text
 from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
@@ -80,7 +82,9 @@ def print_run(view: RunView) -> None:
         ("model", f"{view['request']['provider']}/{view['request']['model']}"),
         ("by", f"{view['request']['principal']} ({view['request']['origin']})"),
         ("step", f"step {view['step']}"),
+        ("plan", plan_text(view["plan"])),
         ("tokens", f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out"),
+        ("budget", used_of(view["budget"]) if view["budget"] else ""),
         ("approvals", " ".join(view["pending_approval_ids"])),
         ("questions", " ".join(view["pending_question_ids"])),
         ("error", f"{view['error']['code']}: {view['error']['message']}" if view["error"] else ""),
@@ -88,6 +92,8 @@ def print_run(view: RunView) -> None:
     for name, value in rows:
         if value:
             print(f"  {name:<10} {one_line(value)}")
+    for item in view["plan"]:
+        print(f"    {BOXES[item['status']]} {one_line(item['content'])}")
     for text in view["outputs"]:
         print(clean(text))
 

@@ -10,7 +10,7 @@ from kheish.cli.output import paint, print_json, print_table, say
 from kheish.cli.targets import connect
 from kheish.client.diagnostics import KEYS
 from kheish.errors import Invalid, NotFound
-from kheish.terminal import ago, one_line
+from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,6 +121,16 @@ def delete(name: str, force: bool, as_json: bool) -> int:
     print(f"deleted {view['name']}")
     if users := _users(view):
         say(f"without a key now: {users}", "yellow")
+    return 0
+
+
+def rotate_key(as_json: bool) -> int:
+    view = connect().secrets.rotate_master_key()
+    if as_json:
+        print_json(view)
+    else:
+        print(f"the master key is {view['key_id']} now, in {clean(view['place'])}")
+        say("backups from before need the key from before", "dim")
     return 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kheish.client import Mode, SessionView
+    from kheish.client.views import ContextView
 
 BUSY = "running,waiting_for_approval,waiting_for_user_question"
 STATUSES = ("idle", *BUSY.split(","), "ended")
@@ -75,6 +76,13 @@ def create(session_id: str | None, cwd: str | None, mode: str | None, title: str
     return 0
 
 
+def fork(session_id: str, at: int | None, name: str | None, title: str | None, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.fork(find_session(client, session_id), at=at, new_session_id=name, title=title)
+    _show(view, as_json, view["session_id"])
+    return 0
+
+
 def _show(view: Any, as_json: bool, text: str) -> None:
     if as_json:
         print_json(view)
@@ -83,6 +91,8 @@ def _show(view: Any, as_json: bool, text: str) -> None:
 
 
 def get(session_id: str | None, as_json: bool) -> int:
+    from kheish.amounts import used_of
+
     client = connect()
     view = client.sessions.get(find_session(client, session_id))
     if as_json:
@@ -97,12 +107,37 @@ def get(session_id: str | None, as_json: bool) -> int:
         ("runs", view["runs_total"]),
         ("active", view["active_run_id"]),
         ("queued", " ".join(view["queued_run_ids"])),
+        ("budget", used_of(view["budget"]) if view["budget"] else ""),
+        ("parent", view["parent_run_id"]),
         ("approvals", " ".join(view["pending_approval_ids"])),
         ("questions", " ".join(view["pending_question_ids"])),
+        ("context", _context_text(view["context"])),
     ]
     for name, value in rows:
         if value != "":
             print(f"  {name:<10} {one_line(value)}")
+    return 0
+
+
+def _context_text(context: ContextView | None) -> str:
+    """`about 52,000 of 200,000 tokens (26%), 40 messages left out in 1 compaction`."""
+    if context is None or not context["tokens"]:
+        return ""
+    tokens, window_tokens, times = context["tokens"], context["window_tokens"], context["compactions"]
+    parts = [f"{'about ' * context['is_estimate']}{tokens:,} tokens"]
+    if window_tokens:
+        parts = [f"{parts[0].removesuffix(' tokens')} of {window_tokens:,} tokens ({tokens / window_tokens:.0%})"]
+    if times:
+        parts.append(f"{context['left_out']} messages left out in {times} compaction{'s' * (times != 1)}")
+    if context["compaction_requested"]:
+        parts.append("compacted before the next model call")
+    return ", ".join(parts)
+
+
+def compact(session_id: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.compact(find_session(client, session_id))
+    _show(view, as_json, f"{view['session_id']}: the next model call is preceded by a compaction")
     return 0
 
 
@@ -128,9 +163,9 @@ def read_text(words: list[str]) -> str:
     return text
 
 
-def input_(session_id: str, text: list[str], model: str | None, wait: bool, as_json: bool) -> int:
+def input_(session_id: str, text: list[str], model: str | None, pin: bool, wait: bool, as_json: bool) -> int:
     client = connect()
-    run = client.sessions.submit(find_session(client, session_id), read_text(text), model=model)
+    run = client.sessions.submit(find_session(client, session_id), read_text(text), model=model, pinned=pin or None)
     if wait:
         from kheish.cli.wait import wait as wait_for
 
@@ -232,6 +267,18 @@ def end(session_id: str, reason: str, as_json: bool) -> int:
     client = connect()
     view = client.sessions.end(find_session(client, session_id), reason=reason)
     _show(view, as_json, f"{view['session_id']} ended")
+    return 0
+
+
+def set_model(session_id: str, model: str | None, reset: bool, as_json: bool) -> int:
+    if (model is None) != reset:
+        raise Invalid("cannot tell what to set: give MODEL, or --reset for the daemon's")
+    client = connect()
+    view = client.sessions.set_model(find_session(client, session_id), model or "")
+    if as_json:
+        print_json(view)
+    else:
+        print(f"{clean(view['session_id'])}: {clean(view['model']) or 'the model of the daemon'}")
     return 0
 
 

@@ -12,6 +12,7 @@ ONLY_SESSION = Param("session", "-s", "--session", "--session-id", metavar="SESS
 LIMIT = Param("limit", "--limit", kind=int, default=100, at_least=1, help="How many at most.")
 JSON_LINES = Param("as_json", "--json", kind=bool, help="JSON lines, as without it.")
 _BY = Param("by", "--by", default="model", choices=("model", "route", "session", "day"), help="What makes a row.")
+_PIN = Param("pin", "--pin", kind=bool, help="Models are shown this input whatever is left out later.")
 MESSAGE = Param("message", "-m", "--message", default="", help="Why; the model is told.")
 REASON = Param("reason", "-m", "--reason", default="", help="Why; kept in the journal.")
 
@@ -35,9 +36,32 @@ _ANSWER = (
     JSON,
 )
 
-_COMPLETED = ("bash", "zsh", "fish", "man", "sessions", "runs", "approvals", "questions", "targets", "models")
+_COMPLETED = (
+    "bash", "zsh", "fish", "man", "sessions", "runs", "approvals", "questions", "targets", "models", "routes",
+    "secrets",
+)  # fmt: skip
+_IF_REVISION = Param("if_revision", "--if-revision", kind=int, metavar="N",
+                     help="Refuse unless this is the settings' revision; see `kheish runtime get`.")  # fmt: skip
+_DRIVERS = (
+    "anthropic", "openai", "openai_compatible", "google", "openrouter", "xai", "ollama", "llama_cpp", "scripted",
+    "rehearsal",
+)  # fmt: skip
+_ROUTE = (
+    Param("model", "--model", metavar="MODEL", help="Its default model."),
+    Param("base_url", "--base-url", metavar="URL", help="Another server than the driver's own."),
+    Param("auth_ref", "--auth-ref", metavar="SECRET", help="The secret that is the key; see `kheish secrets set`."),
+    Param("key_env", "--key-env", metavar="VARIABLE", help="The variable of the daemon that holds the key."),
+    Param("multimodal", "--multimodal", kind=bool, help="The model is shown images and documents."),
+    Param("text_only", "--text-only", kind=bool, help="It is not."),
+    Param("price", "--price", metavar="IN/OUT", help="Dollars a million tokens cost; 3/15/0.3: also from a cache."),
+    Param("context_tokens", "--context-tokens", kind=int, metavar="N", help="How many tokens the model takes."),
+    _IF_REVISION, JSON,
+)  # fmt: skip
 _APPROVAL = _arg("request_id", "The approval, or the beginning of its id.")
 _IF_DIGEST = Param("if_digest", "--if-digest", metavar="D", help="Refuse unless the call's digest begins with this.")
+
+_RAISE = Param("raise_by", "--raise", metavar="AMOUNT",
+               help="Budget: by how much, such as 1.00 (dollars), 200k, 10m, or cost=1,steps=10.")  # fmt: skip
 
 DAILY = (
     Command(
@@ -48,7 +72,8 @@ DAILY = (
         "Examples:\n\n"
         "  kheish run fix the failing test\n\n"
         "  git diff | kheish run -s review -\n\n"
-        "  kheish run --detach --json 'nightly check' | jq -r .run_id",
+        "  kheish run --detach --json 'nightly check' | jq -r .run_id\n\n"
+        "  kheish run --budget 0.50 --on-budget stop 'tidy the docs'",
         _arg("text", "What to do; `-` reads it from standard input.", many=True),
         Param("session", "-s", "--session", help="Its whole name, new or known; default: the one of this directory."),
         Param("model", "--model", help="[route/]model; see `kheish routes list`."),
@@ -56,9 +81,15 @@ DAILY = (
         Param("detach", "-d", "--detach", kind=bool, help="Submit, print the run's id and return."),
         Param("steer", "--steer", kind=bool, help="Hand the text to the active run instead of queueing it."),
         Param("interrupt", "--interrupt", kind=bool, help="Stop the active run and go first."),
-        Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."),
+        Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."), _PIN,
         Param("cwd", "--cwd", metavar="DIR", help="The workspace of a new session; default: this directory."),
         Param("key", "--key", help="Idempotency key: the same key submits once."),
+        Param("budget", "--budget", metavar="USD", help="What the run may cost, such as 0.50."),
+        Param("budget_tokens", "--budget-tokens", metavar="N", help="How many tokens it may use, such as 200k."),
+        Param("budget_steps", "--budget-steps", metavar="N", help="How many model calls it may make."),
+        Param("budget_time", "--budget-time", metavar="SPAN", help="How long it may be at work, such as 10m."),
+        Param("on_budget", "--on-budget", default="ask", choices=("ask", "stop"),
+              help="At the limit of a budget: wait for a human, or stop with a last word."),
         Param("as_json", "--json", kind=bool, help="Print the stream as JSON lines."),
     ),
     Command("tui", "tui:tui",
@@ -87,9 +118,10 @@ DAILY = (
     ),
     Command(
         "approve", "approvals:approve",
-        "Allow a tool call that waits for approval.\n\n"
+        "Allow a tool call that waits for approval, or raise a budget that is used up.\n\n"
         "A call whose outcome is unknown after a crash takes --retry, --verify, --mark-done or --give-up instead.\n\n"
-        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always",
+        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always\n\n"
+        "  kheish approve 01KB3 --raise 1.00",
         _APPROVAL, _IF_DIGEST,
         Param("edit", "--edit", metavar="JSON", help="Run it with these arguments instead."),
         Param("session", "--session", kind=bool, help="Allow this very call for the rest of the session."),
@@ -99,11 +131,12 @@ DAILY = (
         Param("retry", "--retry", kind=bool, help="Unknown outcome: run it again."),
         Param("mark_done", "--mark-done", kind=bool, help="Unknown outcome: it took effect."),
         Param("give_up", "--give-up", kind=bool, help="Unknown outcome: fail the run."),
-        MESSAGE, JSON,
+        _RAISE, MESSAGE, JSON,
     ),
     Command(
         "deny", "approvals:deny",
-        "Deny a tool call; the model is told why.\n\nExample: kheish deny 01KB3 -m 'not on a Friday'",
+        "Deny a tool call; the model is told why. A run whose budget is not raised stops with a last word."
+        "\n\nExample: kheish deny 01KB3 -m 'not on a Friday'",
         _APPROVAL, _IF_DIGEST, MESSAGE, JSON,
     ),
     Command(
@@ -134,9 +167,21 @@ DAILY = (
             "Example: kheish usage --by day --since 4w",
             _BY,
             Param("since", "--since", default="7d", metavar="TIME", help="Since 90m, 12h, 7d, 4w ago; or all."), JSON),
+    Command("replay", "replay:replay",
+            "Decide again all that was decided in a run, with the code and the rules of today, and show where they "
+            "depart from its journal. Model replies, tool results and human answers are those on record; nothing acts "
+            "and nothing is written. Exit status: 0 the same, 23 it departs.\n\n"
+            "Example: kheish replay 01KB --until 3",
+            _arg("run_id", "The run, or the beginning of its id."),
+            Param("until", "--until", kind=int, metavar="STEP", at_least=1, help="Only up to this step."), JSON),
     Command("status", "daemon:status", "Show the daemon at a glance.", JSON, hot=True),
     Command("doctor", "diagnostics:doctor",
-            "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.", JSON),
+            "Check everything that Kheish needs, and say what to do. Exit status 1 where something is wrong.\n\n"
+            "Example: kheish doctor routes --check-auth",
+            Param("what", default="all", choices=("all", "routes"),
+                  help="all | routes: only the ways to a model, each hop of each chain."),
+            Param("check_auth", "--check-auth", kind=bool, help="Ask each server whether it takes the key."),
+            Param("canary", "--canary", kind=bool, help="Make one tiny call of each; it may cost a little."), JSON),
     Command("completion", "completions:completion",
             "Print a completion script (bash, zsh, fish), the manual page, or the ids that the scripts complete.\n\n"
             "Example: source <(kheish completion bash)",
@@ -166,6 +211,13 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("cwd", "--cwd", metavar="DIR", help="Its workspace; default: this directory."),
                     Param("mode", "--mode", choices=MODES, help="Permission mode."),
                     Param("title", "--title", help="A title for people."), JSON),
+            Command("fork", "sessions:fork",
+                    "Make a session whose transcript begins with another's, which stays as it is.\n\n"
+                    "Example: kheish sessions fork review --at 42 --title 'the other way'", _NAME,
+                    Param("at", "--at", kind=int, default=None, at_least=1, metavar="SEQ",
+                          help="Up to this record; default: all."),
+                    Param("name", "--name", help="The new session's name; default: a new id."),
+                    Param("title", "--title", help="Its title; default: where it comes from."), JSON),
             Command("list", "sessions:list_", "List sessions, newest change first.\n\n"
                     "Example: kheish sessions list --status idle,ended",
                     Param("status", "--status", help="Only these, comma-separated: idle, running, ..."), LIMIT, JSON),
@@ -173,7 +225,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("input", "sessions:input_", "Submit an input and print its run's id.\n\n"
                     "Example: kheish sessions input review --wait 'and the tests?'", _NAME,
                     _arg("text", "The text; `-` reads standard input.", many=True),
-                    Param("model", "--model", help="[route/]model."),
+                    Param("model", "--model", help="[route/]model."), _PIN,
                     Param("wait", "--wait", kind=bool, help="Wait until it is over or needs a human."), JSON),
             Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME_OR_HERE,
                     Param("cursor", "--cursor", default="", help="Go on after this seq."),
@@ -194,9 +246,27 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     _arg("target", "The session; default: the one of this directory.", default=None), REASON, JSON),
             Command("rename", "sessions:rename", "Give a session another title; its name stays.", _NAME,
                     _arg("title", "The title.", many=True), JSON),
+            Command("compact", "sessions:compact",
+                    "Have the next model call preceded by a summary of what went before, which models are shown in its "
+                    "place from then on. The journal and the transcript keep everything.\n\n"
+                    "Example: kheish sessions compact review", _NAME, JSON),
             Command("end", "sessions:end", "End a session for good; its journal stays.", _NAME, REASON, JSON),
+            Command("set-model", "sessions:set_model",
+                    "Choose what the session's later runs take that name no model.\n\n"
+                    "Example: kheish sessions set-model review gpt", _NAME,
+                    _arg("model", "A chain, or [route/]model.", default=None),
+                    Param("reset", "--reset", kind=bool, help="What the daemon takes."), JSON),
             Command("set-mode", "sessions:set_mode", "Change the permission mode.", _NAME,
                     Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), JSON),
+            Command("budget", "budgets:budget",
+                    "Show the budget of a session and those above it, or set it, for all its runs and their children."
+                    "\n\n"
+                    "Example: kheish sessions budget review --cost 5 --tokens 2M", _NAME_OR_HERE,
+                    Param("cost", "--cost", metavar="USD", help="Dollars."),
+                    Param("tokens", "--tokens", metavar="N", help="Tokens, such as 200k."),
+                    Param("steps", "--steps", metavar="N", help="Model calls."),
+                    Param("time", "--time", metavar="SPAN", help="Time at work, such as 2h."),
+                    Param("clear", "--clear", kind=bool, help="Set none; the daemon's default holds."), JSON),
             Command("verify", "sessions:verify",
                     "Check journals: framing, chain, checkpoints against the fold, blobs. Works with or without a "
                     "running daemon; exit status 1 with file, line and offset of the first fault.\n\n"
@@ -228,6 +298,13 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     "Explain, from its journal, which way to a model each call took, and why: what failed, was spared, "
                     "waited, and took how long.\n\nExample: kheish runs why 01KB", _ID, JSON),
             Command("usage", "usage:of_run", "Add up what the model calls of a run used and cost.", _ID, _BY, JSON),
+            Command("debug", "debug:debug",
+                    "Show what the model calls of a run sent and got, as far as the debug level had it kept; without "
+                    "ATTEMPT, list them.\n\nExamples:\n\n  kheish runs debug 01KB\n\n  kheish runs debug 01KB 2.1\n\n"
+                    "  kheish runs debug 01KB 2.1 --json | jq -r '.exchanges[].request.body' | jq .messages",
+                    _ID, Param("artifact", default=None, metavar="ATTEMPT", help="STEP.ATTEMPT, such as 2.1."),
+                    Param("raw", "--raw", kind=bool, help="As it went over the wire, but for what was redacted."),
+                    JSON),
             Command("wait", "wait:wait", "Wait for a run; see `kheish wait --help`.",
                     _arg("target", "The run."),
                     Param("until", "--until", default="done", choices=("done", "blocked"), help="What to wait for."),
@@ -245,8 +322,10 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("list", "approvals:list_", "List pending approvals, oldest first.",
                     ONLY_SESSION, JSON),
             Command("show", "approvals:show", "Show all of a pending approval.", _APPROVAL, JSON),
-            Command("allow", "approvals:allow", "Allow it once.", _APPROVAL, _IF_DIGEST, MESSAGE, JSON),
-            Command("deny", "approvals:deny", "Deny it.", _APPROVAL, _IF_DIGEST, MESSAGE, JSON),
+            Command("allow", "approvals:allow", "Allow it once; or raise the budget.", _APPROVAL, _IF_DIGEST, _RAISE,
+                    MESSAGE, JSON),
+            Command("deny", "approvals:deny", "Deny it; or leave the budget as it is.", _APPROVAL, _IF_DIGEST,
+                    MESSAGE, JSON),
             Command("allow-all", "approvals:allow_all", "Allow all that wait, run by run.\n\n"
                     "Example: kheish approvals allow-all -s review -m 'read them'",
                     ONLY_SESSION, MESSAGE, JSON),
@@ -271,6 +350,29 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         (
             Command("list", "routes:list_", "List the routes, and which is the default.", JSON),
             Command("chains", "routes:chains", "List the chains of routes, and which are spared now.", JSON),
+            Command("get", "routes:get", "Show a route.", _arg("route_id", "The route."), JSON),
+            Command("add", "routes:add",
+                    "Add a route while the daemon runs. It wins over one of that name in routes.toml.\n\n"
+                    "Examples:\n\n  kheish routes add claude --driver anthropic --auth-ref anthropic\n\n"
+                    "  kheish routes add local --driver ollama --model qwen3",
+                    _arg("route_id", "Its name: lower-case letters, digits, `.`, `_`, `-`."),
+                    Param("driver", "--driver", default=REQUIRED, choices=_DRIVERS, help="What it speaks, and where."),
+                    *_ROUTE),
+            Command("set", "routes:set_",
+                    "Change a route while the daemon runs: only what is given. One of routes.toml is then taken from "
+                    "here, until it is removed.\n\nExample: kheish routes set claude --model claude-haiku-4-5",
+                    _arg("route_id", "The route."),
+                    Param("driver", "--driver", choices=_DRIVERS, help="What it speaks, and where."), *_ROUTE),
+            Command("remove", "routes:remove",
+                    "Remove a route that was added, unless a chain or the default needs it.\n\n"
+                    "Example: kheish routes remove local",
+                    _arg("route_id", "The route."), _IF_REVISION, JSON),
+            Command("test", "routes:test",
+                    "Make one tiny call of a route's model. Exit status 1 where it fails.\n\n"
+                    "Example: kheish routes test claude",
+                    _arg("route_id", "The route."),
+                    Param("model", "--model", metavar="MODEL", help="Another model of it."),
+                    Param("auth", "--auth", kind=bool, help="Only ask whether the key is taken; costs nothing."), JSON),
             Command("path", "routes:path", "Print where routes.toml belongs.", JSON),
         ),
     ),
@@ -292,9 +394,51 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     _arg("name", "The secret; default: none is set.", default=None),
                     Param("show", "--show", kind=bool, help="Print what NAME was set to; nothing shows it later."),
                     JSON),
+            Command("rotate-key", "secrets:rotate_key",
+                    "Make another master key and seal all secrets anew with it; their values stay. It may be cut off "
+                    "at any instant.", JSON),
             Command("import-env", "secrets:import_env",
                     "Set a secret for each provider's key in this environment: ANTHROPIC_API_KEY as `anthropic`, ...",
                     JSON),
+        ),
+    ),
+    "runtime": (
+        "What is set while the daemon runs.",
+        (
+            Command("get", "runtime:get", "Show the settings, and what a run takes that says nothing.", JSON),
+            Command("set-model", "runtime:set_model",
+                    "Choose what later runs take where neither they nor their session name a model.\n\n"
+                    "Examples:\n\n  kheish runtime set-model claude/claude-haiku-4-5\n\n"
+                    "  kheish runtime set-model --reset",
+                    _arg("model", "A chain, or [route/]model.", default=None),
+                    Param("reset", "--reset", kind=bool, help="The default of the routes."), _IF_REVISION, JSON),
+            Command("set-permission-mode", "runtime:set_permission_mode", "Choose the permission mode of new sessions.",
+                    Param("mode", default=REQUIRED, choices=MODES, help=" | ".join(MODES)), _IF_REVISION, JSON),
+            Command("set-system-prompt", "runtime:set_system_prompt",
+                    "Add to the system text of runs that are submitted from now on.\n\n"
+                    "Example: kheish runtime set-system-prompt - < house-rules.md",
+                    _arg("text", "The text; `-` reads it from standard input.", default=None, many=True),
+                    Param("reset", "--reset", kind=bool, help="Add nothing."), _IF_REVISION, JSON),
+            Command("set-debug-level", "runtime:set_debug_level",
+                    "Say how much is kept of the model calls that begin from now on: nothing; without images and what "
+                    "looks like a secret; or all but credentials.\n\nExample: kheish runtime set-debug-level redacted",
+                    Param("level", default=REQUIRED, choices=("off", "redacted", "full"), help="off | redacted | full"),
+                    _IF_REVISION, JSON),
+            Command("tool-limits", "runtime:tool_limits",
+                    "Show the bounds that were set for tools, or set those of one, for runs that start from now on.\n\n"
+                    "Example: kheish runtime tool-limits bash --timeout-ms 600000",
+                    _arg("tool", "The tool; default: show all.", default=None),
+                    Param("timeout_ms", "--timeout-ms", kind=int, metavar="N",
+                          help="How long a call may take, and the most that one may ask for."),
+                    Param("output_bytes", "--output-bytes", kind=int, metavar="N",
+                          help="How much of a result the model is shown whole."),
+                    Param("reset", "--reset", kind=bool, help="The tool's own."), _IF_REVISION, JSON),
+            Command("revisions", "runtime:revisions", "List the settings as they were, newest first.", JSON),
+            Command("rollback", "runtime:rollback",
+                    "Go back to the settings of an earlier revision, routes among them, as a new one.\n\n"
+                    "Example: kheish runtime rollback 3",
+                    Param("revision", kind=int, default=REQUIRED, help="The revision; see `kheish runtime revisions`."),
+                    _IF_REVISION, JSON),
         ),
     ),
     "permissions": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from kheish.cli.budgets import line, warn_unpriced
 from kheish.cli.output import print_json, print_table, say
 from kheish.cli.targets import connect
 from kheish.errors import Invalid
@@ -22,7 +23,11 @@ def usage(by: str, since: str, as_json: bool) -> int:
 
 
 def of_run(run_id: str, by: str, as_json: bool) -> int:
-    _print(connect().runs.usage(run_id, by=by), as_json)  # type: ignore[arg-type]
+    report = connect().runs.usage(run_id, by=by)  # type: ignore[arg-type]
+    _print(report, as_json)
+    if report["budget"] and not as_json:
+        print(f"budget of {line(report['budget'])}")
+        warn_unpriced(report["budget"])
     return 0
 
 

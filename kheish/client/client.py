@@ -7,7 +7,17 @@ import time
 from kheish import paths
 from kheish.client.errors import DaemonUnreachable
 from kheish.client.http1 import segment
-from kheish.client.nouns import Approvals, Daemon, Permissions, Questions, Runs, Secrets, Sessions
+from kheish.client.nouns import (
+    Approvals,
+    Daemon,
+    Permissions,
+    Questions,
+    Routes,
+    Runs,
+    Runtime,
+    Secrets,
+    Sessions,
+)
 from kheish.client.transport import Transport
 
 TYPE_CHECKING = False
@@ -43,6 +53,8 @@ class Kheish:
         self.questions = Questions(self)
         self.permissions = Permissions(self)
         self.secrets = Secrets(self)
+        self.runtime = Runtime(self)
+        self.routes = Routes(self)
         self.daemon = Daemon(self)
 
     def send(self, request: Request) -> Any:
@@ -95,6 +107,8 @@ class AsyncKheish:
         self.questions = async_nouns.AsyncQuestions(self)
         self.permissions = async_nouns.AsyncPermissions(self)
         self.secrets = async_nouns.AsyncSecrets(self)
+        self.runtime = async_nouns.AsyncRuntime(self)
+        self.routes = async_nouns.AsyncRoutes(self)
         self.daemon = async_nouns.AsyncDaemon(self)
 
     async def send(self, request: Request) -> Any:

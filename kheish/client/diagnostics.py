@@ -14,7 +14,7 @@ from kheish import __version__, paths
 from kheish.errors import KheishError
 
 if TYPE_CHECKING:
-    from kheish.client import Kheish, StatusView
+    from kheish.client import Kheish, StatusView, TestKind
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 
@@ -59,6 +59,7 @@ def checks(client: Kheish) -> Iterator[Check]:
     else:
         yield "sessions", OK, f"{view['sessions']['total']} sessions, none damaged"
     yield from _routes(client)
+    yield from _secrets(client)
     found = shutil.which("rg")
     yield "ripgrep", OK if found else NOTE, found or "not found; grep_search uses its own, slower search"
     found = shutil.which("bash")
@@ -111,7 +112,10 @@ def _routes(client: Kheish) -> Iterator[Check]:
     except KheishError as error:
         yield "routes", WRONG, error.message
         return
-    default = next(row for row in rows if row["is_default"])
+    default = next((row for row in rows if row["is_default"]), None)
+    if default is None:
+        yield "routes", WRONG, "the default names a route that is gone; choose another with `kheish runtime set-model`"
+        return
     text = f"{default['route_id']} ({default['driver']}, {default['default_model']}), from {default['source']}"
     if not default["ready"]:
         yield "routes", WRONG, f"{text}: {default['problem']}"
@@ -126,3 +130,75 @@ def _routes(client: Kheish) -> Iterator[Check]:
         yield "routes", NOTE, f"{text}; {hint}"
     else:
         yield "routes", OK, text
+
+
+def _secrets(client: Kheish) -> Iterator[Check]:
+    """The master key, and what cannot be read or is named by a route and missing."""
+    try:
+        key, rows = client.secrets.master_key(), client.secrets.list()
+        named = {row["auth_ref"]: row["route_id"] for row in client.daemon.routes() if row["auth_ref"]}
+    except KheishError as error:
+        yield "secrets", NOTE if error.code == "operator_required" else WRONG, error.message
+        return
+    known = {row["name"] for row in rows}
+    faults = [
+        *filter(None, [key["problem"]]),
+        *(f"{row['name']}: {row['problem']}" for row in rows if row["problem"] and not key["problem"]),
+        *(
+            f"route {route_id} needs the secret {name}, which is missing: `kheish secrets set {name}`"
+            for name, route_id in named.items()
+            if name not in known
+        ),
+    ]
+    for fault in faults:
+        yield "secrets", WRONG, fault
+    if key["is_changing"]:
+        yield "secrets", NOTE, "a change of the master key was cut off: `kheish secrets rotate-key` ends it"
+    elif not faults:
+        yield "secrets", OK, f"{len(rows)} secrets, sealed by the key in {key['place']}" if rows else "none"
+
+
+def check_routes(client: Kheish, *, check_auth: bool, canary: bool) -> Iterator[Check]:
+    """Every route that was configured, and every hop of every chain; asks their servers only where that is wanted.
+    Blocks."""
+    try:
+        rows = {row["route_id"]: row for row in client.daemon.routes()}
+        chains = client.daemon.chains()
+    except KheishError as error:
+        yield "routes", WRONG, error.message
+        return
+    spared = {(c["route"], c["model"]): c["code"] for chain in chains for c in chain["cooling"]}
+    hops = {(hop["route"], hop["model"]): f"chain {chain['chain_id']}" for chain in chains for hop in chain["hops"]}
+    for route_id, row in rows.items():
+        if row["source"] != "built in" or row["is_default"]:
+            hops.setdefault((route_id, row["default_model"]), row["source"])
+    tests: list[tuple[bool, TestKind]] = [(check_auth, "auth"), (canary, "canary")]
+    for (route_id, model), where in hops.items():
+        name = f"{route_id}/{model}" if model else route_id
+        if route_id not in rows:
+            yield name, WRONG, f"{where}: there is no such route"
+            continue
+        if not rows[route_id]["ready"]:
+            yield name, WRONG, f"{where}: {rows[route_id]['problem']}"
+            continue
+        verdict, said = OK, [where]
+        if code := spared.get((route_id, model)):
+            verdict = NOTE
+            said.append(f"spared now: {code}")
+        for kind in (kind for is_wanted, kind in tests if is_wanted):
+            found = client.routes.test(route_id, kind=kind, model=model)
+            if found["ok"]:
+                said.append(f"{_TAKEN[kind]} ({found['latency_ms']} ms)")
+                continue
+            # Some servers keep no list of models: that says nothing of the key.
+            verdict = NOTE if kind == "auth" and found["code"] == "invalid" and verdict != WRONG else WRONG
+            said.append(f"{found['code']}: {found['problem']}{_ADVICE.get(found['code'], '')}")
+        yield name, verdict, "; ".join(said)
+
+
+_TAKEN: dict[TestKind, str] = {"auth": "the key is taken", "canary": "it answers"}
+_ADVICE = {
+    "auth": "; set the key anew: `kheish routes get ROUTE` says which",
+    "connection": "; see whether its server runs and can be reached from here",
+    "invalid": "; see whether it knows the model: `kheish routes set ROUTE --model MODEL`",
+}

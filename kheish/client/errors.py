@@ -35,6 +35,10 @@ class DaemonUnreachable(KheishError):
         super().__init__(message, is_absent=is_absent, is_broken=is_broken)
 
 
+_UNKNOWN = ("endpoint_not_found", "method_not_allowed")
+"""A client asks for what its own daemon has: another version answers."""
+
+
 def api_error(status: int, body: bytes) -> ApiError:
     import json
 
@@ -44,4 +48,7 @@ def api_error(status: int, body: bytes) -> ApiError:
         problem = {}
     details = {k: v for k, v in problem.items() if k not in ("type", "title", "status", "code", "detail", "message")}
     text = str(problem.get("detail") or body.decode("utf-8", "replace")[:200] or f"the daemon answered {status}")
-    return ApiError(status, str(problem.get("code") or "http_error"), text, details)
+    code = str(problem.get("code") or "http_error")
+    if code in _UNKNOWN:
+        text = f"the daemon that runs does not know this: {text}; if it is older, `kheish daemon restart` replaces it"
+    return ApiError(status, code, text, details)

@@ -26,29 +26,43 @@ if TYPE_CHECKING:
         AnswerBody,
         ApprovalView,
         Behavior,
+        BudgetBody,
+        BudgetView,
         CapabilitiesView,
         ChainView,
+        DebugArtifact,
+        DebugLevel,
+        DebugSummary,
         Delivery,
         HealthView,
         InboxView,
         InputAttachment,
         InterruptView,
+        MasterKeyView,
         MatrixRow,
         Mode,
+        OnBudget,
         PermissionAudit,
         PermissionView,
+        Price,
         QuestionView,
         RecordPage,
         Remember,
         Resolution,
         ResolveOneOfMany,
+        Revision,
+        RouteDriver,
+        RouteTestView,
         RouteView,
         RuleView,
+        RuntimeView,
         RunView,
         SecretView,
         SessionPage,
         SessionView,
         StatusView,
+        TestKind,
+        ToolLimits,
         TranscriptView,
         UsageReport,
         WhyView,
@@ -73,9 +87,20 @@ def _input(
     delivery: Delivery | None,
     attachments: Iterable[InputAttachment] | None,
     metadata: dict[str, Any] | None,
+    budget: BudgetBody | None,
+    on_budget: OnBudget | None,
+    pinned: bool | None,
 ) -> dict[str, Any]:
-    files = None if attachments is None else [*attachments]
-    return _present(content=content, model=model, delivery=delivery, attachments=files, metadata=metadata)
+    return _present(
+        content=content,
+        model=model,
+        delivery=delivery,
+        attachments=None if attachments is None else [*attachments],
+        metadata=metadata,
+        budget=budget,
+        on_budget=on_budget,
+        pinned=pinned,
+    )
 
 
 class _Noun:
@@ -111,6 +136,20 @@ class Sessions(_Noun):
         here = os.getcwd() if cwd is None else None
         body = _present(session_id=session_id, cwd=cwd, default_cwd=here, permission_mode=permission_mode, title=title)
         return self._send("POST", "/v1/sessions", body=body, key=key)
+
+    def fork(
+        self,
+        session_id: str,
+        *,
+        at: int | None = None,
+        new_session_id: str | None = None,
+        title: str | None = None,
+        key: str | None = None,
+    ) -> SessionView:
+        """A new session whose transcript begins with this one's up to a record, the last possible without `at`. The
+        same `key` makes one."""
+        body = _present(session_id=new_session_id, at=at, title=title)
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/fork", body=body, key=key)
 
     def list(
         self, *, status: str | None = None, cwd: str | None = None, limit: int | None = None
@@ -177,12 +216,16 @@ class Sessions(_Noun):
         delivery: Delivery | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        budget: BudgetBody | None = None,
+        on_budget: OnBudget | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> RunView:
         """Submits an input; the answer is its run, durable. `model`: `[route/]model`. `delivery`, while a run is
         active: queue (the default), steer (the answer is the active run) or interrupt. `metadata` is kept with the run
-        and not shown to the model."""
-        body = _input(content, model, delivery, attachments, metadata)
+        and not shown to the model. At the limit of its `budget` the run asks, unless it is to stop `on_budget`.
+        `pinned`: it stays in what models are shown when the context is compacted."""
+        body = _input(content, model, delivery, attachments, metadata, budget, on_budget, pinned)
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/runs", body=body, key=key)
 
     def input(
@@ -193,11 +236,14 @@ class Sessions(_Noun):
         model: str | None = None,
         attachments: Iterable[InputAttachment] | None = None,
         metadata: dict[str, Any] | None = None,
+        budget: BudgetBody | None = None,
+        on_budget: OnBudget | None = None,
+        pinned: bool | None = None,
         key: str | None = None,
     ) -> SessionView:
         """Submits and waits, for as long as it takes, until the run is over or needs a human; the answer is the
         session. Refused (`session_busy`) where a run is active."""
-        body = _input(content, model, None, attachments, metadata)
+        body = _input(content, model, None, attachments, metadata, budget, on_budget, pinned)
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/input", body=body, key=key, timeout_s=None)
 
     def wait(
@@ -227,6 +273,24 @@ class Sessions(_Noun):
     def set_permission_mode(self, session_id: str, mode: Mode) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/permission-mode", body={"mode": mode})
 
+    def set_model(self, session_id: str, model: str) -> SessionView:
+        """What its runs take that name no model: a chain, `[route/]model`, or "" for the daemon's."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/model", body={"model": model})
+
+    def set_budget(
+        self,
+        session_id: str,
+        *,
+        cost_usd: float | None = None,
+        tokens: float | None = None,
+        steps: float | None = None,
+        wall_ms: float | None = None,
+    ) -> SessionView:
+        """What all its runs and their children may use, in place of the budget that it had; what is left out has no
+        limit but the daemon's."""
+        body = _present(cost_usd=cost_usd, tokens=tokens, steps=steps, wall_ms=wall_ms)
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/budget", body=body)
+
     def set_title(self, session_id: str, title: str) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
 
@@ -234,6 +298,10 @@ class Sessions(_Noun):
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/rules", body=body)
+
+    def compact(self, session_id: str) -> SessionView:
+        """Has the next model call preceded by a compaction of what models are shown."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/compact")
 
     def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
         """Changes the text of a queued input; `run_id` is whole."""
@@ -297,6 +365,14 @@ class Runs(_Noun):
     def why(self, run_id: str) -> WhyView:
         """Why it went where it went: its model calls, attempt by attempt, and in words."""
         return self._send("GET", f"/v1/runs/{segment(run_id)}/why")
+
+    def debug(self, run_id: str) -> builtins.list[DebugSummary]:
+        """What is kept of its model calls, attempt by attempt; nothing at the debug level `off`."""
+        return self._send("GET", f"/v1/runs/{segment(run_id)}/debug")
+
+    def debug_artifact(self, run_id: str, artifact: str) -> DebugArtifact:
+        """What an attempt (`STEP.ATTEMPT`) sent and got."""
+        return self._send("GET", f"/v1/runs/{segment(run_id)}/debug/{segment(artifact)}")
 
     def usage(self, run_id: str, *, by: Literal["model", "route", "session", "day"] | None = None) -> UsageReport:
         """What its model calls used and cost."""
@@ -364,18 +440,21 @@ class Approvals(_Noun):
         remember: Remember | None = None,
         rule: str | None = None,
         updated_input: dict[str, Any] | None = None,
+        raise_by: BudgetBody | None = None,
         justification: str | None = None,
         key: str | None = None,
     ) -> RunView:
         """`resolution`: one of the approval's `choices`. The answer is the run. `if_digest` (or its first characters)
         refuses to resolve anything but what was shown. `remember` makes a rule for this session or for `always`:
-        `rule`, or one that matches this very call. `updated_input` edits the call's arguments."""
+        `rule`, or one that matches this very call. `updated_input` edits the call's arguments; `raise_by` is how much
+        more a budget is."""
         body = _present(
             resolution=resolution,
             if_digest=if_digest,
             remember=remember,
             rule=rule,
             updated_input=updated_input,
+            raise_by=raise_by,
             justification=justification,
         )
         return self._send("POST", f"/v1/approvals/{segment(request_id)}", body=body, key=key)
@@ -489,6 +568,141 @@ class Secrets(_Noun):
         """The answer is what it was. Refused (`secret_in_use`) while routes use it, unless `force`."""
         return self._send("DELETE", f"/v1/runtime/secrets/{segment(name)}", query={"force": force})
 
+    def master_key(self) -> MasterKeyView:
+        """Where the key is that seals all secrets, and whether it can be used."""
+        return self._send("GET", "/v1/runtime/master-key")
+
+    def rotate_master_key(self) -> MasterKeyView:
+        """Makes another one and seals all secrets anew; their values stay."""
+        return self._send("POST", "/v1/runtime/master-key/rotate", timeout_s=None)
+
+
+class Runtime(_Noun):
+    """What is set while the daemon runs. A change with an `expected_revision` is refused where that is another."""
+
+    def get(self) -> RuntimeView:
+        return self._send("GET", "/v1/runtime")
+
+    def revisions(self) -> list[Revision]:
+        """The newest 100, newest first."""
+        return self._send("GET", "/v1/runtime/revisions")
+
+    def set_model(self, model: str, *, expected_revision: int | None = None) -> RuntimeView:
+        """What a run takes where neither it nor its session names one: a chain, `[route/]model`, or "" for the default
+        of the routes."""
+        body = _present(model=model, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/model", body=body)
+
+    def set_permission_mode(self, mode: Mode, *, expected_revision: int | None = None) -> RuntimeView:
+        """Of new sessions."""
+        body = _present(mode=mode, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/permission-mode", body=body)
+
+    def set_system_prompt(self, system_prompt: str, *, expected_revision: int | None = None) -> RuntimeView:
+        """What is added to the system text of runs that are submitted from now on; "" for nothing."""
+        body = _present(system_prompt=system_prompt, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/system-prompt", body=body)
+
+    def set_debug_level(self, level: DebugLevel, *, expected_revision: int | None = None) -> RuntimeView:
+        body = _present(level=level, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/debug-level", body=body)
+
+    def tool_limits(self) -> dict[str, ToolLimits]:
+        """Of the tools that have any."""
+        return self._send("GET", "/v1/runtime/tool-limits")
+
+    def set_tool_limits(
+        self,
+        tool: str,
+        *,
+        timeout_ms: int | None = None,
+        output_bytes: int | None = None,
+        expected_revision: int | None = None,
+    ) -> RuntimeView:
+        """For runs that start from now on; 0 is the tool's own bound, None leaves one as it is."""
+        body = _present(
+            tool=tool, timeout_ms=timeout_ms, output_bytes=output_bytes, expected_revision=expected_revision
+        )
+        return self._send("POST", "/v1/runtime/tool-limits", body=body)
+
+    def rollback(self, target_revision: int, *, expected_revision: int | None = None) -> RuntimeView:
+        """To the settings of an earlier revision, routes among them, as a new one."""
+        body = _present(target_revision=target_revision, expected_revision=expected_revision)
+        return self._send("POST", "/v1/runtime/rollback", body=body)
+
+
+class Routes(_Noun):
+    """Routes that are added while the daemon runs; `Daemon.routes` lists all."""
+
+    def add(
+        self,
+        route_id: str,
+        driver: RouteDriver,
+        *,
+        default_model: str | None = None,
+        api_key_env: str | None = None,
+        auth_ref: str | None = None,
+        base_url: str | None = None,
+        multimodal_input: bool | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
+        expected_revision: int | None = None,
+    ) -> RouteView:
+        """With the keys of routes.toml. It wins over one of that name elsewhere."""
+        body = _present(
+            route_id=route_id,
+            driver=driver,
+            default_model=default_model,
+            api_key_env=api_key_env,
+            auth_ref=auth_ref,
+            base_url=base_url,
+            multimodal_input=multimodal_input,
+            price=price,
+            context_tokens=context_tokens,
+            expected_revision=expected_revision,
+        )
+        return self._send("POST", "/v1/runtime/routes", body=body)
+
+    def set(
+        self,
+        route_id: str,
+        *,
+        driver: RouteDriver | None = None,
+        default_model: str | None = None,
+        api_key_env: str | None = None,
+        auth_ref: str | None = None,
+        base_url: str | None = None,
+        multimodal_input: bool | None = None,
+        price: Price | None = None,
+        context_tokens: int | None = None,
+        expected_revision: int | None = None,
+    ) -> RouteView:
+        """Changes what is given, of a route of any source; one of routes.toml is then taken from here."""
+        body = _present(
+            driver=driver,
+            default_model=default_model,
+            api_key_env=api_key_env,
+            auth_ref=auth_ref,
+            base_url=base_url,
+            multimodal_input=multimodal_input,
+            price=price,
+            context_tokens=context_tokens,
+            expected_revision=expected_revision,
+        )
+        return self._send("PATCH", f"/v1/runtime/routes/{segment(route_id)}", body=body)
+
+    def remove(self, route_id: str, *, expected_revision: int | None = None) -> RouteView:
+        """One that was added; the answer is what it was. Refused (`route_in_use`) while a chain or the default needs
+        it."""
+        query = {"expected_revision": expected_revision}
+        return self._send("DELETE", f"/v1/runtime/routes/{segment(route_id)}", query=query)
+
+    def test(self, route_id: str, *, kind: TestKind | None = None, model: str | None = None) -> RouteTestView:
+        """Tries it: `auth` asks for the list of models, which costs nothing, `canary` (the default) makes one tiny call
+        of a model."""
+        body = _present(kind=kind, model=model)
+        return self._send("POST", f"/v1/runtime/routes/{segment(route_id)}/test", body=body)
+
 
 class Daemon(_Noun):
     def status(self) -> StatusView:
@@ -510,6 +724,10 @@ class Daemon(_Noun):
     def chains(self) -> list[ChainView]:
         """The chains of routes, and which of their hops are spared now."""
         return self._send("GET", "/v1/chains")
+
+    def budgets(self) -> builtins.list[BudgetView]:
+        """Of this day and of the daemon, where there are any."""
+        return self._send("GET", "/v1/budgets")
 
     def usage(
         self, *, by: Literal["model", "route", "session", "day"] | None = None, since_ms: int | None = None

@@ -14,11 +14,15 @@ Effect = Literal["read", "idempotent", "unsafe"]
 ToolKind = Literal["function", "process", "question"]
 Behavior = Literal["allow", "ask", "deny"]
 RuleScope = Literal["session", "project", "user", "default"]
-ApprovalKind = Literal["tool_call", "uncertain"]
-Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
+ApprovalKind = Literal["tool_call", "uncertain", "budget"]
+Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up", "raise", "stop"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+Dimension = Literal["cost_usd", "tokens", "steps", "wall_ms"]
+OnBudget = Literal["ask", "stop"]
 Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
+Purpose = Literal["reply", "summary"]
+CompactionReason = Literal["window", "too_large", "requested"]
 RunStatus = Literal[
     "queued",
     "running",
@@ -30,6 +34,29 @@ RunStatus = Literal[
     "cancelled",
 ]
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
+RouteDriver = Literal[
+    "anthropic",
+    "openai",
+    "openai_compatible",
+    "google",
+    "openrouter",
+    "xai",
+    "ollama",
+    "llama_cpp",
+    "scripted",
+    "rehearsal",
+]
+DebugLevel = Literal["off", "redacted", "full"]
+TestKind = Literal["auth", "canary"]
+
+
+class AmountsView(TypedDict):
+    """Null where there is no limit."""
+
+    cost_usd: float | None
+    tokens: int | None
+    steps: int | None
+    wall_ms: int | None
 
 
 class Answer(TypedDict):
@@ -59,6 +86,7 @@ class ApprovalRequested(TypedDict):
     kind: NotRequired[ApprovalKind]
     reason: NotRequired[str]
     supersedes: NotRequired[str]
+    standing: NotRequired[Standing | None]
 
 
 class ApprovalResolved(TypedDict):
@@ -74,11 +102,13 @@ class ApprovalResolved(TypedDict):
     updated_input: NotRequired[dict[str, Any] | None]
     justification: NotRequired[str]
     body_digest: NotRequired[str]
+    raise_by: NotRequired[Budget | None]
 
 
 class ApprovalView(TypedDict):
     """`choices` are the resolutions that it takes; `exact_rule` is what `remember` makes unless a rule is given.
-    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect."""
+    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect, and `budget`
+    where there is no call, but a `budget` that has no room for the next."""
 
     request_id: str
     session_id: str
@@ -95,6 +125,7 @@ class ApprovalView(TypedDict):
     reason: str
     choices: list[Resolution]
     exact_rule: str
+    budget: BudgetView | None
 
 
 class ApprovalWithdrawn(TypedDict):
@@ -104,6 +135,14 @@ class ApprovalWithdrawn(TypedDict):
     request_id: str
     run_id: str
     reason: str
+
+
+class AssistantMessage(TypedDict):
+    role: Literal["assistant"]
+    text: str
+    tool_requests: NotRequired[list[ToolRequest]]
+    reasoning: NotRequired[str]
+    provider_state: NotRequired[dict[str, Any]]
 
 
 class Attachment(TypedDict):
@@ -119,7 +158,8 @@ class Attachment(TypedDict):
 class Attempt(TypedDict):
     """One attempt at a model call: what it took and why (`reason`, with what was spared then), and what came of it.
     `request_id` is the provider's; `first_ms` is 0 where no piece of a reply is known of; `waited_ms` is the pause
-    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known."""
+    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known.
+    `compacted` says in words what became of the context after it."""
 
     model_call_id: str
     step: int
@@ -139,6 +179,8 @@ class Attempt(TypedDict):
     discarded: bool
     usage: Usage
     cost_usd: float | None
+    purpose: Purpose
+    compacted: str
 
 
 class AuthorView(TypedDict):
@@ -149,6 +191,58 @@ class AuthorView(TypedDict):
     origin: str
     command: NotRequired[str]
     key: NotRequired[str]
+
+
+class Budget(TypedDict):
+    """What may be used, where there is a limit; or what is added to limits. `steps` are model calls, `wall_ms` is the
+    time that runs are at work, not that they wait for a human."""
+
+    cost_usd: NotRequired[float | None]
+    tokens: NotRequired[int | None]
+    steps: NotRequired[int | None]
+    wall_ms: NotRequired[int | None]
+
+
+class BudgetBody(TypedDict):
+    """What may be used, or by how much more; what is left out has no limit, or stays. `steps` are model calls,
+    `wall_ms` the time at work: waiting for a human does not count."""
+
+    cost_usd: NotRequired[float | None]
+    tokens: NotRequired[float | None]
+    steps: NotRequired[float | None]
+    wall_ms: NotRequired[float | None]
+
+
+class BudgetStopped(TypedDict):
+    """The run ends for want of this budget: its last call says what was done and what is left."""
+
+    type: Literal["budget.stopped"]
+    run_id: str
+    standing: Standing
+
+
+class BudgetView(TypedDict):
+    """`account` is `run:ID`, `session:ID`, `day:DATE` or `daemon`, with all that its runs and their children use. What
+    `unpriced_calls` cost, whose price nobody knows, is no part of it, nor will be that of the models in `unpriced`.
+    `reserved` is for calls under way; `reached` are the limits for which a run waits."""
+
+    account: str
+    by: str
+    limit: AmountsView
+    used: AmountsView
+    reserved: AmountsView
+    left: AmountsView
+    unpriced_calls: int
+    unpriced: list[str]
+    reached: list[Dimension]
+
+
+class BudgetWarned(TypedDict):
+    """Most of a budget is used; said once of each."""
+
+    type: Literal["budget.warned"]
+    run_id: str
+    standing: Standing
 
 
 class CapabilitiesView(TypedDict):
@@ -175,6 +269,44 @@ class ChainView(TypedDict):
     cooling: list[Cooling]
 
 
+class ContextCompacted(TypedDict):
+    """From here on models are shown `shown` in place of all that was said before; the transcript stays as it is.
+    `summary` stands for the `messages` that are shown no longer; where it is empty they were left out without one, or
+    (`messages` is 0) long results were only cut. The counts of tokens are estimates. `model_call_id` is the call that
+    wrote the summary, or that was too large."""
+
+    type: Literal["context.compacted"]
+    run_id: str
+    model_call_id: str
+    at_ms: int
+    reason: CompactionReason
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    shown: list[UserMessage | AssistantMessage | ToolMessage]
+    summary: NotRequired[str]
+
+
+class ContextCompactionRequested(TypedDict):
+    """The next model call of the session is to be preceded by a compaction."""
+
+    type: Literal["context.compaction_requested"]
+
+
+class ContextView(TypedDict):
+    """What models are shown of the session: `tokens` as a provider counted them, and with `is_estimate` an estimate of
+    what came since. `window_tokens` is what the model takes that the newest run uses, 0 where nobody knows. `left_out`
+    counts messages that models are shown no longer, after so many `compactions`; `compaction_requested`: the next model
+    call is preceded by one."""
+
+    tokens: int
+    window_tokens: int
+    is_estimate: bool
+    compactions: int
+    left_out: int
+    compaction_requested: bool
+
+
 class Cooling(TypedDict):
     """A hop that failed with this and is spared until then."""
 
@@ -182,6 +314,91 @@ class Cooling(TypedDict):
     model: str
     code: str
     until_ms: int
+
+
+class DebugArtifact(TypedDict):
+    artifact: str
+    session_id: str
+    run_id: str
+    model_call_id: str
+    step: int
+    attempt: int
+    route: str
+    model: str
+    level: DebugLevel
+    began_at_ms: int
+    duration_ms: int
+    outcome: str
+    message: str
+    status: int
+    request_bytes: int
+    response_bytes: int
+    digests: RequestDigests
+    exchanges: list[DebugExchange]
+
+
+class DebugEvent(TypedDict):
+    """A piece of a response, mostly one server-sent event, and when its end came."""
+
+    at_ms: int
+    text: str
+
+
+class DebugExchange(TypedDict):
+    request: DebugRequest
+    response: DebugResponse
+
+
+class DebugRequest(TypedDict):
+    """`sent_ms` counts from the beginning of the attempt, as all times here. `bytes` and `sha256` are those of the body
+    as it was sent; `cut` says that not all of it is here. Where `method` is empty nothing went over a wire, and the
+    body is what the driver was asked."""
+
+    method: str
+    url: str
+    headers: list[HeaderView]
+    sent_ms: int
+    bytes: int
+    sha256: str
+    cut: bool
+    body: str
+
+
+class DebugResponse(TypedDict):
+    """`bytes` and `sha256` are those of the body as it came, decompressed. `complete`: it came to its end. `status` 0:
+    there was none."""
+
+    status: int
+    headers: list[HeaderView]
+    answered_ms: int
+    bytes: int
+    sha256: str
+    complete: bool
+    cut: bool
+    events: list[DebugEvent]
+
+
+class DebugSummary(TypedDict):
+    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`, or `STEPs.ATTEMPT` of a summary. `outcome`: `replied`,
+    the code of a failure, `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that
+    of the last response."""
+
+    artifact: str
+    session_id: str
+    run_id: str
+    model_call_id: str
+    step: int
+    attempt: int
+    route: str
+    model: str
+    level: DebugLevel
+    began_at_ms: int
+    duration_ms: int
+    outcome: str
+    message: str
+    status: int
+    request_bytes: int
+    response_bytes: int
 
 
 class DeltaView(TypedDict):
@@ -201,6 +418,11 @@ class EndView(TypedDict):
     reason: str
 
 
+class HeaderView(TypedDict):
+    name: str
+    value: str
+
+
 class HealthView(TypedDict):
     status: Literal["ok", "ready", "draining"]
 
@@ -211,11 +433,13 @@ class HeartbeatView(TypedDict):
 
 class Hop(TypedDict):
     """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
-    pass."""
+    pass. `window_tokens`: how many tokens the model takes; 0 where nobody knows, -1 where there is no language model
+    behind it."""
 
     route: str
     model: str
     on: NotRequired[list[str]]
+    window_tokens: NotRequired[int]
 
 
 class InboxCounts(TypedDict):
@@ -257,6 +481,7 @@ class InputSteered(TypedDict):
     at_ms: int
     attachments: NotRequired[list[Attachment]]
     body_digest: NotRequired[str]
+    pinned: NotRequired[bool]
 
 
 class InterruptView(TypedDict):
@@ -284,6 +509,16 @@ class LimitsView(TypedDict):
     subscribers_max: int
     subscriber_queue_bytes_max: int
     stream_heartbeat_s: float
+
+
+class MasterKeyView(TypedDict):
+    """`place` says where it is; `key_id` tells one from another, "" where there is none yet. `is_changing`: a change
+    was cut off; nothing is lost, and changing it again ends it."""
+
+    place: str
+    key_id: str
+    is_changing: bool
+    problem: str
 
 
 class MatrixRow(TypedDict):
@@ -322,6 +557,8 @@ class ModelCallCompleted(TypedDict):
     request_id: NotRequired[str]
     first_ms: NotRequired[int]
     duration_ms: NotRequired[int]
+    cost_usd: NotRequired[float | None]
+    purpose: NotRequired[Purpose]
 
 
 class ModelCallDied(TypedDict):
@@ -342,11 +579,13 @@ class ModelCallFailed(TypedDict):
     message: str
     request_id: NotRequired[str]
     duration_ms: NotRequired[int]
+    usage: NotRequired[Usage]
+    cost_usd: NotRequired[float | None]
 
 
 class ModelCallRetrying(TypedDict):
     """An attempt failed and the next is due at `retry_at_ms`. `discarded`: it had begun to answer, and what followers
-    saw of that does not count."""
+    saw of that does not count. `usage` is what the provider said that it took all the same."""
 
     type: Literal["model_call.retrying"]
     run_id: str
@@ -358,11 +597,14 @@ class ModelCallRetrying(TypedDict):
     discarded: NotRequired[bool]
     request_id: NotRequired[str]
     duration_ms: NotRequired[int]
+    usage: NotRequired[Usage]
+    cost_usd: NotRequired[float | None]
 
 
 class ModelCallStarted(TypedDict):
     """`step` counts the run's model calls from 1; `attempt` the tries of this one. `route` and `model` are what it
-    takes, `reason` says why, `cooling` which hops of the chain are spared now."""
+    takes, `reason` says why, `cooling` which hops of the chain are spared now. It counts for `day`, and may use what is
+    `reserved` for it; `output_tokens_max` is there where a budget leaves room for less than usual."""
 
     type: Literal["model_call.started"]
     run_id: str
@@ -374,6 +616,10 @@ class ModelCallStarted(TypedDict):
     model: NotRequired[str]
     reason: NotRequired[Choice]
     cooling: NotRequired[list[Cooling]]
+    day: NotRequired[str]
+    reserved: NotRequired[Spent]
+    output_tokens_max: NotRequired[int]
+    purpose: NotRequired[Purpose]
 
 
 class Option(TypedDict):
@@ -416,6 +662,19 @@ class PermissionView(TypedDict):
     reason: str
 
 
+class PlanItem(TypedDict):
+    content: str
+    status: Literal["pending", "in_progress", "completed"]
+
+
+class Price(TypedDict):
+    """What a million tokens cost, in US dollars; those from the cache as any other where nothing else is said."""
+
+    input_usd: float
+    output_usd: float
+    cache_read_usd: NotRequired[float | None]
+
+
 class Process(TypedDict):
     """A process the daemon started. `start_ticks` and `boot_id` tell it from a later one with the same pid."""
 
@@ -431,6 +690,10 @@ class ProcessEnded(TypedDict):
     tool_call_id: str
     pid: int
     killed: bool
+
+
+class ProviderReadiness(TypedDict):
+    routes: list[RouteReadiness]
 
 
 class Question(TypedDict):
@@ -490,6 +753,13 @@ class QuestionWithdrawn(TypedDict):
     reason: str
 
 
+class Rate(TypedDict):
+    """What a million tokens of a hop cost, as they are reckoned before a call."""
+
+    input_usd: float
+    output_usd: float
+
+
 class RecordPage(TypedDict):
     """`next_cursor` is the seq to go on after; null where the journal ends."""
 
@@ -509,6 +779,14 @@ class RecordView(TypedDict):
     events: list[AnyEvent]
 
 
+class RequestDigests(TypedDict):
+    """Of what a model is shown, part by part: 16 digits of SHA-256 each."""
+
+    system: str
+    tools: dict[str, str]
+    messages: list[str]
+
+
 class RequestSummary(TypedDict):
     text_preview: str
     provider: str
@@ -525,8 +803,53 @@ class ResolveOneOfMany(TypedDict):
     remember: NotRequired[Remember]
     rule: NotRequired[str]
     updated_input: NotRequired[dict[str, Any] | None]
+    raise_by: NotRequired[BudgetBody | None]
     justification: NotRequired[str]
     request_id: str
+
+
+class Revision(TypedDict):
+    """`change` says what made it of the one before, by whom (`by`, `origin`) and when."""
+
+    revision: int
+    at_ms: int
+    by: str
+    origin: str
+    change: str
+    settings: RuntimeSettings
+
+
+class RouteFields(TypedDict):
+    """A route as routes.toml writes it."""
+
+    driver: RouteDriver
+    default_model: str
+    api_key_env: str
+    auth_ref: str
+    base_url: str
+    multimodal_input: bool | None
+    price: Price | None
+    context_tokens: int | None
+
+
+class RouteReadiness(TypedDict):
+    """`error`: it cannot be used, and the default or a chain needs it; `warning`: it cannot, or is spared now."""
+
+    route_id: str
+    status: Literal["ok", "warning", "error"]
+    problem: str
+
+
+class RouteTestView(TypedDict):
+    """`code` is that of a failed model call, "" where it went well; `latency_ms` the time until the whole answer."""
+
+    route_id: str
+    model: str
+    kind: TestKind
+    ok: bool
+    code: str
+    problem: str
+    latency_ms: int
 
 
 class RouteView(TypedDict):
@@ -618,9 +941,12 @@ class RunMoved(TypedDict):
 
 
 class RunStarted(TypedDict):
+    """`tool_limits` are those in force then, by tool."""
+
     type: Literal["run.started"]
     run_id: str
     at_ms: int
+    tool_limits: NotRequired[dict[str, ToolLimits]]
 
 
 class RunSubmitted(TypedDict):
@@ -636,11 +962,19 @@ class RunSubmitted(TypedDict):
     first: NotRequired[bool]
     body_digest: NotRequired[str]
     hops: NotRequired[list[Hop]]
+    system_prompt: NotRequired[str]
+    budget: NotRequired[Budget]
+    budget_by: NotRequired[str]
+    on_budget: NotRequired[OnBudget]
+    rates: NotRequired[list[Rate | None]]
+    window_tokens: NotRequired[int]
+    pinned: NotRequired[bool]
 
 
 class RunView(TypedDict):
     """`queued_position` is 0 for the active run and counts from 1 in the queue; null once it is over. `outputs` holds
-    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one."""
+    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one. `plan` is what
+    the run's last `todo_write` said."""
 
     run_id: str
     session_id: str
@@ -653,6 +987,7 @@ class RunView(TypedDict):
     queued_position: int | None
     step: int
     attempt: int
+    plan: list[PlanItem]
     request: RequestSummary
     input_attachments: list[Attachment]
     input_metadata: dict[str, Any]
@@ -663,6 +998,33 @@ class RunView(TypedDict):
     outputs: list[str]
     usage: UsageView
     error: RunError | None
+    budget: BudgetView | None
+
+
+class RuntimeSettings(TypedDict):
+    """`model` is what a run takes where neither it nor its session names one, "" for the default of the routes;
+    `permission_mode` that of a new session; `system_prompt` is added to the system text. `routes` win over those of
+    routes.toml."""
+
+    model: str
+    permission_mode: Mode
+    system_prompt: str
+    debug_level: DebugLevel
+    tool_limits: dict[str, ToolLimits]
+    routes: dict[str, RouteFields]
+
+
+class RuntimeView(TypedDict):
+    """The newest revision, 0 where nothing was ever set, and what a run takes that says nothing: `route_id` and
+    `model_id`, of a chain its first; `problem` says why it cannot."""
+
+    revision: int
+    updated_at_ms: int
+    updated_by: str
+    settings: RuntimeSettings
+    route_id: str
+    model_id: str
+    problem: str
 
 
 class SecretView(TypedDict):
@@ -675,6 +1037,15 @@ class SecretView(TypedDict):
     updated_at_ms: int
     referenced_by: list[str] | None
     problem: str
+
+
+class SessionBudgetSet(TypedDict):
+    """The budget of all runs of the session and of its children. `raised_before` is what other sessions had raised it
+    by: that counts no more."""
+
+    type: Literal["session.budget_set"]
+    budget: Budget
+    raised_before: NotRequired[Budget]
 
 
 class SessionCounts(TypedDict):
@@ -691,6 +1062,8 @@ class SessionCreated(TypedDict):
     mode: NotRequired[Mode]
     title: NotRequired[str]
     body_digest: NotRequired[str]
+    parent_session_id: NotRequired[str]
+    parent_run_id: NotRequired[str]
 
 
 class SessionEnded(TypedDict):
@@ -698,9 +1071,25 @@ class SessionEnded(TypedDict):
     reason: NotRequired[str]
 
 
+class SessionForked(TypedDict):
+    """The transcript begins with a copy of what another session's was up to a record."""
+
+    type: Literal["session.forked"]
+    from_session_id: str
+    from_seq: int
+    messages: list[UserMessage | AssistantMessage | ToolMessage]
+
+
 class SessionModeChanged(TypedDict):
     type: Literal["session.mode_changed"]
     mode: Mode
+
+
+class SessionModelChanged(TypedDict):
+    """`model` is what a run takes that names none: a route, a route with a model, or a chain; "" for the daemon's."""
+
+    type: Literal["session.model_changed"]
+    model: str
 
 
 class SessionPage(TypedDict):
@@ -747,6 +1136,33 @@ class SessionView(TypedDict):
     problem: str
     attached: int
     rules: list[RuleView] | None
+    model: str
+    budget: BudgetView | None
+    parent_run_id: str
+    context: ContextView | None
+
+
+class Spent(TypedDict):
+    """What was used. Costs are whole billionths of a US dollar, so that sums are exact; those of `unpriced_calls`,
+    whose price nobody knows, are not in it."""
+
+    cost_nanousd: NotRequired[int]
+    tokens: NotRequired[int]
+    steps: NotRequired[int]
+    wall_ms: NotRequired[int]
+    unpriced_calls: NotRequired[int]
+
+
+class Standing(TypedDict):
+    """How a budget stands. `account` is whose it is: `run:ID`, `session:ID`, `day:DATE` or `daemon`; `reserved` is for
+    the call under way; `by` set it; `reached` are the limits that the next call might pass."""
+
+    account: str
+    limit: Budget
+    used: NotRequired[Spent]
+    reserved: NotRequired[Spent]
+    by: NotRequired[str]
+    reached: NotRequired[list[Dimension]]
 
 
 class StatusView(TypedDict):
@@ -766,6 +1182,7 @@ class StatusView(TypedDict):
     inbox: InboxCounts
     subscribers: int
     warnings: list[WarningView]
+    provider_readiness: ProviderReadiness
 
 
 class StreamErrorView(TypedDict):
@@ -839,6 +1256,23 @@ class ToolCallUncertain(TypedDict):
     at_ms: int
 
 
+class ToolLimits(TypedDict):
+    """Bounds of a tool that an operator set; 0 where the tool's own holds. `timeout_ms` is how long a call may take,
+    and the most that one may ask for; `output_bytes` how much of a result the model is shown whole."""
+
+    timeout_ms: NotRequired[int]
+    output_bytes: NotRequired[int]
+
+
+class ToolMessage(TypedDict):
+    role: Literal["tool"]
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: NotRequired[bool]
+
+
 class ToolRequest(TypedDict):
     """What a model asked for. `tool_call_id` is ours, `provider_id` the model's own."""
 
@@ -888,6 +1322,7 @@ class UsageReport(TypedDict):
     rows: list[UsageRow]
     total: UsageRow
     is_whole: bool
+    budget: BudgetView | None
 
 
 class UsageRow(TypedDict):
@@ -914,10 +1349,23 @@ class UsageView(TypedDict):
     reasoning_tokens: int
 
 
+class UserMessage(TypedDict):
+    """An input, or with `is_summary` what stands for messages that are shown no longer. `is_pinned`: it stays."""
+
+    role: Literal["user"]
+    text: str
+    attachments: NotRequired[list[Attachment]]
+    is_summary: NotRequired[bool]
+    is_pinned: NotRequired[bool]
+
+
 class WarningView(TypedDict):
+    """`action` says what to do."""
+
     code: str
     message: str
     session_id: str
+    action: str
 
 
 class WhyView(TypedDict):
@@ -933,10 +1381,13 @@ class WhyView(TypedDict):
 
 AnyEvent = (
     SessionCreated
+    | SessionForked
     | SessionEnded
     | SessionModeChanged
+    | SessionModelChanged
     | SessionRenamed
     | SessionRuleAdded
+    | SessionBudgetSet
     | SessionRecovered
     | RunSubmitted
     | RunEdited
@@ -953,6 +1404,8 @@ AnyEvent = (
     | ModelCallRetrying
     | ModelCallFailed
     | ModelCallDied
+    | ContextCompactionRequested
+    | ContextCompacted
     | ToolCallDecided
     | ToolCallStarted
     | ToolCallCompleted
@@ -965,6 +1418,8 @@ AnyEvent = (
     | QuestionRequested
     | QuestionAnswered
     | QuestionWithdrawn
+    | BudgetWarned
+    | BudgetStopped
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kheish.core import questions, runs, tool_calls
+from kheish.core import budgets, questions, runs, tool_calls
 from kheish.core.codec import call_digest
 from kheish.core.commands import ApprovalResolution, Context, ResolveApprovals
 from kheish.core.contracts import ToolSpec
@@ -20,6 +20,7 @@ from kheish.core.events import (
     Resolution,
     Rule,
     RuleScope,
+    Standing,
     ToolCallDecided,
 )
 from kheish.core.permissions import (
@@ -38,9 +39,11 @@ from kheish.limits import JUSTIFICATION_CHARS_MAX, SETTLED_REQUESTS_KEPT
 VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
     "tool_call": ("allow", "deny"),
     "uncertain": ("verify", "retry", "mark_done", "give_up"),
+    "budget": ("raise", "stop"),
 }
 """What a human may say to each kind. `verify`: the model is told that the outcome is unknown and checks. `retry`: run
-it again. `mark_done`: it took effect. `give_up`: the run fails."""
+it again. `mark_done`: it took effect. `give_up`: the run fails. `raise`: the budget is more from now on. `stop`: the
+run ends with a last word."""
 
 
 def permission_of(draft: Draft, call: ToolCall, arguments: Arguments) -> Permission:
@@ -159,6 +162,9 @@ def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> 
             "restart the daemon to have it asked again",
             code="approval_policy_changed",
         )
+    if approval.standing is not None:
+        _resolve_budget(draft, approval, approval.standing, item)
+        return
     run = draft.run(approval.run_id)
     call = tool_calls.lookup(draft.state, approval.run_id, approval.tool_call_id)
     assert call is not None
@@ -213,6 +219,28 @@ def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> 
             pass
 
 
+def _resolve_budget(draft: Draft, approval: Approval, standing: Standing, item: ApprovalResolution) -> None:
+    if item.updated_input is not None or item.remember != "once":
+        raise Invalid("cannot edit or remember what is decided of a budget", code="invalid_resolution")
+    if item.resolution == "raise":
+        budgets.check_raise(approval, item)
+    draft.emit(
+        ApprovalResolved(
+            request_id=approval.request_id,
+            run_id=approval.run_id,
+            resolution=item.resolution,
+            digest=approval.digest,
+            at_ms=draft.at_ms,
+            principal=draft.context.principal,
+            justification=item.justification,
+            body_digest=draft.context.body_digest,
+            raise_by=item.raise_by if item.resolution == "raise" else None,
+        )
+    )
+    if item.resolution == "stop":
+        budgets.stop(draft, approval.run_id, standing)
+
+
 def _check_edit(draft: Draft, call: ToolCall, arguments: Arguments) -> str:
     spec = draft.settings.tools.get(call.tool)
     problem = spec.check(arguments) if spec else f"there is no tool {call.tool}"
@@ -248,6 +276,10 @@ def _remembered_rule(draft: Draft, approval: Approval, item: ApprovalResolution,
 
 def reissue(draft: Draft, approval: Approval) -> None:
     """Settles what was asked under other rules: a call that the new ones deny is denied, any other is asked again."""
+    if approval.standing is not None:
+        reason = "the daemon's rules changed; asked again where there is still no room"
+        draft.emit(ApprovalWithdrawn(request_id=approval.request_id, run_id=approval.run_id, reason=reason))
+        return
     run = draft.run(approval.run_id)
     call = tool_calls.lookup(draft.state, approval.run_id, approval.tool_call_id)
     if call is None:
@@ -296,6 +328,7 @@ def on_requested(state: State, event: ApprovalRequested, context: Context) -> No
         rule=event.rule,
         kind=event.kind,
         reason=event.reason,
+        standing=event.standing,
     )
     run = state.runs[event.run_id]
     state.runs[event.run_id] = replace(run, updated_at_ms=event.requested_at_ms)
@@ -311,6 +344,8 @@ def on_resolved(state: State, event: ApprovalResolved, context: Context) -> None
     runs.remember_key(state, context, event.body_digest, event.run_id)
     if event.rule is not None and not is_for_all:
         state.rules.append(event.rule)
+    if event.raise_by is not None and approval.standing is not None:
+        budgets.on_raised(state, approval.standing.account, event.raise_by)
     fields: dict[str, object] = {"digest": event.digest}
     if event.updated_input is not None:
         fields["arguments"] = event.updated_input

@@ -7,23 +7,46 @@ from typing import Any
 import msgspec
 
 from kheish.core.events import (
+    NO_BUDGET,
+    NO_SPENT,
     Answer,
     Arguments,
     Attachment,
+    Budget,
     Cooling,
     Delivery,
     Hop,
     Mode,
+    OnBudget,
+    Rate,
     Remember,
     Resolution,
     Rule,
+    SessionForked,
+    Spent,
+    Struct,
 )
+
+
+class Outside(Struct, frozen=True):
+    """What other sessions make of a budget that concerns one: what they `used` and reserved of it, and what they
+    `raised` it by. Where the budget is not the session's own, also its `limit` and who set it."""
+
+    account: str
+    used: Spent = NO_SPENT
+    raised: Budget = NO_BUDGET
+    is_warned: bool = False
+    limit: Budget | None = None
+    by: str = ""
+    raised_before: Budget = NO_BUDGET
+    """Raises that count no more."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What surrounds every command and outcome. `id_base` seeds the ids of whatever the decision makes;
     `is_operator` says whether the caller may decide for a human: a local person's client, never a run. `cooling` are
-    the ways to a model that the daemon spares now."""
+    the ways to a model that the daemon spares now; `outside` is what there is to know of budgets beyond the session;
+    `day` is the daemon's date."""
 
     at_ms: int
     id_base: str
@@ -34,6 +57,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     body_digest: str = ""
     cooling: tuple[Cooling, ...] = ()
+    outside: tuple[Outside, ...] = ()
+    day: str = ""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command"):
@@ -45,6 +70,10 @@ class CreateSession(Command, tag="create_session", frozen=True):
     cwd: str
     mode: Mode = "default"
     title: str = ""
+    forked: SessionForked | None = None
+    """What its transcript begins with."""
+    parent_session_id: str = ""
+    parent_run_id: str = ""
 
 
 class EndSession(Command, tag="end_session", frozen=True):
@@ -55,12 +84,26 @@ class SetMode(Command, tag="set_mode", frozen=True):
     mode: Mode
 
 
+class SetModel(Command, tag="set_model", frozen=True):
+    model: str
+
+
 class RenameSession(Command, tag="rename_session", frozen=True):
     title: str
 
 
+class CompactContext(Command, tag="compact_context", frozen=True):
+    """Before the next model call."""
+
+
 class AddRule(Command, tag="add_rule", frozen=True):
     rule: Rule
+
+
+class SetBudget(Command, tag="set_budget", frozen=True):
+    """Of the session; what is not named has no limit but the daemon's."""
+
+    budget: Budget
 
 
 class SubmitRun(Command, tag="submit_run", frozen=True):
@@ -74,6 +117,11 @@ class SubmitRun(Command, tag="submit_run", frozen=True):
     attachments: tuple[Attachment, ...] = ()
     metadata: dict[str, Any] = {}
     hops: tuple[Hop, ...] = ()
+    budget: Budget | None = None
+    on_budget: OnBudget = "ask"
+    rates: tuple[Rate | None, ...] = ()
+    window_tokens: int = 0
+    pinned: bool = False
 
 
 class EditRun(Command, tag="edit_run", frozen=True):
@@ -107,6 +155,7 @@ class ApprovalResolution(msgspec.Struct, frozen=True, kw_only=True):
     rule: str = ""
     updated_input: Arguments | None = None
     justification: str = ""
+    raise_by: Budget | None = None
 
 
 class ResolveApprovals(Command, tag="resolve_approvals", frozen=True):

@@ -10,7 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from kheish.core.events import Attachment, Effect, StopReason, Struct, ToolKind, ToolRequest, Usage
+from kheish.core.events import NO_USAGE, Effect, Purpose, StopReason, Struct, ToolKind, Usage
+from kheish.core.events import AssistantMessage as AssistantMessage
+from kheish.core.events import Message as Message
+from kheish.core.events import ToolMessage as ToolMessage
+from kheish.core.events import UserMessage as UserMessage
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,29 +36,6 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[dict[str, Any]], str]
 
 
-class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
-    text: str
-    attachments: tuple[Attachment, ...] = ()
-
-
-class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
-    text: str
-    tool_requests: tuple[ToolRequest, ...] = ()
-    reasoning: str = ""
-    provider_state: dict[str, Any] = {}
-
-
-class ToolMessage(Struct, tag_field="role", tag="tool", frozen=True):
-    tool_call_id: str
-    provider_id: str
-    tool: str
-    text: str
-    is_error: bool = False
-
-
-Message = UserMessage | AssistantMessage | ToolMessage
-
-
 class ToolDefinition(Struct, frozen=True):
     name: str
     description: str
@@ -62,8 +43,8 @@ class ToolDefinition(Struct, frozen=True):
 
 
 class ModelRequest(Struct, frozen=True):
-    """One model call, provider-neutral. `ordinal` counts the session's completed model calls before this one. `blobs`
-    holds, by sha256, the bytes of the attachments that a model which takes images and documents may be shown."""
+    """One model call, provider-neutral. `ordinal` counts the session's replies before this one. `blobs` holds, by
+    sha256, the bytes of the attachments that a model which takes images and documents may be shown."""
 
     session_id: str
     run_id: str
@@ -77,6 +58,9 @@ class ModelRequest(Struct, frozen=True):
     tools: tuple[ToolDefinition, ...]
     output_tokens_max: int
     blobs: dict[str, bytes] = {}
+    may_use_tools: bool = True
+    """Where it may not, the tools are there all the same: the transcript has calls of them."""
+    purpose: Purpose = "reply"
 
 
 class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):
@@ -93,7 +77,13 @@ class ToolCallDelta(Struct, tag_field="kind", tag="tool_call", frozen=True):
     tool: str
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta
+class UsageDelta(Struct, tag_field="kind", tag="usage", frozen=True):
+    """What the provider says that the call has taken so far. It counts where no reply comes."""
+
+    usage: Usage
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | UsageDelta
 
 
 class ReplyToolCall(Struct, frozen=True):
@@ -112,11 +102,19 @@ class Reply(Struct, frozen=True):
     text: str
     stop_reason: StopReason
     tool_calls: tuple[ReplyToolCall, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}
     request_id: str = ""
+
+
+class NewContext(Struct, frozen=True):
+    """What models may be shown in place of a context: `left_out` counts the messages that are not in it."""
+
+    shown: tuple[Message, ...]
+    left_out: int
+    summary: str = ""
 
 
 FailureCode = Literal[

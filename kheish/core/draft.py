@@ -8,7 +8,7 @@ import msgspec
 
 from kheish.core.commands import Context
 from kheish.core.contracts import ToolSpec
-from kheish.core.events import Event, Rule
+from kheish.core.events import NO_BUDGET, Budget, Event, Rule, ToolLimits
 from kheish.core.permissions import require_operator
 from kheish.core.state import Run, State
 
@@ -17,12 +17,17 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon's part of every decision: its tools and its rules. `policy_revision` is a digest of the rules that
-    do not belong to the session; an approval is bound to it."""
+    do not belong to the session; an approval is bound to it. A run takes `system_prompt` along when it is submitted and
+    `tool_limits` when it starts. The budgets are those of every run and session, where they set none of their own."""
 
     tools: Mapping[str, ToolSpec]
     rules: tuple[Rule, ...]
     policy_revision: str
     steps_max: int = 500
+    system_prompt: str = ""
+    tool_limits: Mapping[str, ToolLimits] = {}
+    run_budget: Budget = NO_BUDGET
+    session_budget: Budget = NO_BUDGET
 
 
 class Draft:

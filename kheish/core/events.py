@@ -20,14 +20,21 @@ Effect = Literal["read", "idempotent", "unsafe"]
 ToolKind = Literal["function", "process", "question"]
 Behavior = Literal["allow", "ask", "deny"]
 RuleScope = Literal["session", "project", "user", "default"]
-ApprovalKind = Literal["tool_call", "uncertain"]
-Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up"]
+ApprovalKind = Literal["tool_call", "uncertain", "budget"]
+Resolution = Literal["allow", "deny", "verify", "retry", "mark_done", "give_up", "raise", "stop"]
 Remember = Literal["once", "session", "always"]
 StopReason = Literal["end", "tool_use", "max_tokens", "refused"]
+Dimension = Literal["cost_usd", "tokens", "steps", "wall_ms"]
+OnBudget = Literal["ask", "stop"]
+"""What becomes of a run at the limit of a budget: a human is asked, or it stops with a last word."""
 Choice = Literal["primary", "failover", "cooling", "returned", "retry", "resumed"]
 """Why an attempt takes the hop that it takes: `primary`, it is the first of its chain; `failover`, the attempt before
 failed on another; `cooling`, those before it in the chain cool down; `returned`, the first is to be had again; `retry`,
 the same again after a pause; `resumed`, the same again because the daemon died."""
+Purpose = Literal["reply", "summary"]
+"""What a model call is for: the run's next reply, or a summary of what models are to be shown no longer."""
+CompactionReason = Literal["window", "too_large", "requested"]
+"""Why a context was compacted: it came near the model's window; a provider found it too large; somebody asked."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -75,11 +82,13 @@ class Usage(Struct, frozen=True):
 
 class Hop(Struct, frozen=True):
     """One way to a model in a run's chain. `on`: the failures for which it is left for the next; none: all that may
-    pass."""
+    pass. `window_tokens`: how many tokens the model takes; 0 where nobody knows, -1 where there is no language model
+    behind it."""
 
     route: str
     model: str
     on: tuple[str, ...] = ()
+    window_tokens: int = 0
 
 
 class Cooling(Struct, frozen=True):
@@ -89,6 +98,58 @@ class Cooling(Struct, frozen=True):
     model: str
     code: str
     until_ms: int
+
+
+class ToolLimits(Struct, frozen=True):
+    """Bounds of a tool that an operator set; 0 where the tool's own holds. `timeout_ms` is how long a call may take,
+    and the most that one may ask for; `output_bytes` how much of a result the model is shown whole."""
+
+    timeout_ms: int = 0
+    output_bytes: int = 0
+
+
+class Budget(Struct, frozen=True):
+    """What may be used, where there is a limit; or what is added to limits. `steps` are model calls, `wall_ms` is the
+    time that runs are at work, not that they wait for a human."""
+
+    cost_usd: float | None = None
+    tokens: int | None = None
+    steps: int | None = None
+    wall_ms: int | None = None
+
+
+class Spent(Struct, frozen=True):
+    """What was used. Costs are whole billionths of a US dollar, so that sums are exact; those of `unpriced_calls`,
+    whose price nobody knows, are not in it."""
+
+    cost_nanousd: int = 0
+    tokens: int = 0
+    steps: int = 0
+    wall_ms: int = 0
+    unpriced_calls: int = 0
+
+
+NO_USAGE, NO_BUDGET, NO_SPENT = Usage(), Budget(), Spent()
+"""What is one of these is left out where it is stored: a default is known by what it is, not by what is in it."""
+
+
+class Rate(Struct, frozen=True):
+    """What a million tokens of a hop cost, as they are reckoned before a call."""
+
+    input_usd: float
+    output_usd: float
+
+
+class Standing(Struct, frozen=True):
+    """How a budget stands. `account` is whose it is: `run:ID`, `session:ID`, `day:DATE` or `daemon`; `reserved` is for
+    the call under way; `by` set it; `reached` are the limits that the next call might pass."""
+
+    account: str
+    limit: Budget
+    used: Spent = NO_SPENT
+    reserved: Spent = NO_SPENT
+    by: str = ""
+    reached: tuple[Dimension, ...] = ()
 
 
 class Process(Struct, frozen=True):
@@ -121,6 +182,33 @@ class Answer(Struct, frozen=True):
     freeform_answer: str = ""
 
 
+class UserMessage(Struct, tag_field="role", tag="user", frozen=True):
+    """An input, or with `is_summary` what stands for messages that are shown no longer. `is_pinned`: it stays."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    is_summary: bool = False
+    is_pinned: bool = False
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant", frozen=True):
+    text: str
+    tool_requests: tuple[ToolRequest, ...] = ()
+    reasoning: str = ""
+    provider_state: dict[str, Any] = {}
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool", frozen=True):
+    tool_call_id: str
+    provider_id: str
+    tool: str
+    text: str
+    is_error: bool = False
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
 class Event(Struct, tag_field="type", frozen=True):
     """Base of all facts."""
 
@@ -135,6 +223,17 @@ class SessionCreated(Event, tag="session.created", frozen=True):
     mode: Mode = "default"
     title: str = ""
     body_digest: str = ""
+    parent_session_id: str = ""
+    parent_run_id: str = ""
+    """The run whose process made it: what it uses counts for that, too."""
+
+
+class SessionForked(Event, tag="session.forked", frozen=True):
+    """The transcript begins with a copy of what another session's was up to a record."""
+
+    from_session_id: str
+    from_seq: int
+    messages: tuple[Message, ...]
 
 
 class SessionEnded(Event, tag="session.ended", frozen=True):
@@ -145,12 +244,26 @@ class SessionModeChanged(Event, tag="session.mode_changed", frozen=True):
     mode: Mode
 
 
+class SessionModelChanged(Event, tag="session.model_changed", frozen=True):
+    """`model` is what a run takes that names none: a route, a route with a model, or a chain; "" for the daemon's."""
+
+    model: str
+
+
 class SessionRenamed(Event, tag="session.renamed", frozen=True):
     title: str
 
 
 class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
     rule: Rule
+
+
+class SessionBudgetSet(Event, tag="session.budget_set", frozen=True):
+    """The budget of all runs of the session and of its children. `raised_before` is what other sessions had raised it
+    by: that counts no more."""
+
+    budget: Budget
+    raised_before: Budget = NO_BUDGET
 
 
 class SessionRecovered(Event, tag="session.recovered", frozen=True):
@@ -179,6 +292,17 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Digest of the request, kept with its idempotency key."""
     hops: tuple[Hop, ...] = ()
     """Of a run with a chain, all of it; `route` and `model` are those of the first."""
+    system_prompt: str = ""
+    """What the operator added to the system text then."""
+    budget: Budget = NO_BUDGET
+    budget_by: str = ""
+    on_budget: OnBudget = "ask"
+    rates: tuple[Rate | None, ...] = ()
+    """Of each hop, where a price is known."""
+    window_tokens: int = 0
+    """Of a run without one, as a hop has it."""
+    pinned: bool = False
+    """The input stays in what models are shown."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -196,8 +320,11 @@ class RunMoved(Event, tag="run.moved", frozen=True):
 
 
 class RunStarted(Event, tag="run.started", frozen=True):
+    """`tool_limits` are those in force then, by tool."""
+
     run_id: str
     at_ms: int
+    tool_limits: dict[str, ToolLimits] = {}
 
 
 class InputSteered(Event, tag="input.steered", frozen=True):
@@ -209,6 +336,7 @@ class InputSteered(Event, tag="input.steered", frozen=True):
     at_ms: int
     attachments: tuple[Attachment, ...] = ()
     body_digest: str = ""
+    pinned: bool = False
 
 
 class InputEntered(Event, tag="input.entered", frozen=True):
@@ -251,7 +379,8 @@ class RunInterrupted(Event, tag="run.interrupted", frozen=True):
 
 class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     """`step` counts the run's model calls from 1; `attempt` the tries of this one. `route` and `model` are what it
-    takes, `reason` says why, `cooling` which hops of the chain are spared now."""
+    takes, `reason` says why, `cooling` which hops of the chain are spared now. It counts for `day`, and may use what is
+    `reserved` for it; `output_tokens_max` is there where a budget leaves room for less than usual."""
 
     run_id: str
     model_call_id: str
@@ -262,6 +391,10 @@ class ModelCallStarted(Event, tag="model_call.started", frozen=True):
     model: str = ""
     reason: Choice = "primary"
     cooling: tuple[Cooling, ...] = ()
+    day: str = ""
+    reserved: Spent = NO_SPENT
+    output_tokens_max: int = 0
+    purpose: Purpose = "reply"
 
 
 class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
@@ -275,7 +408,7 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     text: str
     stop_reason: StopReason
     tool_requests: tuple[ToolRequest, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     reasoning: str = ""
     model: str = ""
     provider_state: dict[str, Any] = {}
@@ -283,11 +416,14 @@ class ModelCallCompleted(Event, tag="model_call.completed", frozen=True):
     request_id: str = ""
     first_ms: int = 0
     duration_ms: int = 0
+    cost_usd: float | None = None
+    """None where nobody knows the price."""
+    purpose: Purpose = "reply"
 
 
 class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
     """An attempt failed and the next is due at `retry_at_ms`. `discarded`: it had begun to answer, and what followers
-    saw of that does not count."""
+    saw of that does not count. `usage` is what the provider said that it took all the same."""
 
     run_id: str
     model_call_id: str
@@ -298,6 +434,8 @@ class ModelCallRetrying(Event, tag="model_call.retrying", frozen=True):
     discarded: bool = False
     request_id: str = ""
     duration_ms: int = 0
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
 
 
 class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
@@ -308,6 +446,8 @@ class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
     message: str
     request_id: str = ""
     duration_ms: int = 0
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
 
 
 class ModelCallDied(Event, tag="model_call.died", frozen=True):
@@ -316,6 +456,30 @@ class ModelCallDied(Event, tag="model_call.died", frozen=True):
     run_id: str
     model_call_id: str
     attempt: int
+
+
+# -- what models are shown ------------------------------------------------------------------------------------------
+
+
+class ContextCompactionRequested(Event, tag="context.compaction_requested", frozen=True):
+    """The next model call of the session is to be preceded by a compaction."""
+
+
+class ContextCompacted(Event, tag="context.compacted", frozen=True):
+    """From here on models are shown `shown` in place of all that was said before; the transcript stays as it is.
+    `summary` stands for the `messages` that are shown no longer; where it is empty they were left out without one, or
+    (`messages` is 0) long results were only cut. The counts of tokens are estimates. `model_call_id` is the call that
+    wrote the summary, or that was too large."""
+
+    run_id: str
+    model_call_id: str
+    at_ms: int
+    reason: CompactionReason
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    shown: tuple[Message, ...]
+    summary: str = ""
 
 
 # -- tool calls -----------------------------------------------------------------------------------------------------
@@ -403,6 +567,8 @@ class ApprovalRequested(Event, tag="approval.requested", frozen=True):
     kind: ApprovalKind = "tool_call"
     reason: str = ""
     supersedes: str = ""
+    standing: Standing | None = None
+    """Of the budget that is asked about; there is no tool call then."""
 
 
 class ApprovalResolved(Event, tag="approval.resolved", frozen=True):
@@ -417,6 +583,7 @@ class ApprovalResolved(Event, tag="approval.resolved", frozen=True):
     updated_input: Arguments | None = None
     justification: str = ""
     body_digest: str = ""
+    raise_by: Budget | None = None
 
 
 class ApprovalWithdrawn(Event, tag="approval.withdrawn", frozen=True):
@@ -452,12 +619,32 @@ class QuestionWithdrawn(Event, tag="question.withdrawn", frozen=True):
     reason: str
 
 
+# -- budgets --------------------------------------------------------------------------------------------------------
+
+
+class BudgetWarned(Event, tag="budget.warned", frozen=True):
+    """Most of a budget is used; said once of each."""
+
+    run_id: str
+    standing: Standing
+
+
+class BudgetStopped(Event, tag="budget.stopped", frozen=True):
+    """The run ends for want of this budget: its last call says what was done and what is left."""
+
+    run_id: str
+    standing: Standing
+
+
 AnyEvent = (
     SessionCreated
+    | SessionForked
     | SessionEnded
     | SessionModeChanged
+    | SessionModelChanged
     | SessionRenamed
     | SessionRuleAdded
+    | SessionBudgetSet
     | SessionRecovered
     | RunSubmitted
     | RunEdited
@@ -474,6 +661,8 @@ AnyEvent = (
     | ModelCallRetrying
     | ModelCallFailed
     | ModelCallDied
+    | ContextCompactionRequested
+    | ContextCompacted
     | ToolCallDecided
     | ToolCallStarted
     | ToolCallCompleted
@@ -486,4 +675,6 @@ AnyEvent = (
     | QuestionRequested
     | QuestionAnswered
     | QuestionWithdrawn
+    | BudgetWarned
+    | BudgetStopped
 )

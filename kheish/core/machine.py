@@ -14,7 +14,18 @@ from typing import Any
 
 import msgspec
 
-from kheish.core import approvals, model_calls, questions, recovery, runs, sessions, steps, tool_calls
+from kheish.core import (
+    approvals,
+    budgets,
+    compaction,
+    model_calls,
+    questions,
+    recovery,
+    runs,
+    sessions,
+    steps,
+    tool_calls,
+)
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
@@ -30,9 +41,12 @@ COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.CreateSession: sessions.create,
     c.EndSession: sessions.end,
     c.SetMode: sessions.set_mode,
+    c.SetModel: sessions.set_model,
     c.RenameSession: sessions.rename,
+    c.SetBudget: budgets.set_budget,
     c.AddRule: sessions.add_rule,
     c.InterruptSession: sessions.interrupt,
+    c.CompactContext: compaction.request,
     c.SubmitRun: runs.submit,
     c.EditRun: runs.edit,
     c.MoveRun: runs.reorder,
@@ -50,14 +64,18 @@ OUTCOMES: dict[type[Outcome], Callable[[Draft, Any], None]] = {
     o.ToolProcessMade: tool_calls.process_made,
     o.ToolFinished: tool_calls.finished,
     o.ProcessGone: tool_calls.process_gone,
+    o.BudgetMoved: budgets.moved,
 }
 
 EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.SessionCreated: sessions.on_created,
+    e.SessionForked: sessions.on_forked,
     e.SessionEnded: sessions.on_ended,
     e.SessionModeChanged: sessions.on_mode_changed,
+    e.SessionModelChanged: sessions.on_model_changed,
     e.SessionRenamed: sessions.on_renamed,
     e.SessionRuleAdded: sessions.on_rule_added,
+    e.SessionBudgetSet: budgets.on_set,
     e.SessionRecovered: sessions.on_recovered,
     e.RunSubmitted: runs.on_submitted,
     e.RunEdited: runs.on_edited,
@@ -74,6 +92,8 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.ModelCallRetrying: model_calls.on_retrying,
     e.ModelCallFailed: model_calls.on_failed,
     e.ModelCallDied: model_calls.on_died,
+    e.ContextCompactionRequested: compaction.on_requested,
+    e.ContextCompacted: compaction.on_compacted,
     e.ToolCallDecided: tool_calls.on_decided,
     e.ToolCallStarted: tool_calls.on_started,
     e.ToolCallCompleted: tool_calls.on_completed,
@@ -86,6 +106,8 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
     e.QuestionRequested: questions.on_requested,
     e.QuestionAnswered: questions.on_answered,
     e.QuestionWithdrawn: questions.on_withdrawn,
+    e.BudgetWarned: budgets.on_warned,
+    e.BudgetStopped: budgets.on_stopped,
 }
 
 
@@ -100,6 +122,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 def evolve(state: State, event: e.Event, context: Context) -> None:
     """Applies one event to a state that the caller owns."""
+    budgets.pass_time(state, context)
     EVENTS[type(event)](state, event, context)
     state.updated_at_ms = context.at_ms
     state.generation = context.generation

@@ -5,24 +5,28 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from kheish.core import chains, runs
+from kheish.core import budgets, chains, compaction, runs
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import Context
 from kheish.core.contracts import AssistantMessage, FailureCode, Reply
 from kheish.core.draft import Draft
 from kheish.core.events import (
+    NO_SPENT,
+    NO_USAGE,
     Choice,
     ModelCallCompleted,
     ModelCallDied,
     ModelCallFailed,
     ModelCallRetrying,
     ModelCallStarted,
+    Purpose,
     ToolRequest,
 )
 from kheish.core.outcomes import ModelFailed, ModelReplied, RetryDue
 from kheish.core.state import ModelCall, Run, State, ToolCall
 from kheish.core.usage import add_usage
 from kheish.limits import (
+    CONTEXT_OVERFLOWS_MAX,
     MODEL_ATTEMPTS_MAX,
     MODEL_REPLY_BYTES_MAX,
     RETRY_AFTER_MAX_MS,
@@ -43,7 +47,7 @@ FAILURES: dict[FailureCode, Failure] = {
     "server_error": Failure(True, "the provider failed"),
     "timeout": Failure(True, "the provider did not answer in time"),
     "connection": Failure(True, "the connection broke"),
-    "too_large": Failure(False, "the request is larger than the model takes; start another session"),
+    "too_large": Failure(False, "the request is larger than the model takes"),
     "auth": Failure(False, "the provider refused the key; check it with `kheish routes list`"),
     "invalid": Failure(False, "the provider refused the request"),
     "content_refused": Failure(False, "the provider refused the content"),
@@ -63,9 +67,10 @@ def current(state: State, run_id: str, model_call_id: str, attempt: int) -> Run 
 
 def replied(draft: Draft, outcome: ModelReplied) -> None:
     run = current(draft.state, outcome.run_id, outcome.model_call_id, outcome.attempt)
-    if run is None:
+    if run is None or run.model_call is None:
         return
-    reply = outcome.reply
+    reply, purpose = outcome.reply, run.model_call.purpose
+    compaction_reason = compaction.reason_of(draft.state, run)
     if problem := unfit(reply):
         give_up(draft, run, "invalid_reply", f"the reply cannot be recorded: {problem}")
         return
@@ -77,7 +82,7 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             arguments=call.arguments,
             malformed=call.malformed,
         )
-        for call in reply.tool_calls
+        for call in (reply.tool_calls if purpose == "reply" and run.stopped is None else ())
     )
     draft.emit(
         ModelCallCompleted(
@@ -95,9 +100,14 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
             request_id=reply.request_id,
             first_ms=outcome.first_ms,
             duration_ms=outcome.duration_ms,
+            cost_usd=outcome.cost_usd,
+            purpose=purpose,
         )
     )
-    if reply.stop_reason == "refused" and not requests:
+    budgets.warn(draft, run.run_id)
+    if purpose == "summary":
+        compaction.compact(draft, run, compaction_reason, outcome.context)
+    elif reply.stop_reason == "refused" and not requests:
         runs.fail(draft, run.run_id, "content_refused", FAILURES["content_refused"].advice)
 
 
@@ -125,8 +135,20 @@ def failed(draft: Draft, outcome: ModelFailed) -> None:
         _go_on(draft, run, call, outcome)
         return
     tries = f" after {call.failures + 1} attempts" if call.failures else ""
+    if outcome.code == "too_large":
+        tries = f", and the conversation cannot be cut to what does; {_TOO_LARGE}"
     explained = f"{failure.advice or 'the model call failed'}{tries}: {outcome.message}"
-    give_up(draft, run, outcome.code, outcome.message, explained, outcome.request_id, outcome.duration_ms)
+    give_up(draft, run, outcome.code, outcome.message, explained, outcome)
+
+
+_TOO_LARGE = "give a smaller input, such as a path to read from, or take a model with a larger window"
+
+
+def is_overflow(run: Run, code: str) -> bool:
+    """Whether a failure is one that a smaller context may mend."""
+    call = run.model_call
+    is_reply = call is not None and call.purpose == "reply"
+    return is_reply and code == "too_large" and run.overflows < CONTEXT_OVERFLOWS_MAX
 
 
 def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> None:
@@ -152,6 +174,8 @@ def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> Non
             discarded=outcome.has_output,
             request_id=outcome.request_id,
             duration_ms=outcome.duration_ms,
+            usage=outcome.usage,
+            cost_usd=outcome.cost_usd,
         )
     )
     if hop is not None:
@@ -164,12 +188,16 @@ def give_up(
     code: str,
     message: str,
     explained: str = "",
-    request_id: str = "",
-    duration_ms: int = 0,
+    outcome: ModelFailed | None = None,
 ) -> None:
-    """The present model call fails for good, and its run with it; `explained` is the message for people."""
+    """The present model call fails for good, and its run with it; `explained` is the message for people. A run goes on
+    without a summary, unless one was its last hope, and after a reply that a smaller context may make possible."""
     call = run.model_call
     assert call is not None
+    compaction_reason = compaction.reason_of(draft.state, run)
+    goes_on, context = is_overflow(run, code), outcome.context if outcome else None
+    if call.purpose == "summary":
+        goes_on = compaction_reason != "too_large" or context is not None
     draft.emit(
         ModelCallFailed(
             run_id=run.run_id,
@@ -177,11 +205,16 @@ def give_up(
             attempt=call.attempt,
             code=code,
             message=message,
-            request_id=request_id,
-            duration_ms=duration_ms,
+            request_id=outcome.request_id if outcome else "",
+            duration_ms=outcome.duration_ms if outcome else 0,
+            usage=outcome.usage if outcome else NO_USAGE,
+            cost_usd=outcome.cost_usd if outcome else None,
         )
     )
-    runs.fail(draft, run.run_id, code, explained or message)
+    if goes_on:
+        compaction.compact(draft, run, compaction_reason, context)
+    else:
+        runs.fail(draft, run.run_id, code, explained or message)
 
 
 def retry_delay_ms(failures: int, retry_after_ms: int | None, jitter: float) -> int:
@@ -203,12 +236,16 @@ def retry_due(draft: Draft, outcome: RetryDue) -> None:
 
 
 def start(draft: Draft, run: Run) -> None:
-    """The run's next model call."""
-    call = ModelCall(model_call_id=draft.new_id("modelcall"), step=run.step + 1, attempt=0)
-    start_attempt(draft, run, call, *chains.choose(run, draft.context.cooling))
+    """The run's next model call, or the one that makes room for it."""
+    hop, reason = chains.choose(run, draft.context.cooling)
+    purpose: Purpose = "summary" if compaction.reason_now(draft.state, run, run.chain[hop]) else "reply"
+    step = run.step if run.overflows else run.step + 1
+    call = ModelCall(model_call_id=draft.new_id("modelcall"), step=step, attempt=0, purpose=purpose)
+    start_attempt(draft, run, call, hop, reason)
 
 
 def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Choice) -> None:
+    output_tokens_max, reserved = budgets.reserve(draft, draft.run(run.run_id), hop)
     draft.emit(
         ModelCallStarted(
             run_id=run.run_id,
@@ -220,6 +257,10 @@ def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Cho
             model=run.chain[hop].model,
             reason=reason,
             cooling=chains.cooling_in(run.hops, draft.context.cooling),
+            day=draft.context.day,
+            reserved=reserved,
+            output_tokens_max=output_tokens_max,
+            purpose=call.purpose,
         )
     )
 
@@ -237,41 +278,57 @@ def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
             retry_at_ms=0,
             tried=old.tried if old.stays or event.reason in ("failover", "resumed") else (),
             stays=old.stays and event.reason != "failover",
+            reserved=event.reserved,
+            output_tokens_max=event.output_tokens_max,
         )
         if old is not None and old.model_call_id == event.model_call_id
-        else ModelCall(model_call_id=event.model_call_id, step=event.step, attempt=event.attempt)
+        else ModelCall(
+            model_call_id=event.model_call_id,
+            step=event.step,
+            attempt=event.attempt,
+            purpose=event.purpose,
+            reserved=event.reserved,
+            output_tokens_max=event.output_tokens_max,
+        )
     )
-    state.runs[event.run_id] = replace(
-        run,
-        model_call=call,
-        step=event.step,
-        calls=(),
-        answered=False,
-        updated_at_ms=event.at_ms,
-        hop=chains.place_of(run.hops, event.route, event.model),
+    budgets.begin_day(state, event.day)
+    run = replace(
+        run, model_call=call, updated_at_ms=event.at_ms, hop=chains.place_of(run.hops, event.route, event.model)
+    )
+    # The step begins with its reply; a summary only makes room for that.
+    state.runs[event.run_id] = (
+        replace(run, step=event.step, calls=(), answered=False) if event.purpose == "reply" else run
     )
 
 
 def on_completed(state: State, event: ModelCallCompleted, context: Context) -> None:
     run = state.runs[event.run_id]
+    usage = add_usage(run.usage, event.usage)
+    if event.purpose == "summary":
+        state.compaction_requested = False
+        state.runs[event.run_id] = replace(run, model_call=None, has_room=True, usage=usage, updated_at_ms=event.at_ms)
+        return
     state.ordinal += 1
-    state.entered.append(
-        AssistantMessage(
-            text=event.text,
-            tool_requests=event.tool_requests,
-            reasoning=event.reasoning,
-            provider_state=event.provider_state,
-        )
+    reply = AssistantMessage(
+        text=event.text,
+        tool_requests=event.tool_requests,
+        reasoning=event.reasoning,
+        provider_state=event.provider_state,
     )
+    compaction.enter(state, reply)
+    compaction.count(state, event.usage)
     state.runs[event.run_id] = replace(
         run,
         model_call=None,
         calls=tuple(ToolCall(request=r, arguments=r.arguments) for r in event.tool_requests),
         answered=True,
         output=event.text or run.output,
-        usage=add_usage(run.usage, event.usage),
+        usage=usage,
         updated_at_ms=event.at_ms,
+        overflows=0,
+        has_room=False,
     )
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
 
 def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> None:
@@ -284,16 +341,26 @@ def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> Non
         retry_at_ms=event.retry_at_ms,
         tried=(*old.tried, run.hop) if run.hops else (),
         stays=event.discarded and not old.stays,
+        reserved=NO_SPENT,
     )
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd)
 
 
 def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
-    state.runs[event.run_id] = replace(state.runs[event.run_id], model_call=None, updated_at_ms=context.at_ms)
+    run = state.runs[event.run_id]
+    failed = replace(run, model_call=None, updated_at_ms=context.at_ms)
+    if run.model_call is not None and run.model_call.purpose == "summary":
+        state.compaction_requested = False
+        failed = replace(failed, has_room=True)
+    elif is_overflow(run, event.code):
+        failed = replace(failed, overflows=run.overflows + 1, has_room=False)
+    state.runs[event.run_id] = failed
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
 
 def on_died(state: State, event: ModelCallDied, context: Context) -> None:
     run = state.runs[event.run_id]
     assert run.model_call is not None
-    call = replace(run.model_call, deaths=run.model_call.deaths + 1)
+    call = replace(run.model_call, deaths=run.model_call.deaths + 1, reserved=NO_SPENT)
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)

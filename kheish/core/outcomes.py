@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from kheish.core.contracts import Reply
-from kheish.core.events import Process
+from kheish.core.contracts import NewContext, Reply
+from kheish.core.events import NO_USAGE, Process, Usage
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
@@ -15,7 +15,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
 
 
 class ModelReplied(Outcome, tag="model_replied", frozen=True):
-    """`first_ms` and `duration_ms` are how long the first piece of the reply and the whole of it took."""
+    """`first_ms` and `duration_ms` are how long the first piece of the reply and the whole of it took. `context` is,
+    with a summary, what it makes of what models are shown."""
 
     run_id: str
     model_call_id: str
@@ -23,11 +24,14 @@ class ModelReplied(Outcome, tag="model_replied", frozen=True):
     reply: Reply
     first_ms: int = 0
     duration_ms: int = 0
+    cost_usd: float | None = None
+    context: NewContext | None = None
 
 
 class ModelFailed(Outcome, tag="model_failed", frozen=True):
     """`jitter` in [0, 1) spreads the retry; randomness is not the core's. `has_output`: followers saw some of a
-    reply."""
+    reply. `usage` is what the provider said that the attempt took all the same; `context` what models may be shown
+    without a summary, where that would help."""
 
     run_id: str
     model_call_id: str
@@ -39,6 +43,9 @@ class ModelFailed(Outcome, tag="model_failed", frozen=True):
     has_output: bool = False
     request_id: str = ""
     duration_ms: int = 0
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
+    context: NewContext | None = None
 
 
 class RetryDue(Outcome, tag="retry_due", frozen=True):
@@ -69,3 +76,7 @@ class ProcessGone(Outcome, tag="process_gone", frozen=True):
     tool_call_id: str
     pid: int
     killed: bool
+
+
+class BudgetMoved(Outcome, tag="budget_moved", frozen=True):
+    """A budget that is waited for may have room again."""

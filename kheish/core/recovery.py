@@ -11,7 +11,7 @@ a wait for an approval or question           as it was
 
 from __future__ import annotations
 
-from kheish.core import approvals, model_calls, tool_calls
+from kheish.core import approvals, budgets, model_calls, tool_calls
 from kheish.core.commands import Recover
 from kheish.core.draft import Draft
 from kheish.core.events import (
@@ -54,6 +54,7 @@ def recover(draft: Draft, command: Recover) -> str:
     for approval in list(draft.state.approvals.values()):
         if approval.policy_revision != draft.settings.policy_revision:
             approvals.reissue(draft, approval)
+    budgets.recheck(draft)
     return state.session_id
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from kheish.core import tool_calls
+from kheish.core import budgets, compaction, tool_calls
 from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
 from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
@@ -62,6 +62,8 @@ def submit(draft: Draft, command: SubmitRun) -> str:
         )
     if not command.text.strip() and not command.attachments:
         raise Invalid("cannot submit: the text is empty", code="empty_input", path="$.content")
+    if command.delivery == "steer" and command.budget is not None:
+        raise Invalid("cannot give a budget to what steers: the active run has its own", path="$.budget")
     if command.delivery == "steer" and state.active:
         draft.emit(
             InputSteered(
@@ -71,6 +73,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
                 at_ms=draft.at_ms,
                 attachments=command.attachments,
                 body_digest=draft.context.body_digest,
+                pinned=command.pinned,
             )
         )
         return state.active
@@ -80,6 +83,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             code="queue_full",
         )
     run_id = draft.new_id("run")
+    budget, budget_by = budgets.of_run(draft, command.budget)
     if command.delivery == "interrupt" and state.active:
         stop(draft, state.active, "interrupted", "another input took its place")
     draft.emit(
@@ -95,6 +99,13 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             first=command.delivery == "interrupt",
             body_digest=draft.context.body_digest,
             hops=command.hops,
+            system_prompt=draft.settings.system_prompt,
+            budget=budget,
+            budget_by=budget_by,
+            on_budget=command.on_budget,
+            rates=command.rates,
+            window_tokens=command.window_tokens,
+            pinned=command.pinned,
         )
     )
     return run_id
@@ -195,6 +206,13 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         origin=context.origin,
         principal=context.principal,
         hops=event.hops,
+        system_prompt=event.system_prompt,
+        budget=event.budget,
+        budget_by=event.budget_by,
+        on_budget=event.on_budget,
+        rates=event.rates,
+        window_tokens=event.window_tokens,
+        pinned=event.pinned,
     )
     if event.first:
         state.queue.insert(0, event.run_id)
@@ -213,16 +231,20 @@ def on_edited(state: State, event: RunEdited, context: Context) -> None:
 
 
 def on_started(state: State, event: RunStarted, context: Context) -> None:
-    run = replace(move(state, event.run_id, "running"), started_at_ms=event.at_ms, updated_at_ms=event.at_ms)
-    state.runs[event.run_id] = run
+    state.runs[event.run_id] = run = replace(
+        move(state, event.run_id, "running"),
+        started_at_ms=event.at_ms,
+        updated_at_ms=event.at_ms,
+        tool_limits=event.tool_limits,
+    )
     state.queue.remove(event.run_id)
     state.active = event.run_id
-    state.entered.append(UserMessage(text=run.text, attachments=run.attachments))
+    compaction.enter(state, UserMessage(text=run.text, attachments=run.attachments, is_pinned=run.pinned))
 
 
 def on_steered(state: State, event: InputSteered, context: Context) -> None:
     run = state.runs[event.run_id]
-    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments)
+    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments, pinned=event.pinned)
     state.runs[event.run_id] = replace(run, steered=(*run.steered, steered), updated_at_ms=event.at_ms)
     remember_key(state, context, event.body_digest, event.run_id)
 
@@ -230,7 +252,7 @@ def on_steered(state: State, event: InputSteered, context: Context) -> None:
 def on_entered(state: State, event: InputEntered, context: Context) -> None:
     run = state.runs[event.run_id]
     entered = next(s for s in run.steered if s.input_id == event.input_id)
-    state.entered.append(UserMessage(text=entered.text, attachments=entered.attachments))
+    compaction.enter(state, UserMessage(text=entered.text, attachments=entered.attachments, is_pinned=entered.pinned))
     state.runs[event.run_id] = replace(
         run, steered=tuple(s for s in run.steered if s is not entered), calls=(), answered=False
     )
@@ -271,6 +293,8 @@ def _finish(state: State, run_id: str, phase: RunPhase, at_ms: int, code: str = 
         updated_at_ms=at_ms,
         error_code=code,
         error_message=message,
+        system_prompt="",
+        tool_limits={},
     )
     if state.active == run_id:
         state.active = ""

@@ -6,7 +6,7 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from kheish.core import runs
+from kheish.core import compaction, runs
 from kheish.core.commands import (
     AddRule,
     Context,
@@ -15,13 +15,16 @@ from kheish.core.commands import (
     InterruptSession,
     RenameSession,
     SetMode,
+    SetModel,
 )
 from kheish.core.draft import Draft
 from kheish.core.events import (
     Mode,
     SessionCreated,
     SessionEnded,
+    SessionForked,
     SessionModeChanged,
+    SessionModelChanged,
     SessionRecovered,
     SessionRenamed,
     SessionRuleAdded,
@@ -35,6 +38,12 @@ def create(draft: Draft, command: CreateSession) -> str:
     """Idempotent: an existing session is returned; another directory or mode than it has is a conflict."""
     state = draft.state
     if state.session_id:
+        if command.forked is not None:
+            raise Conflict(
+                f"cannot fork into session {state.session_id}: it exists; choose another name",
+                code="session_conflict",
+                cwd=state.cwd,
+            )
         if command.cwd and command.cwd != state.cwd:
             raise Conflict(
                 f"cannot create session {state.session_id}: it exists with the directory {state.cwd}; "
@@ -55,8 +64,12 @@ def create(draft: Draft, command: CreateSession) -> str:
             mode=command.mode,
             title=command.title,
             body_digest=draft.context.body_digest,
+            parent_session_id=command.parent_session_id,
+            parent_run_id=command.parent_run_id,
         )
     )
+    if command.forked is not None:
+        draft.emit(command.forked)
     return command.session_id
 
 
@@ -85,6 +98,13 @@ def set_mode(draft: Draft, command: SetMode) -> str:
     return draft.state.session_id
 
 
+def set_model(draft: Draft, command: SetModel) -> str:
+    draft.require_operator("choose the session's model")
+    if draft.state.model != command.model:
+        draft.emit(SessionModelChanged(model=command.model))
+    return draft.state.session_id
+
+
 def rename(draft: Draft, command: RenameSession) -> str:
     if command.title != draft.state.title:
         draft.emit(SessionRenamed(title=command.title))
@@ -106,7 +126,13 @@ def on_created(state: State, event: SessionCreated, context: Context) -> None:
     state.mode = event.mode
     state.title = event.title
     state.created_at_ms = event.created_at_ms
+    state.parent_session_id, state.parent_run_id = event.parent_session_id, event.parent_run_id
     runs.remember_key(state, context, event.body_digest, event.session_id)
+
+
+def on_forked(state: State, event: SessionForked, context: Context) -> None:
+    for message in event.messages:
+        compaction.enter(state, message)
 
 
 def on_ended(state: State, event: SessionEnded, context: Context) -> None:
@@ -116,6 +142,10 @@ def on_ended(state: State, event: SessionEnded, context: Context) -> None:
 
 def on_mode_changed(state: State, event: SessionModeChanged, context: Context) -> None:
     state.mode = event.mode
+
+
+def on_model_changed(state: State, event: SessionModelChanged, context: Context) -> None:
+    state.model = event.model
 
 
 def on_renamed(state: State, event: SessionRenamed, context: Context) -> None:

@@ -12,26 +12,37 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from kheish.core.contracts import Message
 from kheish.core.events import (
+    NO_BUDGET,
+    NO_SPENT,
+    NO_USAGE,
     ApprovalKind,
     Arguments,
     Attachment,
+    Budget,
     Effect,
     Hop,
+    Message,
     Mode,
+    OnBudget,
     Process,
+    Purpose,
     Question,
+    Rate,
     Rule,
+    Spent,
+    Standing,
     Struct,
     ToolKind,
+    ToolLimits,
     ToolRequest,
     Usage,
 )
+from kheish.core.plans import PlanItem
 
 T = TypeVar("T")
 
-REDUCER_VERSION = 3
+REDUCER_VERSION = 4
 """Raised whenever `evolve` gives another state for the same events: older checkpoints are then ignored."""
 
 RunPhase = Literal["queued", "running", "completed", "failed", "interrupted", "cancelled"]
@@ -62,6 +73,9 @@ class ModelCall(Struct, frozen=True):
     retry_at_ms: int = 0
     tried: tuple[int, ...] = ()
     stays: bool = False
+    reserved: Spent = NO_SPENT
+    output_tokens_max: int = 0
+    purpose: Purpose = "reply"
 
 
 class ToolCall(Struct, frozen=True):
@@ -92,6 +106,7 @@ class SteeredInput(Struct, frozen=True):
     input_id: str
     text: str
     attachments: tuple[Attachment, ...] = ()
+    pinned: bool = False
 
 
 class Run(Struct, frozen=True):
@@ -118,17 +133,35 @@ class Run(Struct, frozen=True):
     """The current step's reply is in the transcript with all its tool results."""
     steered: tuple[SteeredInput, ...] = ()
     output: str = ""
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     error_code: str = ""
     error_message: str = ""
     hops: tuple[Hop, ...] = ()
     hop: int = 0
     """That of the last attempt, by its place in the chain."""
+    plan: tuple[PlanItem, ...] = ()
+    system_prompt: str = ""
+    tool_limits: dict[str, ToolLimits] = {}
+    """These two only until it is over."""
+    budget: Budget = NO_BUDGET
+    budget_by: str = ""
+    on_budget: OnBudget = "ask"
+    rates: tuple[Rate | None, ...] = ()
+    used: Spent = NO_SPENT
+    """By all attempts of all its calls."""
+    stopped: Standing | None = None
+    """The budget for want of which it ends."""
+    window_tokens: int = 0
+    pinned: bool = False
+    overflows: int = 0
+    """How often a provider found the context too large since the last reply."""
+    has_room: bool = False
+    """The context was compacted since the last reply, or could not be."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
         """The ways to a model that the run may take, the first one first."""
-        return self.hops or (Hop(route=self.route, model=self.model),)
+        return self.hops or (Hop(route=self.route, model=self.model, window_tokens=self.window_tokens),)
 
     @property
     def is_terminal(self) -> bool:
@@ -148,6 +181,7 @@ class Approval(Struct, frozen=True):
     rule: str
     kind: ApprovalKind = "tool_call"
     reason: str = ""
+    standing: Standing | None = None
 
 
 class QuestionRequest(Struct, frozen=True):
@@ -175,18 +209,27 @@ class KeyUse(Struct, frozen=True):
     result: str
 
 
+class BudgetNote(Struct, frozen=True):
+    """What was decided here of a budget, also of one that is not the session's own: what it was raised by, and whether
+    a warning was given."""
+
+    raised: Budget = NO_BUDGET
+    is_warned: bool = False
+
+
 class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     session_id: str = ""
     cwd: str = ""
     title: str = ""
     mode: Mode = "default"
+    model: str = ""
     created_at_ms: int = 0
     updated_at_ms: int = 0
     ended: bool = False
     end_reason: str = ""
     generation: int = 0
     ordinal: int = 0
-    """Completed model calls of the session."""
+    """Replies of models in the session."""
     rules: list[Rule] = []
     runs: dict[str, Run] = {}
     """As they were submitted: those that are not over, and the newest FINISHED_RUNS_KEPT that are."""
@@ -197,6 +240,18 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     entered: list[Message] = []
     """What entered the transcript since the fold or the fork began. The transcript is as long as the journal, which has
     it already: it is no part of what is stored."""
+    shown: list[Message] = []
+    """Once the context was compacted: what models are shown of the transcript. Before that it is all of it."""
+    compactions: int = 0
+    left_out: int = 0
+    """Messages of the transcript that models are shown no longer."""
+    counted_tokens: int = 0
+    """Of the context, with the last reply, as its provider counted them; 0 where none did since the last compaction."""
+    guessed_tokens: int = 0
+    """An estimate of what entered the context since."""
+    compacted_tokens: int = 0
+    """An estimate of the context as the last compaction left it."""
+    compaction_requested: bool = False
     approvals: dict[str, Approval] = {}
     questions: dict[str, QuestionRequest] = {}
     settled: dict[str, Settled] = {}
@@ -205,6 +260,19 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The newest IDEMPOTENCY_KEYS_KEPT."""
     processes: dict[str, Process] = {}
     """Processes that may live, by tool call."""
+    parent_session_id: str = ""
+    parent_run_id: str = ""
+    budget: Budget = NO_BUDGET
+    budget_by: str = ""
+    raised_before: Budget = NO_BUDGET
+    """Raises of the budget in other sessions that count no more."""
+    budget_notes: dict[str, BudgetNote] = {}
+    """By account; the newest BUDGET_NOTES_KEPT."""
+    used: Spent = NO_SPENT
+    """By all runs, also those that left."""
+    day: str = ""
+    """The newest on which a model was called, and what was used on it."""
+    day_used: Spent = NO_SPENT
 
     def fork(self) -> State:
         """A state that may be evolved without changing this one: containers copied, leaves shared, nothing entered."""
@@ -212,7 +280,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.rules, forked.queue, forked.entered = self.rules[:], self.queue[:], []
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
-        forked.settled = self.settled.copy()
+        forked.settled, forked.budget_notes = self.settled.copy(), self.budget_notes.copy()
+        forked.shown = self.shown[:]
         return forked
 
     @property

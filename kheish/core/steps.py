@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.core import approvals, model_calls, questions, runs, tool_calls
+from kheish.core import approvals, budgets, model_calls, questions, runs, tool_calls
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
 from kheish.core.events import InputEntered, RunCompleted, RunStarted
@@ -17,10 +17,14 @@ def advance(draft: Draft) -> bool:
     if run is None:
         if not state.queue or state.ended:
             return False
-        draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms))
+        limits = dict(draft.settings.tool_limits)
+        draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms, tool_limits=limits))
         return True
     if run.model_call is not None or not all(call.phase == "done" for call in run.calls):
         return _advance_calls(draft, run)
+    if run.stopped is not None and (run.answered or not run.step):
+        runs.fail(draft, run.run_id, "budget_exhausted", f"its budget is used up: {budgets.say(run.stopped)}")
+        return True
     if run.steered:
         draft.emit(InputEntered(input_id=run.steered[0].input_id, run_id=run.run_id))
         return True
@@ -34,6 +38,11 @@ def advance(draft: Draft) -> bool:
             "step_limit",
             f"the run reached its limit of {draft.settings.steps_max} model calls",
         )
+        return True
+    if budgets.is_asking(state, run):
+        return False
+    if run.stopped is None and (standing := budgets.find_reached(draft, run)) is not None:
+        budgets.hold(draft, run, standing)
         return True
     model_calls.start(draft, run)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from kheish.core import compaction, plans
 from kheish.core.commands import Context
 from kheish.core.contracts import ToolMessage
 from kheish.core.draft import Draft
@@ -132,7 +133,8 @@ def on_completed(state: State, event: ToolCallCompleted, context: Context) -> No
     if call.phase == "started":
         state.processes.pop(event.tool_call_id, None)
     run = state.runs[event.run_id]
-    state.runs[event.run_id] = replace(run, updated_at_ms=event.at_ms)
+    plan = plans.plan_of(call.arguments) if call.tool == plans.TOOL and not event.is_error else run.plan
+    state.runs[event.run_id] = replace(run, updated_at_ms=event.at_ms, plan=plan)
     if all(c.phase == "done" for c in run.calls):
         _answer(state, run)
 
@@ -154,15 +156,14 @@ def on_process_ended(state: State, event: ProcessEnded, context: Context) -> Non
 def _answer(state: State, run: Run) -> None:
     """All results of a step enter the transcript together, in the order in which the model asked."""
     for call in run.calls:
-        state.entered.append(
-            ToolMessage(
-                tool_call_id=call.tool_call_id,
-                provider_id=call.request.provider_id,
-                tool=call.tool,
-                text=call.output,
-                is_error=call.is_error,
-            )
+        result = ToolMessage(
+            tool_call_id=call.tool_call_id,
+            provider_id=call.request.provider_id,
+            tool=call.tool,
+            text=call.output,
+            is_error=call.is_error,
         )
+        compaction.enter(state, result)
 
 
 def close_step(state: State, run: Run) -> None:

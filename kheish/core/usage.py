@@ -8,13 +8,14 @@ from typing import Literal
 
 import msgspec
 
-from kheish.core.events import Event, ModelCallCompleted, ModelCallStarted, RunSubmitted, Usage
+from kheish.core.events import Event, Hop, ModelCallCompleted, ModelCallStarted, Rate, RunSubmitted, Usage
 
 By = Literal["model", "route", "session", "day"]
 PriceOf = Callable[[str, str, Usage, int], float | None]
 """US dollars of a call: by its route, its model, what it used and when. None where nobody knows."""
 
 UNKNOWN = "unknown"
+_THOUSAND_IN, _THOUSAND_OUT = Usage(input_tokens=1000), Usage(output_tokens=1000)
 
 
 class Total(msgspec.Struct):
@@ -34,6 +35,25 @@ class Total(msgspec.Struct):
 
 def add_usage(a: Usage, b: Usage) -> Usage:
     return Usage(**{name: getattr(a, name) + getattr(b, name) for name in Usage.__struct_fields__})
+
+
+def cost_of(event: ModelCallCompleted, route: str, model: str, price_of: PriceOf) -> float | None:
+    """As it was journaled; of a journal from before that was done, by the prices of today."""
+    if event.cost_usd is not None:
+        return event.cost_usd
+    return price_of(route, event.model or model, event.usage, event.at_ms)
+
+
+def rates_of(hops: tuple[Hop, ...], price_of: PriceOf, at_ms: int) -> tuple[Rate | None, ...]:
+    """What each hop costs, as it is reckoned before a call; none where no price is known."""
+
+    def rate(hop: Hop) -> Rate | None:
+        # Of a thousand tokens: a larger call may be of another price.
+        costs = [price_of(hop.route, hop.model, usage, at_ms) for usage in (_THOUSAND_IN, _THOUSAND_OUT)]
+        return Rate(input_usd=1000 * costs[0], output_usd=1000 * costs[1]) if None not in costs else None  # type: ignore[operator]
+
+    rates = tuple(map(rate, hops))
+    return rates if any(rates) else ()
 
 
 class Meter:
@@ -67,7 +87,7 @@ class Meter:
 
     def _count(self, session_id: str, event: ModelCallCompleted, route: str, model: str) -> None:
         model = model or event.model or UNKNOWN
-        cost_usd = self._price_of(route, event.model or model, event.usage, event.at_ms)
+        cost_usd = cost_of(event, route, model, self._price_of)
         names: dict[By, str] = {"model": model, "route": route, "session": session_id}
         name = names.get(self.by) or date.fromtimestamp(event.at_ms / 1000).isoformat()
         for total in (self.totals.setdefault(name, Total()), self.total):

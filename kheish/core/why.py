@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from kheish.core.events import (
     Choice,
+    ContextCompacted,
     Cooling,
     Event,
     Hop,
@@ -17,12 +18,13 @@ from kheish.core.events import (
     ModelCallFailed,
     ModelCallRetrying,
     ModelCallStarted,
+    Purpose,
     RunCompleted,
     RunFailed,
     RunSubmitted,
     Usage,
 )
-from kheish.core.usage import PriceOf
+from kheish.core.usage import PriceOf, cost_of
 
 Result = Literal["under_way", "replied", "failed", "died"]
 
@@ -30,7 +32,8 @@ Result = Literal["under_way", "replied", "failed", "died"]
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a model call: what it took and why (`reason`, with what was spared then), and what came of it.
     `request_id` is the provider's; `first_ms` is 0 where no piece of a reply is known of; `waited_ms` is the pause
-    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known."""
+    before the next attempt; `discarded`: it had begun to answer. `cost_usd` is null where no price is known.
+    `compacted` says in words what became of the context after it."""
 
     model_call_id: str
     step: int
@@ -50,6 +53,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     discarded: bool = False
     usage: Usage = Usage()
     cost_usd: float | None = None
+    purpose: Purpose = "reply"
+    compacted: str = ""
 
 
 class Inquiry:
@@ -78,7 +83,7 @@ class Inquiry:
                     first_ms=event.first_ms,
                     duration_ms=event.duration_ms,
                     usage=event.usage,
-                    cost_usd=self._price_of(last.route, event.model or last.model, event.usage, event.at_ms),
+                    cost_usd=cost_of(event, last.route, last.model, self._price_of),
                 )
             case ModelCallRetrying() | ModelCallFailed():
                 retrying = event if isinstance(event, ModelCallRetrying) else None
@@ -93,6 +98,8 @@ class Inquiry:
                 )
             case ModelCallDied():
                 self._finish("died")
+            case ContextCompacted():
+                self.attempts[-1] = replace(self.attempts[-1], compacted=_compacted(event))
             case RunCompleted():
                 self._end = "the run completed"
             case RunFailed():
@@ -111,6 +118,7 @@ class Inquiry:
                 reason=event.reason,
                 cooling=list(event.cooling),
                 result="under_way",
+                purpose=event.purpose,
             )
         )
 
@@ -123,15 +131,25 @@ class Inquiry:
         lines = [f"the run takes {chain}"]
         for number, attempt in enumerate(self.attempts):
             before = self.attempts[number - 1] if number else None
-            again = f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""
+            again = ", a summary" if attempt.purpose == "summary" else ""
+            again += f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""
             lines.append(
                 f"step {attempt.step}{again}: {_name(attempt.route, attempt.model)}{_because(attempt, before)}"
                 f"{_spared(attempt)}"
             )
             lines.append(f"  {_result(attempt)}")
+            if attempt.compacted:
+                lines.append(f"  {attempt.compacted}")
             if attempt.waited_ms:
                 lines.append(f"  waited {_span(attempt.waited_ms)}")
         return [*lines, self._end] if self._end else lines
+
+
+def _compacted(event: ContextCompacted) -> str:
+    what = f"{event.messages} messages are left out" if event.messages else "long results are cut"
+    what += ", a summary stands for them" if event.summary else ""
+    size = f"about {event.tokens_before} -> {event.tokens_after} tokens"
+    return f"the context was compacted ({event.reason}): {what}, {size}"
 
 
 def _name(route: str, model: str) -> str:

@@ -52,16 +52,22 @@ def run_daemon() -> int:
 async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceManager) -> int:
     from kheish.api.app import App
     from kheish.api.server import Server
-    from kheish.daemon.wiring import build_secrets, build_supervisor
+    from kheish.daemon.wiring import build_debugging, build_secrets, build_supervisor
+    from kheish.providers.registry import Routes
+    from kheish.runtime.settings import RuntimeConfig
+    from kheish.runtime.supervisor import SystemClock
 
     stop = lifecycle.install_signals()
     gc.disable()  # whatever is made until the daemon is ready stays
     listener = manager.take_listener(socket)
     secrets = build_secrets(root, paths.config_dir())
-    supervisor = build_supervisor(root, paths.config_dir(), lock, secrets)
+    runtime = RuntimeConfig(root / "daemon" / "runtime.json", SystemClock())
+    routes = Routes(paths.config_dir(), reveal=secrets.reveal, runtime=lambda: runtime.settings)
+    debugging = build_debugging(root, routes, secrets, runtime)
+    supervisor = build_supervisor(root, paths.config_dir(), lock, routes, runtime, debugging)
     try:
         await supervisor.start()
-        app = App(supervisor, secrets, state_root=root, socket_path=socket)
+        app = App(supervisor, secrets, debugging, state_root=root, socket_path=socket)
         server = Server(app, socket, listener)
         await server.start()
         log.info("ready", extra={"version": __version__, "generation": lock.generation, "pid": os.getpid()})
@@ -76,5 +82,6 @@ async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceMan
         await server.stop()
     finally:
         await supervisor.close()
+        await debugging.close()
     log.info("stopped")
     return 0

@@ -7,10 +7,14 @@ import os
 from pathlib import Path
 
 from kheish.config import FILE_NAME, load_config
-from kheish.core.events import Behavior, Process, Rule
+from kheish.core.budgets import DIMENSIONS
+from kheish.core.events import Behavior, Budget, Process, Rule
 from kheish.core.permissions import parse_pattern
+from kheish.debug.service import Debugging
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
+from kheish.runtime.ledger import Limits
+from kheish.runtime.settings import RuntimeConfig
 from kheish.runtime.supervisor import Supervisor, SystemClock
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
@@ -54,16 +58,41 @@ def build_secrets(root: Path, config_dir: Path) -> Secrets:
     return Secrets(root / "daemon" / "secrets", master_key, SystemClock())
 
 
-def build_supervisor(root: Path, config_dir: Path, lock: DaemonLock, secrets: Secrets) -> Supervisor:
+def config_budgets(config_dir: Path) -> Limits:
+    """The budgets of `config.toml`. Raises Invalid."""
+    budgets = load_config(config_dir).budgets
+
+    def read(whose: str) -> Budget:
+        return Budget(**{dimension: getattr(budgets, f"{whose}_{dimension}") for dimension in DIMENSIONS})
+
+    return Limits(run=read("run"), session=read("session"), day=read("daily"), daemon=read("daemon"))
+
+
+def build_debugging(root: Path, routes: Routes, secrets: Secrets, runtime: RuntimeConfig) -> Debugging:
+    def known() -> list[str]:
+        return [*secrets.values(), *routes.keys()]
+
+    debugging = Debugging(root / "debug", SystemClock(), runtime.settings.debug_level, known)
+    runtime.on_change.append(lambda settings: debugging.set_level(settings.debug_level))
+    return debugging
+
+
+def build_supervisor(
+    root: Path, config_dir: Path, lock: DaemonLock, routes: Routes, runtime: RuntimeConfig, debugging: Debugging
+) -> Supervisor:
+    """Raises Invalid."""
     settings = load_config(config_dir)
     return Supervisor(
         root,
         generation=lock.generation,
-        providers=Routes(config_dir, reveal=secrets.reveal),
+        providers=routes,
         tools=load_tools(),
         kill_tree=end_process,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
         quotas=settings.quotas,
         store=settings.store,
+        budgets=config_budgets(config_dir),
+        runtime=runtime,
+        recorder=debugging,
     )

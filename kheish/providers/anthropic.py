@@ -1,8 +1,9 @@
 """`anthropic`: the Messages API through the official SDK.
 
 Thinking goes back signed, to the server and the model that it came from; no other could read it. Retries are the
-machine's, hence max_retries=0. The system text and the last message carry cache breakpoints: the
-transcript only grows, so each call reads what the one before it wrote.
+machine's, hence max_retries=0. There are three cache breakpoints, of four that are allowed: after the tools and the
+system text, where the call before ended, and at the end. What is shown only grows, so each call reads what the one
+before it wrote; the API looks back over no more than 20 blocks for that, and a step may have more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kheish.core.contracts import (
     TextDelta,
     ToolCallDelta,
     ToolMessage,
+    UsageDelta,
     UserMessage,
 )
 from kheish.core.events import Attachment, StopReason, Usage
@@ -63,6 +65,7 @@ def _make_client(api_key: str, base_url: str) -> AsyncAnthropic:
         api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(anthropic), max_retries=0
     )
     _ = client.messages  # loads the rest
+    sdk.record(client)
     sdk.build_models(
         anthropic.BaseModel,
         RawMessageStreamEvent,
@@ -78,6 +81,12 @@ class Anthropic:
         self._client = client
         self._api_key = api_key
         self._multimodal = multimodal
+
+    async def check_key(self) -> None:
+        try:
+            await self._client.models.list()
+        except Exception as error:
+            raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         server = self._client.base_url.host
@@ -101,8 +110,9 @@ class Anthropic:
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
     """The request as the Messages API takes it; `blobs` holds what is shown of its attachments."""
     messages = to_turns(request.messages, {"server": server, "model": request.model}, blobs)
-    if messages:
-        messages[-1]["content"][-1]["cache_control"] = _CACHED
+    replies = [place for place, turn in enumerate(messages) if turn["role"] == "assistant"]
+    for end in {len(messages), *replies[-1:]} - {0}:
+        _mark(messages[end - 1]["content"])
     body: Json = {
         "model": request.model,
         "max_tokens": request.output_tokens_max,
@@ -113,7 +123,17 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
         body["tools"] = [
             {"name": t.name, "description": t.description, "input_schema": t.input_schema} for t in request.tools
         ]
+        if not request.may_use_tools:
+            body["tool_choice"] = {"type": "none"}
     return body
+
+
+def _mark(blocks: list[Json]) -> None:
+    """A cache breakpoint at the last block that may carry one: an empty result may not."""
+    for block in reversed(blocks):
+        if block["type"] in ("text", "image", "document", "tool_use") or block.get("content"):
+            block["cache_control"] = _CACHED
+            return
 
 
 def to_turns(messages: tuple[Message, ...], origin: Json, blobs: Mapping[str, bytes]) -> list[Json]:
@@ -180,6 +200,7 @@ class Reader:
             case "message_start":
                 self._model = event.message.model
                 self._count(event.message.usage)
+                return UsageDelta(usage=Usage(**self._usage))
             case "content_block_start":
                 block = event.content_block
                 self._blocks[event.index] = {"raw": "", **block.model_dump(exclude_none=True, warnings=False)}

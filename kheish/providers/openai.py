@@ -30,6 +30,7 @@ from kheish.core.contracts import (
 )
 from kheish.core.events import Attachment, StopReason, Usage
 from kheish.errors import ProviderError
+from kheish.limits import CACHE_KEY_CHARS_MAX
 from kheish.providers import sdk
 from kheish.providers.failures import fault, request_id, translate
 from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
@@ -61,6 +62,7 @@ def _make_client(api_key: str, base_url: str) -> AsyncOpenAI:
         api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(openai), max_retries=0
     )
     _ = client.responses  # loads the rest
+    sdk.record(client)
     delta = {"content_index": 0, "item_id": "", "logprobs": [], "output_index": 0, "sequence_number": 0, "delta": ""}
     output = [{"type": "message", "content": [{"type": "output_text"}]}, {"type": "reasoning"}]
     sdk.build_models(
@@ -77,6 +79,12 @@ class OpenAI:
         self._client = client
         self._api_key = api_key
         self._multimodal = multimodal
+
+    async def check_key(self) -> None:
+        try:
+            await self._client.models.list()
+        except Exception as error:
+            raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         server = self._client.base_url.host
@@ -106,6 +114,7 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
         "input": [item for message in request.messages for item in to_items(message, origin, blobs)],
         "max_output_tokens": request.output_tokens_max,
         "store": False,
+        "prompt_cache_key": request.session_id[:CACHE_KEY_CHARS_MAX],
     }
     if _REASONS.match(request.model):
         body["include"] = ["reasoning.encrypted_content"]
@@ -120,6 +129,8 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
             }
             for t in request.tools
         ]
+        if not request.may_use_tools:
+            body["tool_choice"] = "none"
     return body
 
 

@@ -67,6 +67,7 @@ def _make_client(api_key: str, base_url: str) -> AsyncOpenAI:
         api_key=api_key or "none", base_url=base_url, timeout=sdk.timeouts(openai), max_retries=0
     )
     _ = client.chat.completions  # loads the rest
+    sdk.record(client)
     call = {"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}
     delta = {"role": "assistant", "content": "", "refusal": "", "tool_calls": [call]}
     sdk.build_models(
@@ -82,6 +83,12 @@ class OpenAICompatible:
         self._client = client
         self._api_key = api_key
         self._multimodal = multimodal
+
+    async def check_key(self) -> None:
+        try:
+            await self._client.models.list()
+        except Exception as error:
+            raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         server = self._client.base_url.host
@@ -121,6 +128,8 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
             }
             for t in request.tools
         ]
+        if not request.may_use_tools:
+            body["tool_choice"] = "none"
     return body
 
 

@@ -49,6 +49,9 @@ def _call(tool: str, **arguments: Any) -> ReplyToolCall:
 
 
 class Rehearsal:
+    async def check_key(self) -> None:
+        """It needs none."""
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         last = request.messages[-1] if request.messages else None
         call: ReplyToolCall | None = None

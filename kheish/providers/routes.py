@@ -18,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,40 +27,52 @@ from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
 from kheish.errors import Invalid
-from kheish.limits import CHAIN_HOPS_MAX
+from kheish.limits import CHAIN_HOPS_MAX, CONTEXT_TOKENS_MIN
+from kheish.wire.runtime import Price, RouteDriver
 from kheish.wire.secrets import SECRET_NAME
 
-Driver = Literal["anthropic", "openai", "openai_compatible", "scripted", "rehearsal", "shell"]
+Driver = Literal[RouteDriver, "shell"]
 SHELL: Literal["shell"] = "shell"
 """The route, and its driver, of a person's own commands. No file may take the name, make it the default or a model."""
 FILE_NAME = "routes.toml"
 _ROUTE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
-KEY_ENV: dict[str, str] = {
-    "anthropic": "ANTHROPIC_API_KEY",
-    "openai": "OPENAI_API_KEY",
-    "openai_compatible": "OPENAI_API_KEY",
-}
-OWN_SERVER: dict[str, tuple[str, str]] = {
-    "anthropic": ("ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
-    "openai": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-    "openai_compatible": ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-}
-"""Where a driver goes without a `base_url`: where the variable of its SDK says, else home."""
-DEFAULT_MODEL: dict[str, str] = {
-    "anthropic": "claude-opus-4-6",
-    "openai": "gpt-5.4",
-    "openai_compatible": "gpt-5.4",
-    "rehearsal": "rehearsal",
-    SHELL: "bash",
-}
+
+class Home(NamedTuple):
+    """Where a driver goes without a `base_url`: where the variable of its SDK says, else to `url`; the variable of its
+    key; the model that a route takes which goes there; and whether that is shown images and documents."""
+
+    url: str = ""
+    key_env: str = ""
+    model: str = ""
+    is_multimodal: bool = False
+    url_env: str = ""
+
+
+_OPENAI = "https://api.openai.com/v1"
+HOMES: dict[Driver, Home] = {
+    "anthropic": Home("https://api.anthropic.com", "ANTHROPIC_API_KEY", "claude-opus-4-6", True, "ANTHROPIC_BASE_URL"),
+    "openai": Home(_OPENAI, "OPENAI_API_KEY", "gpt-5.4", True, "OPENAI_BASE_URL"),
+    "openai_compatible": Home(_OPENAI, "OPENAI_API_KEY", "gpt-5.4", False, "OPENAI_BASE_URL"),
+    "google": Home("https://generativelanguage.googleapis.com/v1beta/openai/", "GEMINI_API_KEY", "gemini-2.5-flash",
+                   True),
+    "openrouter": Home("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "openai/gpt-5.4-mini", True),
+    "xai": Home("https://api.x.ai/v1", "XAI_API_KEY", "grok-4-fast-reasoning", True),
+    "ollama": Home("http://127.0.0.1:11434/v1"),
+    "llama_cpp": Home("http://127.0.0.1:8080/v1"),
+    "scripted": Home(),
+    "rehearsal": Home(model="rehearsal"),
+    SHELL: Home(model="bash"),
+}  # fmt: skip
+"""All but the first two speak Chat Completions, or reach no server."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to a model. The key itself is never here, only the name of the secret (`auth_ref`) or of the variable
     that holds it; a driver has its usual one, and a server with a `base_url` of its own needs none unless it is named.
-    `multimodal_input` says whether the model is shown images and documents."""
+    `multimodal_input` says whether the model is shown images and documents; `price` what its models cost, where no
+    table knows that; `context_tokens` how many tokens the model takes, with those of the reply."""
 
     driver: Driver
     default_model: str = ""
@@ -68,6 +80,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     auth_ref: str = ""
     base_url: str = ""
     multimodal_input: bool | None = None
+    price: Price | None = None
+    context_tokens: Annotated[int, msgspec.Meta(ge=CONTEXT_TOKENS_MIN)] | None = None
 
     @property
     def key_env(self) -> str:
@@ -75,15 +89,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return ""
         if self.api_key_env or (self.base_url and self.driver == "openai_compatible"):
             return self.api_key_env
-        return KEY_ENV.get(self.driver, "")
+        return HOMES[self.driver].key_env
 
     @property
     def model(self) -> str:
-        return self.default_model or ("" if self.base_url else DEFAULT_MODEL.get(self.driver, ""))
+        return self.default_model or ("" if self.base_url else HOMES[self.driver].model)
 
     @property
     def is_multimodal(self) -> bool:
-        return self.driver in ("anthropic", "openai") if self.multimodal_input is None else self.multimodal_input
+        return HOMES[self.driver].is_multimodal if self.multimodal_input is None else self.multimodal_input
 
 
 BUILT_IN = {
@@ -95,13 +109,20 @@ BUILT_IN = {
 path of its script."""
 
 
+NO_MODEL = ("rehearsal", SHELL)
+"""Drivers without a language model behind them."""
+
+
 class RouteTable(msgspec.Struct, frozen=True):
-    """The routes in force, and the chains of them; `source` says where they come from. The default may be a chain."""
+    """The routes in force, and the chains of them; `source` says where they come from, unless `sources` says otherwise
+    of one. The default may be a chain; with `default_model` it is another model of its route than that has."""
 
     routes: dict[str, Route]
     default_route: str
     source: str
     chains: dict[str, tuple[Hop, ...]] = {}
+    sources: dict[str, str] = {}
+    default_model: str = ""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,8 +143,9 @@ class _Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     routes: tuple[str | _Hop, ...]
 
 
-def load_routes(path: Path) -> RouteTable | None:
-    """The routes of a file; None where there is none. Raises Invalid, with path and line."""
+def load_routes(path: Path, others: Mapping[str, Route] = {}) -> RouteTable | None:
+    """The routes of a file, whose chains and default may name `others` too; None where there is none. Raises Invalid,
+    with path and line."""
     try:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text)
@@ -142,32 +164,21 @@ def load_routes(path: Path) -> RouteTable | None:
     default = file.default_route or (next(iter(routes)) if len(routes) == 1 else "")
     if not default:
         raise _fault(path, text, (), "default_route is needed where there are several routes")
-    chains = {chain_id: _read_chain(path, text, chain_id, table, routes) for chain_id, table in file.chains.items()}
-    if default not in routes and default not in chains:
+    known = {**routes, **others}
+    chains = {chain_id: _read_chain(path, text, chain_id, table, known) for chain_id, table in file.chains.items()}
+    if default not in known and default not in chains:
         raise _fault(path, text, ("default_route",), f"default_route names no route: {default}")
     return RouteTable(routes, default, str(path), chains)
 
 
-def _of_kin(base_url: str, default_model: str, api_key_env: str) -> Route:
-    return Route(
-        driver="openai_compatible",
-        base_url=base_url,
-        default_model=default_model,
-        api_key_env=api_key_env,
-        multimodal_input=True,
-    )
-
-
-_GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"
 FROM_KEYS: tuple[tuple[str, str, Route], ...] = (
     ("anthropic", "ANTHROPIC_API_KEY", Route(driver="anthropic")),
     ("openai", "OPENAI_API_KEY", Route(driver="openai")),
-    ("gemini", "GEMINI_API_KEY", _of_kin(_GEMINI, "gemini-2.5-flash", "GEMINI_API_KEY")),
-    ("gemini", "GOOGLE_API_KEY", _of_kin(_GEMINI, "gemini-2.5-flash", "GOOGLE_API_KEY")),
-    ("openrouter", "OPENROUTER_API_KEY",
-     _of_kin("https://openrouter.ai/api/v1", "openai/gpt-5.4-mini", "OPENROUTER_API_KEY")),
-    ("xai", "XAI_API_KEY", _of_kin("https://api.x.ai/v1", "grok-4-fast-reasoning", "XAI_API_KEY")),
-)  # fmt: skip
+    ("gemini", "GEMINI_API_KEY", Route(driver="google")),
+    ("gemini", "GOOGLE_API_KEY", Route(driver="google", api_key_env="GOOGLE_API_KEY")),
+    ("openrouter", "OPENROUTER_API_KEY", Route(driver="openrouter")),
+    ("xai", "XAI_API_KEY", Route(driver="xai")),
+)
 """The routes that keys make: id, the variable that holds the key, and the route. The first is the default."""
 
 
@@ -189,33 +200,48 @@ def _openai_at(base_url: str) -> Route:
     """OpenAI itself, also in one of its regions, or a server that is taken to speak what every such server speaks."""
     host = urlsplit(base_url).hostname or ""
     if host == "api.openai.com" or host.endswith(".api.openai.com"):
-        return Route(driver="openai", base_url=base_url, default_model=DEFAULT_MODEL["openai"])
+        return Route(driver="openai", base_url=base_url, default_model=HOMES["openai"].model)
     return Route(driver="openai_compatible", base_url=base_url, api_key_env="OPENAI_API_KEY")
 
 
-def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
-    def fault(key: str, reason: str) -> Invalid:
-        return _fault(path, text, ("routes", route_id, key), f"route {route_id}: {reason}")
+class RouteFault(Exception):
+    """What is wrong with a route, and the key at fault, or "" for all of it. It repeats nothing that may be secret."""
 
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(reason)
+        self.key = key
+        self.reason = reason
+
+
+def read_route(route_id: str, table: Any) -> Route:
+    """A route from its keys, wherever they are written down. Raises RouteFault."""
     try:
         route = msgspec.convert(table, Route)
     except msgspec.ValidationError as error:
-        raise fault(*_explain(error)) from error
+        raise RouteFault(*_explain(error)) from error
     if not _ROUTE_ID.match(route_id):
-        raise fault("", "this is no route id: lower-case letters, digits, `.`, `_`, `-`")
+        raise RouteFault("", "this is no route id: lower-case letters, digits, `.`, `_`, `-`")
     if SHELL in (route_id, route.driver):
-        raise fault("", f"{SHELL} is built in, for a person's own commands, and no way to a model")
+        raise RouteFault("", f"{SHELL} is built in, for a person's own commands, and no way to a model")
     if not route.model:
-        raise fault("", "it needs a default_model")
+        raise RouteFault("", "it needs a default_model")
     if problem := _url_problem(route.base_url):
-        raise fault("base_url", f"base_url {problem}")
+        raise RouteFault("base_url", f"base_url {problem}")
     if route.api_key_env and not _VARIABLE.match(route.api_key_env):
-        raise fault("api_key_env", "api_key_env must be the name of an environment variable, not a key")
+        raise RouteFault("api_key_env", "api_key_env must be the name of an environment variable, not a key")
     if route.auth_ref and not re.fullmatch(SECRET_NAME.removesuffix("$"), route.auth_ref):
-        raise fault("auth_ref", "auth_ref must be the name of a secret, not a key")
+        raise RouteFault("auth_ref", "auth_ref must be the name of a secret, not a key")
     if route.auth_ref and route.api_key_env:
-        raise fault("auth_ref", "it has both an auth_ref and an api_key_env; one of them holds the key")
+        raise RouteFault("auth_ref", "it has both an auth_ref and an api_key_env; one of them holds the key")
     return route
+
+
+def _read_route(path: Path, text: str, route_id: str, table: Any) -> Route:
+    try:
+        return read_route(route_id, table)
+    except RouteFault as fault:
+        place = ("routes", route_id, *fault.key.split("."))
+        raise _fault(path, text, place, f"route {route_id}: {fault.reason}") from fault
 
 
 def _read_chain(path: Path, text: str, chain_id: str, table: Any, routes: Mapping[str, Route]) -> tuple[Hop, ...]:

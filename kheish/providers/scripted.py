@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kheish.core.compaction import estimate_tokens
 from kheish.core.contracts import (
     AssistantMessage,
     Delta,
@@ -23,6 +24,7 @@ from kheish.core.contracts import (
     ReplyToolCall,
     TextDelta,
     ToolCallDelta,
+    UsageDelta,
 )
 from kheish.core.events import StopReason, Usage
 from kheish.core.model_calls import FAILURES
@@ -40,12 +42,13 @@ class ScriptToolCall(_Strict, frozen=True):
 
 
 class ScriptError(_Strict, frozen=True):
-    """The first `times` attempts of the call fail with this."""
+    """The first `times` attempts of the call fail with this, and each takes the `usage` all the same."""
 
     code: str
     message: str = "the script says so"
     retry_after_ms: int | None = None
     times: int = 1
+    usage: Usage = Usage()
 
     def __post_init__(self) -> None:
         if self.code not in FAILURES:
@@ -69,11 +72,14 @@ class ScriptReply(_Strict, frozen=True):
 
 
 class _File(_Strict, frozen=True):
-    """`after_last`: what follows the last reply: `fail` (the default), `repeat` the last, or `cycle`."""
+    """`after_last`: what follows the last reply: `fail` (the default), `repeat` the last, or `cycle`. `summary` is what
+    it says where it is asked for one. `window_tokens`: what is larger, by an estimate, fails as `too_large`."""
 
     version: Literal[1]
     replies: list[msgspec.Raw]
     after_last: Literal["fail", "repeat", "cycle"] = "fail"
+    summary: ScriptReply = ScriptReply(text="A summary, as the script has it.")
+    window_tokens: int = 0
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -82,6 +88,8 @@ class Script(msgspec.Struct, frozen=True):
     matching: list[ScriptReply]
     turns: list[ScriptReply]
     after_last: Literal["fail", "repeat", "cycle"] = "fail"
+    summary: ScriptReply = ScriptReply()
+    window_tokens: int = 0
 
 
 def load_script(path: Path) -> Script:
@@ -92,7 +100,13 @@ def load_script(path: Path) -> Script:
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ProviderError(f"cannot read the script {path}: {reason}", code="route_not_ready") from error
-    return Script([r for r in replies if r.when], [r for r in replies if not r.when], file.after_last)
+    return Script(
+        [r for r in replies if r.when],
+        [r for r in replies if not r.when],
+        file.after_last,
+        file.summary,
+        file.window_tokens,
+    )
 
 
 def _read_reply(number: int, raw: msgspec.Raw) -> ScriptReply:
@@ -112,7 +126,7 @@ def choose_reply(script: Script, ordinal: int, messages: tuple[Message, ...]) ->
         *earlier, found = match_calls(script, messages)
         if found is not None:
             return found
-        turn = earlier.count(None)
+        turn -= sum(reply is not None for reply in earlier)
     if turn < len(script.turns):
         return script.turns[turn]
     if not script.turns or script.after_last == "fail":
@@ -152,9 +166,16 @@ class Scripted:
             self._scripts[path] = known
         return known[1]
 
+    async def check_key(self) -> None:
+        """It needs none."""
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         script = self._load(request.model)
-        reply = choose_reply(script, request.ordinal, request.messages)
+        if 0 < script.window_tokens < estimate_tokens(request.messages):
+            raise ProviderError("the script says that the request is too large", code="too_large")
+        reply: ScriptReply | None = script.summary
+        if request.purpose == "reply":
+            reply = choose_reply(script, request.ordinal, request.messages)
         if reply is None:
             raise ProviderError(
                 f"the script {request.model} has no reply for model call {request.ordinal + 1} of the session",
@@ -163,6 +184,7 @@ class Scripted:
         if request.attempt <= reply.hang:
             await asyncio.Event().wait()
         if reply.error is not None and request.attempt <= reply.error.times + reply.hang:
+            yield UsageDelta(usage=reply.error.usage)
             raise ProviderError(reply.error.message, code=reply.error.code, retry_after_ms=reply.error.retry_after_ms)
         if reply.reasoning:
             yield ReasoningDelta(text=reply.reasoning)

@@ -9,14 +9,16 @@ all collections. `python -m tests.benchmarks first_use` measures what is left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from kheish.core.contracts import ModelRequest
 from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
+from kheish.runtime.recording import at_work
 
 T = TypeVar("T")
 
@@ -56,6 +58,35 @@ def _load_anyio() -> None:
 def timeouts(sdk: Any) -> Any:
     """How long a client of an SDK waits: for a connection, and for the next byte."""
     return sdk.Timeout(MODEL_IDLE_TIMEOUT_MS / 1000, connect=MODEL_CONNECT_TIMEOUT_MS / 1000)
+
+
+def record(client: Any) -> None:
+    """Has a client of an SDK add what goes by to the recording of the attempt at work, where there is one."""
+    client._client.event_hooks = {"request": [_note_request], "response": [_note_response]}
+
+
+async def _note_request(request: Any) -> None:
+    if recording := at_work():
+        recording.send(request.method, str(request.url), request.headers.multi_items(), request.content)
+
+
+async def _note_response(response: Any) -> None:
+    recording = at_work()
+    if recording is None:
+        return
+    exchange = recording.exchanges[-1]
+    exchange.status, exchange.response_headers = response.status_code, response.headers.multi_items()
+    exchange.answered_ms = recording.elapsed_ms
+    whole = response.aiter_bytes
+
+    async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(whole(chunk_size)) as chunks:
+            async for chunk in chunks:
+                recording.receive(exchange, chunk)
+                yield chunk
+        exchange.is_complete = True
+
+    response.aiter_bytes = aiter_bytes
 
 
 async def build_body(request: ModelRequest, build: Callable[[], dict[str, Any]]) -> Any:

@@ -12,6 +12,9 @@ from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, Too
 class Shell:
     """The command is what the run was submitted with; an input that is steered into it is not one."""
 
+    async def check_key(self) -> None:
+        """It needs none."""
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         last = request.messages[-1] if request.messages else None
         command = last.text.strip() if request.step == 1 and isinstance(last, UserMessage) else ""

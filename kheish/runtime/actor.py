@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from kheish.core.budgets import share_of
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.contracts import Message
-from kheish.core.events import RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import ContextCompacted, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
@@ -28,6 +29,7 @@ from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS, 
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.fold import fold_records
 from kheish.runtime.hub import Frame, Hub
+from kheish.runtime.ledger import Ledger
 from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.committer import Committer
@@ -53,6 +55,7 @@ class Kernel(msgspec.Struct):
     committer: Committer
     policy: Policy
     circuits: Circuits
+    ledger: Ledger
     generation: int
     next_pos: Callable[[], int]
     on_change: Callable[[Actor], None]
@@ -92,6 +95,8 @@ class Actor:
         # The transcript from the record after `_unread_seq` on; what is before it is read when it is asked for.
         self._messages = state.entered
         self._unread_seq = checkpoint_seq
+        if state.compactions:
+            self._forget_transcript()
         self._reading: asyncio.Task[None] | None = None
         self._checkpoint_seq = checkpoint_seq
         self._checkpointing: asyncio.Task[None] | None = None
@@ -126,6 +131,7 @@ class Actor:
                 letter.answer.set_result(Applied(decision.result, self.seq, self.state))
             return
         self.kernel.circuits.note_decided(decision.events, context.at_ms)
+        self.kernel.ledger.note(self.session_id, share_of(decision.state))
         by = {"principal": context.principal, "origin": context.origin}
         if not isinstance(letter.message, Outcome):
             by["command"] = str(letter.message.__struct_config__.tag)
@@ -149,6 +155,8 @@ class Actor:
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
             self._messages += decision.state.entered
+            if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
+                self._forget_transcript()
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
@@ -166,6 +174,15 @@ class Actor:
                 self._reading = asyncio.ensure_future(self._read_transcript())
             await asyncio.shield(self._reading)
         return self._messages
+
+    def _forget_transcript(self) -> None:
+        """What models are shown is in the state; who wants the rest has it read."""
+        self._messages, self._unread_seq = [], self.seq
+        self.state.entered = []
+
+    async def shown(self) -> Sequence[Message]:
+        """What models are shown of the transcript. Raises Corrupt or OSError where the journal cannot be read."""
+        return self.state.shown if self.state.compactions else await self.messages()
 
     async def _read_transcript(self) -> None:
         unread = self.journal.read(until_seq=self._unread_seq)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from kheish.core.budgets import Share, share_of
 from kheish.core.state import REDUCER_VERSION, State, last_run_status, status_of
 from kheish.ids import time_of
 from kheish.runtime.fold import ID_CLOCK_MS
@@ -60,6 +61,7 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     segment_first_seq: int = 0
     size: int = 0
     other_bytes: int = 0
+    share: Share = Share()
 
     @property
     def run_ids(self) -> list[str]:
@@ -133,6 +135,7 @@ def summarize(
         segment_first_seq=segment_first_seq,
         size=size,
         other_bytes=other_bytes,
+        share=share_of(state),
     )
 
 

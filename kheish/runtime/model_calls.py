@@ -12,14 +12,16 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, TextDelta
+from kheish.core.contracts import ModelRequest, ReasoningDelta, Reply, TextDelta, ToolCallDelta, UsageDelta
 from kheish.core.effects import CallModel
+from kheish.core.events import NO_USAGE
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
 from kheish.limits import DELTA_COALESCE_MS
 from kheish.runtime.hub import Frame, Hub
-from kheish.runtime.ports import Providers
+from kheish.runtime.ports import Providers, Recorder
+from kheish.runtime.recording import recording_of
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 
@@ -84,12 +86,37 @@ async def call_model(
     hub: Hub,
     blobs: Blobs,
     committer: Committer,
+    recorder: Recorder | None = None,
 ) -> ModelReplied | ModelFailed:
     """One attempt. Only cancellation escapes; everything else is an outcome."""
+    attempt = _call(effect, request, route, providers=providers, hub=hub, blobs=blobs, committer=committer)
+    recording = recorder.begin(request, route) if recorder else None
+    if recorder is None or recording is None:
+        return await attempt
+    outcome = None
+    try:
+        with recording_of(recording):
+            outcome = await attempt
+        return outcome
+    finally:
+        recorder.end(recording, outcome)
+
+
+async def _call(
+    effect: CallModel,
+    request: ModelRequest,
+    route: str,
+    *,
+    providers: Providers,
+    hub: Hub,
+    blobs: Blobs,
+    committer: Committer,
+) -> ModelReplied | ModelFailed:
     deltas = DeltaPublisher(hub, request.session_id, effect.run_id, model_call_id=effect.model_call_id)
     began_s = time.monotonic()
     first_ms = 0
     has_output = False
+    usage = NO_USAGE
 
     def failed(code: str, message: str, retry_after_ms: int | None = None, request_id: str = "") -> ModelFailed:
         return ModelFailed(
@@ -103,6 +130,7 @@ async def call_model(
             has_output=has_output,
             request_id=request_id,
             duration_ms=_ms_since(began_s),
+            usage=usage,
         )
 
     try:
@@ -111,6 +139,9 @@ async def call_model(
         began_s = time.monotonic()
         async with contextlib.aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:
+                if isinstance(item, UsageDelta):
+                    usage = item.usage
+                    continue
                 first_ms = first_ms or _ms_since(began_s)
                 if isinstance(item, Reply):
                     return ModelReplied(
@@ -121,8 +152,9 @@ async def call_model(
                         first_ms=first_ms,
                         duration_ms=_ms_since(began_s),
                     )
-                has_output = True
-                _publish(deltas, item)
+                if request.purpose == "reply":
+                    has_output = True
+                    _publish(deltas, item)
         return failed("connection", "the stream ended before the reply was complete")
     except ProviderError as error:
         return failed(error.code, error.message, error.retry_after_ms, error.request_id)
@@ -148,7 +180,7 @@ def _checked(reply: Reply) -> Reply:
         return reply
 
 
-def _publish(deltas: DeltaPublisher, item: Delta) -> None:
+def _publish(deltas: DeltaPublisher, item: TextDelta | ReasoningDelta | ToolCallDelta) -> None:
     if isinstance(item, TextDelta):
         deltas.add("text", item.text)
     elif isinstance(item, ReasoningDelta):

@@ -19,21 +19,28 @@ from kheish.core.events import Rule
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.errors import NotFound, StoreError
 from kheish.limits import STEPS_PER_RUN_MAX
+from kheish.runtime.ledger import Limits
 from kheish.store.committer import Committer
 from kheish.store.documents import read_document, write_document
+from kheish.wire.runtime import RuntimeSettings
 
 
 class Policy:
     """`settings` is what the core decides with; it is replaced, never changed. `path` is the always-rules' document."""
 
     def __init__(
-        self, path: Path, committer: Committer, tools: Mapping[str, ToolSpec], config_rules: tuple[Rule, ...]
+        self,
+        path: Path,
+        committer: Committer,
+        tools: Mapping[str, ToolSpec],
+        config_rules: tuple[Rule, ...],
+        budgets: Limits,
     ) -> None:
         self._path = path
         self._committer = committer
         self._config_rules = config_rules
         self._changing = asyncio.Lock()
-        self.user_rules: tuple[Rule, ...] = _read_rules(path)
+        self.user_rules: tuple[Rule, ...] = read_rules(path)
         rules = self._all_rules()
         restricting = [[r.pattern, r.behavior, r.scope] for r in rules if r.behavior != "allow"]
         self.settings = Settings(
@@ -41,6 +48,8 @@ class Policy:
             rules=rules,
             policy_revision=canonical_digest(restricting)[:16],
             steps_max=STEPS_PER_RUN_MAX,
+            run_budget=budgets.run,
+            session_budget=budgets.session,
         )
 
     async def add_user_rule(self, rule: Rule) -> None:
@@ -59,6 +68,12 @@ class Policy:
             await self._change(tuple(rule for rule in self.user_rules if rule.pattern != pattern))
         return removed
 
+    def take(self, runtime: RuntimeSettings) -> None:
+        """What runs that are submitted or start from now on take along."""
+        self.settings = msgspec.structs.replace(
+            self.settings, system_prompt=runtime.system_prompt, tool_limits=runtime.tool_limits
+        )
+
     async def _change(self, rules: tuple[Rule, ...]) -> None:
         try:
             await self._committer.run(write_document, self._path, rules)
@@ -71,7 +86,7 @@ class Policy:
         return (*self.user_rules, *self._config_rules, *DEFAULT_RULES)
 
 
-def _read_rules(path: Path) -> tuple[Rule, ...]:
+def read_rules(path: Path) -> tuple[Rule, ...]:
     """None only where there is nothing at all: a link to nowhere is no empty document."""
     try:
         return tuple(read_document(path, list[Rule]))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 import msgspec
 
 from kheish.core.contracts import Delta, ModelRequest, Reply, ToolSpec
 from kheish.core.events import Hop, Process
+from kheish.core.outcomes import ModelFailed, ModelReplied
+from kheish.core.usage import PriceOf
+from kheish.runtime.recording import Recording
+from kheish.wire.routes import TestKind
+from kheish.wire.runtime import RouteFields, RuntimeSettings
 
 
 class Clock(Protocol):
@@ -23,7 +28,10 @@ class Provider(Protocol):
     `stream` yields deltas and, last, exactly one `Reply`. It raises `kheish.errors.ProviderError` with a code of
     `core.model_calls.FAILURES` for every failure, including a stream that ends before the reply is complete. Closing
     the iterator or cancelling the awaiting task closes the connection. It never retries on its own.
+    `check_key` asks for something that costs nothing and needs the key; it raises the same.
     """
+
+    async def check_key(self) -> None: ...
 
     def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]: ...
 
@@ -31,9 +39,17 @@ class Provider(Protocol):
 class Providers(Protocol):
     """The routes of this daemon."""
 
-    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
+    async def resolve(self, selector: str | None, kept: str = "") -> tuple[Hop, ...]:
         """The ways that a chain, or `[route/]model` (or None for the default), stands for: at least one, the first one
-        first. Raises Invalid or Conflict."""
+        first. `kept` is a default that was chosen nearer by, as `name` gave it. Raises Invalid or Conflict."""
+        ...
+
+    async def name(self, selector: str) -> str:
+        """The selector as it may be kept as a default. Raises Invalid or Conflict."""
+        ...
+
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        """The same ways, with how many tokens each model takes."""
         ...
 
     async def open(self, route: str) -> Provider:
@@ -44,9 +60,51 @@ class Providers(Protocol):
         """The chains: chain_id, hops, is_default."""
         ...
 
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        """What calls of these routes cost, or of all; loads the table of prices off the event loop, where it may have
+        one of them, on first use. Raises Invalid."""
+        ...
+
     async def describe(self) -> list[dict[str, Any]]:
         """The routes for people and scripts: route_id, driver, default_model, is_default, ready, problem. No
         secrets."""
+        ...
+
+    async def checked(self, settings: RuntimeSettings) -> RuntimeSettings:
+        """The settings themselves. Raises Conflict where a chain or the default would lose its route."""
+        ...
+
+    async def with_route(self, settings: RuntimeSettings, route_id: str, fields: RouteFields) -> RuntimeSettings: ...
+
+    async def with_changes(
+        self, settings: RuntimeSettings, route_id: str, changes: dict[str, object]
+    ) -> RuntimeSettings: ...
+
+    async def without_route(self, settings: RuntimeSettings, route_id: str) -> RuntimeSettings: ...
+
+    async def probe(self, route_id: str, model: str, kind: TestKind) -> Probe:
+        """Tries a route, which may cost a little. Raises NotFound or Invalid; what the provider says is an answer."""
+        ...
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of trying a route. `code` is a failure's, "" where it went well."""
+
+    model: str
+    code: str = ""
+    problem: str = ""
+    latency_ms: int = 0
+
+
+class Recorder(Protocol):
+    """Keeps what attempts at model calls send and get, for people who look for a fault. Neither call waits or fails."""
+
+    def begin(self, request: ModelRequest, route: str) -> Recording | None:
+        """What the attempt is recorded in; None where nothing is kept."""
+        ...
+
+    def end(self, recording: Recording, outcome: ModelReplied | ModelFailed | None) -> None:
+        """The attempt is over; None: it was cancelled."""
         ...
 
 

@@ -7,20 +7,34 @@ approval it is the same code.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec.structs import replace
+
+from kheish.core.budgets import tokens_of
+from kheish.core.compaction import make_plan, shorten
+from kheish.core.contracts import Message, ModelRequest
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Process
+from kheish.core.events import Hop, Process, ToolLimits
 from kheish.core.machine import pending
-from kheish.core.outcomes import ModelFailed, Outcome, ProcessGone, RetryDue, ToolFinished, ToolProcessMade
-from kheish.core.prompt import build_request
+from kheish.core.outcomes import (
+    ModelFailed,
+    ModelReplied,
+    Outcome,
+    ProcessGone,
+    RetryDue,
+    ToolFinished,
+    ToolProcessMade,
+)
+from kheish.core.prompt import build_request, build_summary_request
+from kheish.core.state import Run
 from kheish.core.tool_calls import lookup
 from kheish.errors import Invalid, KheishError
 from kheish.limits import PROCESS_KILL_GRACE_MS
 from kheish.runtime.actor import Actor
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
-from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.tool_calls import run_tool
 from kheish.store.blobs import Blobs
 
@@ -52,6 +66,7 @@ class Reconciler:
         kill_tree: KillTree,
         report: Report,
         on_trouble: Callable[[Actor, BaseException], None],
+        recorder: Recorder | None,
     ) -> None:
         self._clock = clock
         self._providers = providers
@@ -61,6 +76,7 @@ class Reconciler:
         self._kill_tree = kill_tree
         self._report = report
         self._on_trouble = on_trouble
+        self._recorder = recorder
         self._handles: dict[str, dict[str, Handle]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._stopped = False
@@ -117,22 +133,18 @@ class Reconciler:
         match effect:
             case CallModel():
                 try:
-                    messages = await actor.messages()
+                    messages = await actor.shown()
                 except (KheishError, OSError) as error:
                     return _failed(effect, "session_unreadable", str(error))
                 run = actor.state.runs[effect.run_id]
-                hop = run.chain[run.hop]
+                assert run.model_call is not None
+                if run.model_call.purpose == "summary":
+                    return await self._sum_up(actor, effect, run, messages)
                 request = build_request(actor.state, run, messages, actor.kernel.policy.settings.tools)
-                outcome = await call_model(
-                    effect,
-                    request,
-                    hop.route,
-                    providers=self._providers,
-                    hub=actor.kernel.hub,
-                    blobs=self._blobs,
-                    committer=actor.kernel.committer,
-                )
-                self._circuits.note_outcome(hop, outcome, self._clock.now_ms())
+                outcome = await self._call(actor, effect, run, request)
+                if isinstance(outcome, ModelFailed) and outcome.code == "too_large" and not run.overflows:
+                    context = await asyncio.to_thread(shorten, messages)
+                    return replace(outcome, context=context)
                 return outcome
             case WakeAt():
                 left_ms = min(effect.at_ms - self._clock.now_ms(), effect.wait_ms_max)
@@ -146,6 +158,53 @@ class Reconciler:
                     await asyncio.wait([ending])
                 killed = await self._kill_tree(effect.process, effect.tool_call_id, PROCESS_KILL_GRACE_MS)
                 return ProcessGone(tool_call_id=effect.tool_call_id, pid=effect.process.pid, killed=killed)
+
+    async def _priced(self, hop: Hop, outcome: ModelReplied | ModelFailed) -> ModelReplied | ModelFailed:
+        """With what the attempt cost, if anybody knows."""
+        if isinstance(outcome, ModelReplied):
+            usage, model = outcome.reply.usage, outcome.reply.model or hop.model
+        else:
+            usage, model = outcome.usage, hop.model
+        if not tokens_of(usage):
+            return outcome
+        try:
+            price_of = await self._providers.prices((hop.route,))
+            cost_usd = price_of(hop.route, model, usage, self._clock.now_ms())
+        except Exception:
+            return outcome  # no reply is lost for want of a price
+        return replace(outcome, cost_usd=cost_usd)
+
+    async def _call(
+        self, actor: Actor, effect: CallModel, run: Run, request: ModelRequest
+    ) -> ModelReplied | ModelFailed:
+        hop = run.chain[run.hop]
+        outcome = await call_model(
+            effect,
+            request,
+            hop.route,
+            providers=self._providers,
+            hub=actor.kernel.hub,
+            blobs=self._blobs,
+            committer=actor.kernel.committer,
+            recorder=self._recorder,
+        )
+        self._circuits.note_outcome(hop, outcome, self._clock.now_ms())
+        return await self._priced(hop, outcome)
+
+    async def _sum_up(
+        self, actor: Actor, effect: CallModel, run: Run, messages: Sequence[Message]
+    ) -> ModelReplied | ModelFailed:
+        """A summary, with what models are shown from then on; or its failure, with what they are shown without one."""
+        plan = await asyncio.to_thread(make_plan, actor.state, run, tuple(messages))
+        if plan is None or not plan.left_out:
+            code = "too_large" if run.overflows else "nothing_to_compact"
+            failed = _failed(effect, code, "there is nothing that a summary could stand for")
+            return replace(failed, context=plan.cut if plan else None)
+        record = await asyncio.to_thread(plan.record)
+        outcome = await self._call(actor, effect, run, build_summary_request(actor.state, run, record))
+        if isinstance(outcome, ModelReplied) and outcome.reply.text.strip():
+            return replace(outcome, context=plan.with_summary(outcome.reply.text))
+        return replace(outcome, context=plan.cut)
 
     async def _run_tool(self, actor: Actor, effect: RunTool) -> Outcome:
         call = lookup(actor.state, effect.run_id, effect.tool_call_id)
@@ -163,6 +222,7 @@ class Reconciler:
             effect,
             call,
             self._tools[call.tool],
+            actor.state.runs[effect.run_id].tool_limits.get(call.tool, ToolLimits()),
             session_id=actor.session_id,
             cwd=actor.state.cwd,
             hub=actor.kernel.hub,

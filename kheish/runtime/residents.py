@@ -37,7 +37,7 @@ class Residents:
         *,
         kernel: Kernel,
         index: Index,
-        recovery_context: Callable[[], Context],
+        recovery_context: Callable[[str], Context],
         raise_generation: Callable[[int], int],
         may_leave: Callable[[str], bool],
         on_opened: Callable[[Actor], None],
@@ -156,7 +156,7 @@ class Residents:
                 tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
                 tail_file=" ".join(path.name for path in opened.set_aside),
             )
-            await actor.submit(recover, self._recovery_context)
+            await actor.submit(recover, lambda: self._recovery_context(session_id))
         return actor
 
     def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import msgspec
 
 from kheish import config
-from kheish.core.commands import Command, Context, CreateSession, SubmitRun
+from kheish.core.budgets import share_of
+from kheish.core.commands import Command, Context, CreateSession, Outside, SubmitRun
 from kheish.core.contracts import Message
-from kheish.core.events import Rule
+from kheish.core.events import Rule, SessionForked
 from kheish.core.machine import decide, pending
-from kheish.core.outcomes import Outcome
+from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import (
@@ -42,15 +44,18 @@ from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
+from kheish.runtime.forks import copy_transcript
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
+from kheish.runtime.ledger import Ledger, Limits, is_loosened
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
-from kheish.runtime.ports import Clock, Providers, Tool
+from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.quotas import Quotas, quota_exceeded
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.replay import replay
 from kheish.runtime.residents import Residents
+from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
@@ -106,7 +111,10 @@ class Supervisor:
         config_rules: tuple[Rule, ...] = (),
         quotas: config.Quotas | None = None,
         store: config.Store | None = None,
+        budgets: Limits = Limits(),
         clock: Clock | None = None,
+        recorder: Recorder | None = None,
+        runtime: RuntimeConfig | None = None,
     ) -> None:
         self.root = root
         self.providers = providers
@@ -120,12 +128,17 @@ class Supervisor:
         self.quotas = Quotas(root, quotas or config.Quotas(), self.index, self.blobs, self.committer)
         self.circuits = Circuits()
         specs = {name: tool.spec for name, tool in tools.items()}
-        self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules)
+        self.policy = Policy(root / "daemon" / "permissions.json", self.committer, specs, config_rules, budgets)
+        self.runtime = runtime or RuntimeConfig(root / "daemon" / "runtime.json", self.clock)
+        self.policy.take(self.runtime.settings)
+        self.runtime.on_change.append(self.policy.take)
+        self.ledger = Ledger(budgets)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,
             policy=self.policy,
             circuits=self.circuits,
+            ledger=self.ledger,
             generation=generation,
             next_pos=self._next_pos,
             on_change=self._changed,
@@ -139,6 +152,7 @@ class Supervisor:
             kill_tree=kill_tree,
             report=self._report,
             on_trouble=self._trouble,
+            recorder=recorder,
         )
         self._packer = Packer(root, self.index, is_on=(store or config.Store()).vacuum == "auto")
         recovery = Caller(principal="daemon", origin="recovery", is_operator=False)
@@ -146,7 +160,7 @@ class Supervisor:
             root,
             kernel=self._kernel,
             index=self.index,
-            recovery_context=lambda: self._context(recovery),
+            recovery_context=lambda session_id: self._context(session_id, recovery),
             raise_generation=raise_generation,
             may_leave=self._may_leave,
             on_opened=self._changed,
@@ -157,6 +171,8 @@ class Supervisor:
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._is_telling = self._tells_again = False
+        self._told_day = self.today
         self._is_started = False
         self.is_draining = False
 
@@ -182,6 +198,7 @@ class Supervisor:
         for row in await asyncio.gather(*[self.committer.run(self._summarize_from_disk, name) for name in stale]):
             if row.created_at_ms or row.problem:
                 self.index.put(row)
+        self.ledger.load({row.session_id: row.share for row in self.index.rows.values()})
         owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
         await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
         self._is_started = True
@@ -193,6 +210,8 @@ class Supervisor:
                 self._packer.take(row)
         if stale:
             self._in_background(self._save_index())
+        if self.ledger.waiting:
+            self._in_background(self._tell_waiting())
 
     async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
         """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
@@ -287,14 +306,14 @@ class Supervisor:
         no_room = await self._no_room(what, session_id) if what else None
         if creating and session_id not in self.index.rows:
             # A refused one must not leave a directory behind.
-            decide(State(), command, self._context(caller, key, body_digest), self.policy.settings)
+            decide(State(), command, self._context(session_id, caller, key, body_digest), self.policy.settings)
             if no_room:
                 raise no_room
         actor = await self._residents.open(session_id, create=creating)
         if no_room and isinstance(command, SubmitRun) and key not in actor.state.keys:
             raise no_room
         try:
-            return await actor.submit(command, lambda: self._context(caller, key, body_digest))
+            return await actor.submit(command, lambda: self._context(session_id, caller, key, body_digest))
         except Poisoned as error:
             self._trouble(actor, error)
             raise
@@ -307,9 +326,29 @@ class Supervisor:
         return quota_exceeded(what, usage) if usage else None
 
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
-        return await actor.submit(outcome, lambda: self._context(DAEMON))
+        return await actor.submit(outcome, lambda: self._context(actor.session_id, DAEMON))
 
-    def _context(self, caller: Caller, key: str = "", body_digest: str = "") -> Context:
+    async def _tell_waiting(self) -> None:
+        """A budget may have room again: whoever waits for one looks again. One round at a time, and another one where
+        something changed during it."""
+        self._tells_again = True
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            while self._tells_again and not self.is_draining:
+                self._tells_again, self._told_day = False, self.today
+                for session_id in list(self.ledger.waiting):
+                    with contextlib.suppress(KheishError):
+                        await self._report(await self._residents.open(session_id), BudgetMoved())
+        finally:
+            self._is_telling = False
+
+    @property
+    def today(self) -> str:
+        return date.fromtimestamp(self.clock.now_ms() / 1000).isoformat()
+
+    def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()
         return Context(
             at_ms=at_ms,
@@ -321,7 +360,13 @@ class Supervisor:
             key=key,
             body_digest=body_digest,
             cooling=self.circuits.cooling(at_ms),
+            outside=self.outside(session_id),
+            day=self.today,
         )
+
+    def outside(self, session_id: str) -> tuple[Outside, ...]:
+        """What there is to know of budgets beyond a session."""
+        return self.ledger.outside(session_id, self.today)
 
     def _next_pos(self) -> int:
         self._pos += 1
@@ -332,6 +377,9 @@ class Supervisor:
             self._published_pos = max(self._published_pos, actor.pos)
         if self._is_started:
             self._reconciler.reconcile(actor)
+        row = self.index.rows.get(actor.session_id) if self.ledger.waiting else None
+        if row is not None and (is_loosened(row.share, share_of(actor.state)) or self.today != self._told_day):
+            self._in_background(self._tell_waiting())
         end = actor.journal.end
         self.index.put(
             summarize(
@@ -394,6 +442,11 @@ class Supervisor:
     async def messages(self, session_id: str) -> Sequence[Message]:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
         return await (await self._created(session_id)).messages()
+
+    async def copy_transcript(self, session_id: str, at_seq: int) -> tuple[SessionForked, State]:
+        """What a fork begins with, as `forks.copy_transcript` says. Raises NotFound too."""
+        read, until = self._reader(session_id)
+        return await self.committer.run(lambda: copy_transcript(read(until_seq=until), session_id, at_seq))
 
     async def read_records(
         self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None

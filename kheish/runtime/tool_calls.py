@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from kheish.core.contracts import ToolSpec
 from kheish.core.effects import RunTool
-from kheish.core.events import Process
+from kheish.core.events import Process, ToolLimits
 from kheish.core.outcomes import ToolFinished
 from kheish.core.state import ToolCall as CallState
 from kheish.limits import TOOL_PREVIEW_HEAD_BYTES, TOOL_PREVIEW_TAIL_BYTES, TOOL_RESULT_INLINE_BYTES_MAX
@@ -18,16 +18,18 @@ from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 
 
-def timeout_of(spec: ToolSpec, call: CallState) -> int:
-    """A call may ask for its own `timeout_ms`."""
+def timeout_of(spec: ToolSpec, call: CallState, limits: ToolLimits) -> int:
+    """A call may ask for its own `timeout_ms`, up to what an operator set."""
     asked = call.arguments.get("timeout_ms")
-    return asked if isinstance(asked, int) and asked > 0 else spec.timeout_ms
+    given = asked if isinstance(asked, int) and asked > 0 else limits.timeout_ms or spec.timeout_ms
+    return min(given, limits.timeout_ms or given)
 
 
 async def run_tool(
     effect: RunTool,
     call: CallState,
     tool: Tool,
+    limits: ToolLimits,
     *,
     session_id: str,
     cwd: str,
@@ -51,7 +53,7 @@ async def run_tool(
                 attempt=effect.attempt,
                 arguments=call.arguments,
                 cwd=cwd,
-                timeout_ms=timeout_of(tool.spec, call),
+                timeout_ms=timeout_of(tool.spec, call, limits),
                 emit=lambda text: deltas.add("tool_output", text),
                 announce=announce,
                 read_blob=read_blob,
@@ -64,13 +66,14 @@ async def run_tool(
     finally:
         deltas.flush()
     text, blob = output.data.decode("utf-8", "replace"), ""
-    if len(output.data) > TOOL_RESULT_INLINE_BYTES_MAX:
+    shown_bytes = limits.output_bytes or TOOL_RESULT_INLINE_BYTES_MAX
+    if len(output.data) > shown_bytes:
         try:
             blob = await committer.run(lambda: blobs.put(output.data))
             where = f"read_file with the path blob:{blob} pages through the whole"
         except OSError as error:  # the call took effect all the same
             where = f"the whole could not be stored: {error.strerror}"
-        text = preview(output.data, where)
+        text = preview(output.data, where, shown_bytes)
     return ToolFinished(
         run_id=effect.run_id,
         tool_call_id=effect.tool_call_id,
@@ -82,9 +85,11 @@ async def run_tool(
     )
 
 
-def preview(data: bytes, where: str) -> str:
-    """The head and the tail of a large output, and where the whole is."""
-    head = data[:TOOL_PREVIEW_HEAD_BYTES].decode("utf-8", "ignore")
-    tail = data[-TOOL_PREVIEW_TAIL_BYTES:].decode("utf-8", "ignore")
-    left_out = len(data) - TOOL_PREVIEW_HEAD_BYTES - TOOL_PREVIEW_TAIL_BYTES
+def preview(data: bytes, where: str, shown_bytes: int = TOOL_RESULT_INLINE_BYTES_MAX) -> str:
+    """The head and the tail of an output that is larger than is shown whole, and where the whole is."""
+    head_bytes = TOOL_PREVIEW_HEAD_BYTES * shown_bytes // TOOL_RESULT_INLINE_BYTES_MAX
+    tail_bytes = TOOL_PREVIEW_TAIL_BYTES * shown_bytes // TOOL_RESULT_INLINE_BYTES_MAX
+    head = data[:head_bytes].decode("utf-8", "ignore")
+    tail = data[-tail_bytes:].decode("utf-8", "ignore")
+    left_out = len(data) - head_bytes - tail_bytes
     return f"{head}\n[... {left_out} of {len(data)} bytes left out; {where} ...]\n{tail}"

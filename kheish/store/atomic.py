@@ -109,6 +109,23 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_dir(path.parent)
 
 
+def place_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` at `path`: readers find the old file or the new one, whole. What a crash of the system leaves is not
+    known, so only for what may be lost."""
+    temp = temp_beside(path)
+    try:
+        fd = os.open(temp, CREATE_FLAGS, mode)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
+
+
 def open_file(path: Path) -> int:
     """A descriptor that reads a regular file, never through a symbolic link. Raises OSError, which names it."""
     fd = os.open(path, READ_FLAGS)

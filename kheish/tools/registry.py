@@ -15,6 +15,7 @@ TOOLS = (
     "edit_file",
     "bash",
     "ask_user_question",
+    "todo_write",
 )
 
 

@@ -56,11 +56,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("home", "last", "G", "Last", "Go to the last"),
     Action("home", "leave", "q", "Leave", "Leave; everything goes on"),
     # Session
+    Action("session", "answer", "ctrl+y", "Answer", "Open what waits for you", True, True),
     Action("session", "queue", "enter", "Send", "Send; while a run is active it is queued", True),
     Action("session", "steer", "ctrl+enter,ctrl+s", "Steer", "Hand it to the active run", True, True),
     Action("session", "newline", "shift+enter,ctrl+j,alt+enter", "New line", "Begin a new line"),
     Action("session", "interrupt", "escape", "Interrupt", "Twice: interrupt the active run", True),
-    Action("session", "answer", "ctrl+y", "Answer", "Open what waits for you", True, True),
+    Action("session", "plan", "ctrl+l", "Plan", "Hide the plan of the run, or show it", True, True),
     Action("session", "back", "left", "Sessions", "With nothing written: back to all sessions", True),
     Action("session", "editor", "ctrl+o", "Editor", "Write in $VISUAL or $EDITOR", False, True),
     Action("session", "aside", "ctrl+b", "Side question", "Ask something beside the work, which goes on", False, True),
@@ -89,6 +90,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("timeline", "next", "n", "Next", "Go to the next record that was searched for"),
     Action("timeline", "previous", "N", "Previous", "Go to the one before"),
     Action("timeline", "filter", "f", "Filter", "Show all records, no tools, only mine, or decisions", True),
+    Action("timeline", "fork", "F", "Fork", "Go on from here in a session of its own; this one stays as it is", True),
     Action("timeline", "oldest", "ctrl+home", "Oldest", "Go to the first record of the session"),
     Action("timeline", "newest", "ctrl+end", "Newest", "Go to the newest record and stay there", True),
     # Run
@@ -127,6 +129,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("uncertain", "retry", "r", "Run again", "Run the call again"),
     Action("uncertain", "mark_done", "m", "It is done", "Go on as if the call had taken effect"),
     Action("uncertain", "give_up", "g", "Give up", "Let the run fail"),
+    # Approval of a budget that is used up
+    Action("budget", "grant", "r", "Raise", "Raise the budget; asks by how much"),
+    Action("budget", "halt", "s", "Stop", "Let the run say what is left to do, and stop"),
     # Question
     Action("question", "down", "j,down", "Down", "Go to the next choice"),
     Action("question", "up", "k,up", "Up", "Go to the choice before"),

@@ -16,7 +16,7 @@ from textual.command import Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from kheish.client import AsyncKheish, StatusView
+from kheish.client import AsyncKheish, SessionPage, StatusView
 from kheish.config import Tui
 from kheish.errors import KheishError
 from kheish.terminal import one_line
@@ -128,6 +128,7 @@ class KheishApp(App[int]):
                 screen.board_changed(list(rows.values()))
 
     async def _load_board(self) -> None:
+        known = set(self.board.rows)
         try:
             page, inbox, runs = await asyncio.gather(
                 self.client.sessions.page(limit=SESSIONS_SHOWN_MAX),
@@ -137,6 +138,7 @@ class KheishApp(App[int]):
         except KheishError as error:
             self.say(error)
             return
+        self.board.drop(_gone(known, page))
         self.board.load(page["items"], inbox, runs)
         # What was made up to here stays; to look through it again and again would hold keys up for tens of ms.
         gc.freeze()
@@ -163,11 +165,13 @@ class KheishApp(App[int]):
         """Who comes and goes, and what fills the disk, is in no journal: it is asked for while it is looked at."""
         if not self.link.is_up:
             return
+        known = set(self.board.rows)
         with contextlib.suppress(KheishError):
             page, status = await asyncio.gather(
                 self.client.sessions.page(limit=SESSIONS_SHOWN_MAX), self.client.daemon.status()
             )
             self.show_warnings(status)
+            self.board.drop(_gone(known, page))
             for view in page["items"]:
                 if row := self.board.rows.get(view["session_id"]):
                     row.attached = view["attached"]
@@ -282,6 +286,11 @@ class KheishApp(App[int]):
             return
         self._leaves_at_s = now_s
         self.notify("once more to leave; everything goes on", timeout=LEAVE_TWICE_S)
+
+
+def _gone(known: set[str], page: SessionPage) -> set[str]:
+    """Those of the sessions that the daemon has no more, as far as its list reaches."""
+    return set() if page["next_cursor"] else known - {view["session_id"] for view in page["items"]}
 
 
 def _may_suspend() -> bool:

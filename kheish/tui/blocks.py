@@ -32,7 +32,6 @@ from kheish.tui.code import (
     strip_of_row,
     wrapped,
 )
-from kheish.tui.lines import LINE_CHARS_MAX
 from kheish.tui.look import Look
 
 if TYPE_CHECKING:
@@ -135,15 +134,38 @@ def _append(lines: list[Strip], block: _Block, width: int, look: Look) -> None:
     lines += drawn
 
 
+def parts(text: str, chars_min: int) -> list[str]:
+    """A text in parts of at least so much, each of which is drawn as it is within the whole."""
+    cutter = _Cutter()
+    found: list[str] = []
+    lines: list[str] = []
+    chars = 0
+    for line in _cleaned(text):
+        is_cut = bool([*cutter.take(line)]) and cutter.holds_one
+        if is_cut and chars >= chars_min:
+            found.append("\n".join(lines))
+            lines, chars = [], 0
+        lines.append(line)
+        chars += len(line)
+    return [*found, "\n".join(lines)]
+
+
 def _cleaned(text: str) -> list[str]:
-    if len(text) > LINE_CHARS_MAX:
-        text = "\n".join(
-            line
-            if len(line) <= LINE_CHARS_MAX
-            else f"{line[:LINE_CHARS_MAX]} ({len(line) - LINE_CHARS_MAX:,} more characters)"
-            for line in text.split("\n")
-        )
-    return clean(text).expandtabs(TAB_COLUMNS).split("\n")
+    """Its lines; one that is longer than a block may be is cut at a blank, as if it were several."""
+    lines = clean(text).expandtabs(TAB_COLUMNS).split("\n")
+    if len(text) <= BLOCK_CHARS_MAX:
+        return lines
+    return [piece for line in lines for piece in _pieces(line)]
+
+
+def _pieces(line: str) -> Iterator[str]:
+    start = 0
+    while len(line) - start > BLOCK_CHARS_MAX:
+        blank = line.rfind(" ", start + BLOCK_CHARS_GOOD, start + BLOCK_CHARS_MAX)
+        end = blank + 1 if blank >= 0 else start + BLOCK_CHARS_MAX
+        yield line[start:end]
+        start = end
+    yield line[start:]
 
 
 class _Cut(NamedTuple):
@@ -173,6 +195,11 @@ class _Cutter:
         found.__dict__.update(self.__dict__)
         found._lines = self._lines.copy()
         return found
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether the line that was taken last begins a block."""
+        return len(self._lines) == 1
 
     def take(self, line: str) -> Iterator[_Cut]:
         text = line.lstrip(" ")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from rich.style import Style
 from textual.strip import Strip
 
+from kheish.narration import PLAN_TOOL
 from kheish.terminal import clean, one_line
-from kheish.tui.blocks import Blocks
+from kheish.tui.blocks import Blocks, parts
 from kheish.tui.lines import cut_columns, fill, strip_of, wrap
-from kheish.tui.live import Asked, Call, Entry, Note, Reply, Said, duration
+from kheish.tui.live import Asked, Call, Compacted, Entry, Note, Reply, Said, duration
 from kheish.tui.look import Look
 from kheish.tui.words import call_detail
 
@@ -16,15 +17,28 @@ INDENT = 2
 SAID_LINES_MAX = 40
 OUTPUT_LINES_SHOWN = 3
 OUTPUT_LINES_MAX = 2_000
+PART_CHARS_MIN = 16_000
 _BLANK = strip_of()
 
 
-class Drawing:
-    """The lines of one entry, kept until the entry, the width or the look is another. `is_expanded`: with all of what
-    is folded otherwise."""
+def drawings_of(entry: Entry) -> list[Drawing]:
+    """One; of a long reply several, so that no more of it is drawn than comes into sight."""
+    if not isinstance(entry, Reply) or entry.is_open or len(entry.text) <= 2 * PART_CHARS_MIN:
+        return [Drawing(entry)]
+    texts = parts(entry.text, PART_CHARS_MIN)
+    return [Drawing(entry, i, text, is_last=i == len(texts) - 1) for i, text in enumerate(texts)]
 
-    def __init__(self, entry: Entry) -> None:
+
+class Drawing:
+    """The lines of one entry, or of a part of its text, kept until the entry, the width or the look is another.
+    `is_expanded`: with all of what is folded otherwise."""
+
+    def __init__(self, entry: Entry, part: int = 0, text: str = "", *, is_last: bool = True) -> None:
         self.entry = entry
+        self.part = part
+        self._text = text
+        """Of the part, where the entry has several."""
+        self._is_last = is_last
         self.is_expanded = False
         self.lines: list[Strip] = []
         self._drawn_as: tuple[object, ...] = ()
@@ -60,7 +74,8 @@ class Drawing:
             case Said(text=text):
                 return min(SAID_LINES_MAX, _lines_guess(text, width - 4)) + 1
             case Reply(text=text, reasoning=reasoning):
-                return (_lines_guess(text, width - 2) + 1 if text else 0) + (2 if reasoning else 0)
+                reasoning_height = 2 if reasoning and not self.part else 0
+                return (_lines_guess(self._text or text, width - 2) + 1 if text else 0) + reasoning_height
             case Call() as call:
                 return 2 + min(OUTPUT_LINES_SHOWN, call.output.count("\n") + 1) * bool(call.output)
             case _:
@@ -79,20 +94,24 @@ class Drawing:
                 return _draw_asked(entry, width, look)
             case Note():
                 return _draw_note(entry, width, look)
+            case Compacted():
+                return _draw_compacted(entry, width, look, self.is_expanded)
         return []
 
     def _draw_reply(self, reply: Reply, width: int, look: Look) -> list[Strip]:
         lines: list[Strip] = []
-        if reply.reasoning.strip():
+        text = self._text or reply.text
+        if reply.reasoning.strip() and not self.part:
             lines += _draw_reasoning(reply, width, look, self.is_expanded)
-        if reply.text.strip():
+        if text.strip():
             if self._blocks is None:
                 self._blocks = Blocks()
-            self._blocks.set(reply.text)
+            self._blocks.set(text)
             drawn = self._blocks.lines(width - INDENT, look)
             first, rest = strip_of((f"{look.marks.reply} ", look.strong)), strip_of((" " * INDENT, None))
-            lines += [Strip.join([rest if i else first, line]) for i, line in enumerate(drawn)]
-            lines.append(_BLANK)
+            lines += [Strip.join([rest if i or self.part else first, line]) for i, line in enumerate(drawn)]
+            if self._is_last or not text.rpartition("\n")[2].strip():
+                lines.append(_BLANK)
         return lines
 
     def forget(self) -> None:
@@ -107,7 +126,7 @@ def _lines_guess(text: str, width: int) -> int:
 
 
 def _draw_said(said: Said, width: int, look: Look, is_expanded: bool) -> list[Strip]:
-    lines = wrap(said.text.rstrip(), width - 4)
+    lines = wrap(said.text.rstrip(), width - 4, is_whole=is_expanded)
     mark = "!" if said.is_shell else look.marks.user
     hidden = 0 if is_expanded else max(0, len(lines) - SAID_LINES_MAX)
     if hidden:
@@ -188,7 +207,7 @@ def _summary(call: Call, look: Look, now_ms: int) -> list[tuple[str, Style]]:
             found.append((f"denied: {one_line(call.reason, 200)}", look.error))
         case "uncertain":
             found.append((one_line(call.reason, 200), look.warning))
-        case "done":
+        case "done" if call.tool != PLAN_TOOL or call.is_error:
             found.append((outcome(call), look.error if call.is_error else look.dim))
     return found
 
@@ -234,7 +253,7 @@ def _draw_output(call: Call, width: int, look: Look, is_expanded: bool) -> list[
         if call.blob:
             drawn.append(_under(f"all {call.output_bytes} bytes are kept as {call.blob[:12]}", look.dim, width, look))
         return drawn
-    if call.tool in ("read_file", "list_files", "glob_search", "grep_search") and not call.is_error:
+    if call.tool in ("read_file", "list_files", "glob_search", "grep_search", PLAN_TOOL) and not call.is_error:
         return []
     tail = [line for line in lines if line.strip()][-OUTPUT_LINES_SHOWN:]
     return [
@@ -278,6 +297,18 @@ def _draw_asked(asked: Asked, width: int, look: Look) -> list[Strip]:
     else:
         by = f" by {asked.by}" if asked.by else ""
         found.append(_under(one_line(asked.answer, 200) + by, look.dim, width, look))
+    return [*found, _BLANK]
+
+
+def _draw_compacted(compacted: Compacted, width: int, look: Look, is_expanded: bool) -> list[Strip]:
+    found = [
+        strip_of((f"{' ' if i else look.marks.note} ", look.warning), (line, look.dim))
+        for i, line in enumerate(wrap(compacted.text, width - INDENT))
+    ]
+    lines = wrap(compacted.summary, width - 4) if compacted.summary else []
+    if not is_expanded:
+        lines = [cut_columns(f"{lines[0]} ({len(lines)} lines)", width - 4, look.marks.ellipsis)] if lines else []
+    found += [strip_of((f"  {look.marks.bar} ", look.dim), (line, look.dim)) for line in lines[:OUTPUT_LINES_MAX]]
     return [*found, _BLANK]
 
 

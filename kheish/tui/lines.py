@@ -10,14 +10,17 @@ from textual.strip import Strip
 from kheish.terminal import clean
 
 LINE_CHARS_MAX = 4_000
-"""Of one line; nobody reads more of it, and to wrap it costs more than it shows."""
+"""Of one line of data; nobody reads more of it."""
+CLUSTER_CHARS = 8
+"""How many characters of a word are looked at for each column: with all that joins them they are hardly more."""
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """Cleaned lines of at most `width` columns, broken between words where that can be."""
+def wrap(text: str, width: int, *, is_whole: bool = False) -> list[str]:
+    """Cleaned lines of at most `width` columns, broken between words where that can be. One that is very long is cut,
+    unless all `is_whole`."""
     found: list[str] = []
     for line in clean(text).expandtabs(4).split("\n"):
-        if len(line) > LINE_CHARS_MAX:
+        if len(line) > LINE_CHARS_MAX and not is_whole:
             line = f"{line[:LINE_CHARS_MAX]} … {len(line) - LINE_CHARS_MAX} more characters"
         if len(line) <= width and line.isascii():
             found.append(line)
@@ -38,11 +41,11 @@ def _wrap_line(line: str, width: int) -> list[str]:
             word = word.lstrip()
             length = cell_len(word.rstrip())
         while length > room:
-            head = chop_cells(word, max(1, room))[0]
+            head = chop_cells(word[: CLUSTER_CHARS * width], max(1, room))[0]
             found.append(current + head)
             word = word[len(head) :]
             current, room = "", width
-            length = cell_len(word.rstrip())
+            length -= cell_len(head)
         current += word
         room -= cell_len(word)
     if current.strip() or not found:

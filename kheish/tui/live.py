@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kheish.client import AnyEvent, DeltaView, InboxView, RecordView, RunView, SessionView
+from kheish.client.views import ContextCompacted
+from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
+
+if TYPE_CHECKING:
+    from kheish.client.views import PlanItem
 
 Need = Literal["needs you", "working", "queued", "done"]
 NEEDS: tuple[Need, ...] = ("needs you", "working", "queued", "done")
@@ -22,7 +27,8 @@ SHELL_ROUTE = "shell"
 OVER = {"run.completed": "completed", "run.failed": "failed", "run.cancelled": "cancelled",
         "run.interrupted": "interrupted"}  # fmt: skip
 RESOLVED = {"allow": "allowed", "deny": "denied", "verify": "left to the model to verify", "retry": "run again",
-            "mark_done": "marked as done", "give_up": "given up"}  # fmt: skip
+            "mark_done": "marked as done", "give_up": "given up", "raise": "raised",
+            "stop": "not raised"}  # fmt: skip
 
 
 # -- all sessions at a glance ----------------------------------------------------------------------------------------
@@ -46,6 +52,10 @@ class Row:
         self.asks: dict[str, dict[str, Any]] = {}
         self.model = ""
         self.step = 0
+        self.plan: list[PlanItem] = []
+        """Of the active run, or of the last one while it was looked at."""
+        self.planned: dict[str, list[PlanItem]] = {}
+        """What becomes the plan when the call that says so is done."""
         self.tokens = 0
         self.since_ms = 0
         self.seq = 0
@@ -110,6 +120,12 @@ class Board:
             if run["run_id"] == row.active:
                 row.model = f"{run['request']['provider']}/{run['request']['model']}"
                 row.step, row.tokens = run["step"], run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
+                row.plan = run.get("plan", [])
+
+    def drop(self, session_ids: Iterable[str]) -> None:
+        """Sessions that are there no more."""
+        for session_id in session_ids:
+            self.rows.pop(session_id, None)
 
     def apply(self, record: RecordView) -> Row | None:
         """The row that changed."""
@@ -151,6 +167,7 @@ class Board:
                 row.active, row.step, row.tokens, row.since_ms = event["run_id"], 0, 0, at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != row.active]
                 row.model = self._runs.pop(row.active, row.model)
+                row.plan, row.planned = [], {}
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 if event["run_id"] == row.active:
                     row.active = ""
@@ -161,6 +178,14 @@ class Board:
             case "model_call.completed":
                 usage = event.get("usage", {})
                 row.tokens += usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+                row.planned = {
+                    request["tool_call_id"]: plan_of(request["arguments"])
+                    for request in event.get("tool_requests", ())
+                    if request["tool"] == PLAN_TOOL
+                }
+            case "tool_call.completed" if event["tool_call_id"] in row.planned:
+                plan = row.planned.pop(event["tool_call_id"])
+                row.plan = row.plan if event.get("is_error") else plan
             case "approval.requested" | "question.requested":
                 row.asks[event["request_id"]] = _as_view(event, row.session_id)
                 row.since_ms = event["requested_at_ms"]
@@ -270,6 +295,14 @@ class Note(Entry):
         self.text, self.tone = text, tone
 
 
+class Compacted(Entry):
+    """Where models began to be shown a summary in place of what is above."""
+
+    def __init__(self, seq: int, at_ms: int, event: ContextCompacted) -> None:
+        super().__init__(seq, at_ms)
+        self.text, self.summary = compaction_text(event), event.get("summary", "")
+
+
 class Queued:
     """An input that waits: for its turn, or, steered, for the active run's next safe boundary."""
 
@@ -292,7 +325,9 @@ class Conversation:
         self.session_id = session_id
         self.records: list[RecordView] = []
         self.mode = self.cwd = self.title = ""
+        self.window_tokens = 0
         """As the daemon's view of the session says, or the records since."""
+        self._windows: dict[tuple[str, str], int] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -402,6 +437,8 @@ class Conversation:
         match event["type"]:
             case "session.created":
                 self.mode, self.cwd, self.title = event.get("mode", "default"), event["cwd"], event.get("title", "")
+            case "session.forked":
+                self._fork(event, record, change)
             case "session.ended":
                 self.is_ended = True
                 self._note(record, change, _because(f"session ended by {who}", event.get("reason", "")))
@@ -413,6 +450,8 @@ class Conversation:
             case "session.rule_added":
                 rule = event["rule"]
                 self._note(record, change, f"rule added by {who}: {rule['behavior']} {rule['pattern']}")
+            case "session.budget_set":
+                self._note(record, change, f"budget set by {who}: {limits_text(event['budget']) or 'none'}")
             case "session.recovered":
                 at = f"resumed at step {self.step}" if self.active else "goes on"
                 torn = event.get("tail_bytes_dropped", 0)
@@ -421,6 +460,8 @@ class Conversation:
             case "run.submitted":
                 self._inputs[event["run_id"]] = record, event
                 self._routes[event["run_id"]] = f"{event['route']}/{event['model']}"
+                for hop in event.get("hops", ()) or (event,):
+                    self._windows[hop["route"], hop["model"]] = hop.get("window_tokens", 0)
                 queued = Queued(event["run_id"], event["text"], who, is_steered=False)
                 self.queue.insert(0 if event.get("first") else len(self.queue), queued)
             case "run.edited":
@@ -448,6 +489,25 @@ class Conversation:
                 self._finish(event, record, change)
             case _:
                 self._step_event(event, record, change, who, seq, at_ms)
+
+    def _fork(self, event: Any, record: RecordView, change: Change) -> None:
+        """What was said and done in the other session."""
+        seq, at_ms = record["seq"], record["at_ms"]
+        for number, message in enumerate(event["messages"]):
+            if message["role"] == "user":
+                names = [attachment["name"] for attachment in message.get("attachments", ())]
+                self._add(Said(seq, at_ms, message["text"], "", "cli", "submitted", names), change)
+            elif message["role"] == "assistant":
+                if message["text"] or message.get("reasoning"):
+                    reply = Reply(seq, at_ms, f"{event['from_session_id']}/{number}")
+                    reply.text, reply.reasoning, reply.is_open = message["text"], message.get("reasoning", ""), False
+                    self._add(reply, change)
+                for asked in message.get("tool_requests", ()):
+                    call = self._new_call(record, asked["tool_call_id"], asked["tool"], asked["arguments"], change)
+                    call.phase = "done"
+            elif (done := self._calls.get(message["tool_call_id"])) is not None:
+                done.output, done.is_error = message["text"], message.get("is_error", False)
+        self._note(record, change, f"forked from {event['from_session_id']} at record {event['from_seq']}")
 
     def _enter(self, id_: str, record: RecordView, change: Change, how: str) -> None:
         queued = next((q for q in self.queue if q.id == id_), None)
@@ -498,10 +558,20 @@ class Conversation:
             case "model_call.started":
                 self.step = event["step"]
                 self._calling, self._heard_late = event["model_call_id"], ""
+                way = event.get("route", ""), event.get("model", "")
+                self.window_tokens = max(0, self._windows.get(way, self.window_tokens))
                 if event["attempt"] > 1:
                     self._drop_partial(event["model_call_id"], change)
+            case "model_call.completed" if event.get("purpose", "reply") == "summary":
+                self._calling = ""
+                self._count(event)
             case "model_call.completed":
                 self._reply_whole(event, record, change)
+            case "context.compaction_requested":
+                self._note(record, change, f"{who} asked for a compaction before the next model call")
+            case "context.compacted":
+                self.context_tokens = event["tokens_after"]
+                self._add(Compacted(seq, at_ms, event), change)
             case "model_call.retrying":
                 self._drop_partial(event["model_call_id"], change)
                 wait = duration(max(event["retry_at_ms"] - at_ms, 0))
@@ -509,6 +579,11 @@ class Conversation:
             case "model_call.died":
                 self._drop_partial(event["model_call_id"], change)
                 self._note(record, change, "the model call was cut off; it is made again", "warning")
+            case "budget.warned":
+                text = f"most of the budget of {account_text(event['standing'])} is used"
+                self._note(record, change, text, "warning")
+            case "budget.stopped":
+                self._note(record, change, f"the budget of {account_text(event['standing'])} is used up", "warning")
             case "tool_call.decided" if call is not None:
                 if event["behavior"] == "deny":
                     call.phase = "denied"
@@ -533,7 +608,8 @@ class Conversation:
                 _touch(call, change)
             case "approval.requested":
                 if call is None:
-                    call = self._new_call(record, event["tool_call_id"], event["tool"], event["arguments"], change)
+                    id_ = event["tool_call_id"] or event["request_id"]
+                    call = self._new_call(record, id_, event["tool"], event["arguments"], change)
                 call.request, call.phase, call.answer = _as_view(event, self.session_id), "waiting", ""
                 self.asks[event["request_id"]] = call
                 _touch(call, change)
@@ -545,7 +621,7 @@ class Conversation:
                         asked.arguments = edited
                     how = RESOLVED[event["resolution"]] + " with other arguments" * (edited is not None)
                     asked.answer = _because(f"{how} by {event['principal']}", event.get("justification", ""))
-                    asked.phase = "denied" if event["resolution"] == "deny" else "asked"
+                    asked.phase = "denied" if event["resolution"] in ("deny", "stop") else "asked"
                     _touch(asked, change)
             case "approval.withdrawn":
                 asked = self.asks.pop(event["request_id"], None)
@@ -589,13 +665,17 @@ class Conversation:
         elif reply is not None:
             self._drop_partial(event["model_call_id"], change)
         self._reply, self._calling = None, ""
-        usage = event.get("usage", {})
-        for name in self.usage:
-            self.usage[name] += usage.get(name, 0)
-        self.context_tokens = sum(usage.get(name, 0) for name in self.usage)
+        self.context_tokens = self._count(event)
         for request in event.get("tool_requests", ()):
             if request["tool"] != "ask_user_question":
                 self._new_call(record, request["tool_call_id"], request["tool"], request["arguments"], change)
+
+    def _count(self, event: Any) -> int:
+        """The tokens that a model call took in all."""
+        usage = event.get("usage", {})
+        for name in self.usage:
+            self.usage[name] += usage.get(name, 0)
+        return sum(usage.get(name, 0) for name in self.usage)
 
     def _drop_partial(self, model_call_id: str, change: Change) -> None:
         """The text of an attempt that came to nothing is no part of the transcript; that of the next comes below."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from kheish import config
 from kheish.client import AnyEvent, RecordView, StreamEvent
-from kheish.narration import call_text
+from kheish.narration import account_text, call_text
 from kheish.terminal import one_line
 from kheish.tui.live import Board
 
@@ -44,14 +44,18 @@ def news_of(record: RecordView) -> Iterable[News]:
     for event in record["events"]:
         text = _text(event)
         if text:
-            kind = event["type"].partition(".")[2 if event["type"].startswith("run.") else 0]
+            noun, _, verb = event["type"].partition(".")
+            kind = {"run": verb, "budget": "approval"}.get(noun, noun)
             yield News(kind, str(event.get("request_id") or event.get("run_id")), one_line(text, TEXT_WIDTH))
 
 
 def _text(event: AnyEvent) -> str:
     match event["type"]:
         case "approval.requested":
-            return f"asks to run {call_text(event['tool'], event['arguments'], TEXT_WIDTH)}"
+            asks = "is stuck: " if event.get("kind") == "budget" else "asks to run "
+            return asks + call_text(event["tool"], event["arguments"], TEXT_WIDTH)
+        case "budget.warned":
+            return f"has used most of the budget of {account_text(event['standing'])}"
         case "question.requested":
             return f"asks: {event['questions'][0]['question']}"
         case "run.failed":

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import posixpath
 import re
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from kheish.terminal import expose
+from kheish.terminal import count_hidden
 
-CHARS_READ_MAX = 32 * 1024
-"""Of a text; what is beyond it is said to be unread."""
+PLACES_MAX = 20
+"""Of one kind of risk."""
+PATH_CHARS_MAX = 4_096
+"""What a script's `cd`s add up to; a longer one is no path."""
 _DEPTH_MAX = 4
 """Of commands within words of commands."""
 
@@ -28,13 +32,19 @@ class Risk(NamedTuple):
 
 
 def risks(tool: str, arguments: dict[str, Any], cwd: str) -> list[Risk]:
-    """Each once, in the order in which they were seen."""
-    found: dict[Risk, None] = {}
+    """Each once, in the order in which they were seen; of a kind no more than are ever shown."""
+    seen: Iterator[Risk] = iter(())
     if tool == "bash" and isinstance(command := arguments.get("command"), str):
-        found |= dict.fromkeys(_Shell(cwd).read(command))
+        seen = _Shell(cwd).read(command)
     elif isinstance(path := arguments.get("path"), str):
-        found |= dict.fromkeys(_file_risks(path, cwd, writes=tool in _WRITERS))
-    if count := sum(_hidden(text) for text in _texts(arguments)):
+        seen = _file_risks(path, cwd, writes=tool in _WRITERS)
+    found: dict[Risk, None] = {}
+    counts = Counter[str]()
+    for risk in seen:
+        if risk not in found and counts[risk.what] < PLACES_MAX:
+            counts[risk.what] += 1
+            found[risk] = None
+    if count := sum(map(count_hidden, texts_of(arguments))):
         found[Risk("invisible characters", f"{count}, written out here")] = None
     return list(found)
 
@@ -42,20 +52,17 @@ def risks(tool: str, arguments: dict[str, Any], cwd: str) -> list[Risk]:
 _WRITERS = ("write_file", "edit_file", "apply_patch")
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in a call's arguments."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _texts(item)
+            yield from texts_of(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
-
-
-def _hidden(text: str) -> int:
-    return 0 if text.isascii() and text.isprintable() else sum(map(str.__ne__, text, map(expose, text)))
+            yield from texts_of(item)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -174,9 +181,6 @@ class _Shell:
         self._here = cwd
 
     def read(self, script: str, depth: int = 0) -> Iterator[Risk]:
-        if len(script) > CHARS_READ_MAX:
-            yield Risk("long", f"marks are of the first {CHARS_READ_MAX // 1024} KB")
-            script = script[:CHARS_READ_MAX]
         for command in _commands(script):
             yield from self._judge(command, depth)
 
@@ -189,12 +193,12 @@ class _Shell:
                 yield from self.read(word[inner.end() :].rstrip("`)"), depth + 1)
         for path in command.written:
             yield from self._written(path, ">")
-        words = command.words
-        while words and (rest := _unwrapped(words)) is not None:
-            if words[0] in _AS_OTHERS:
-                yield Risk("as another user", " ".join(words[:2]))
-            words = rest
-        if words:
+        words, at = command.words, 0
+        while at < len(words) and (after := _unwrapped(words, at)) is not None:
+            if words[at] in _AS_OTHERS:
+                yield Risk("as another user", " ".join(words[at : at + 2]))
+            at = after
+        if words := words[at:]:
             yield from self._program(posixpath.basename(words[0]), words, command.is_fed, depth)
 
     def _program(self, name: str, words: list[str], is_fed: bool, depth: int) -> Iterator[Risk]:
@@ -239,7 +243,8 @@ class _Shell:
             for script in operands[:1] if name in _SHELLS else operands:
                 yield from self.read(script, depth + 1)
         if name in ("cd", "pushd") and operands:
-            self._here = posixpath.join(self._here, operands[0])
+            here = posixpath.join(self._here, operands[0])
+            self._here = here if len(here) <= PATH_CHARS_MAX else self._here
         changed = {"all": operands, "last": operands[-1:]}.get(_TARGETS.get(name, ""), [])
         changed += [path for option, path in pairwise(words) if option in _INTO.get(name, ())]
         if name in ("chmod", "chown", "chgrp") or (name in ("sed", "perl") and "i" in letters):
@@ -268,25 +273,38 @@ def _of(words: list[str]) -> _Command:
     return command
 
 
-def _unwrapped(words: list[str]) -> list[str] | None:
-    """The command behind a word that only says how to run it, or behind assignments; None where there is none."""
-    if re.match(r"\w+\+?=", words[0]):
-        return words[1:]
-    if words[0] == "command" and words[1:2] in (["-v"], ["-V"]):
-        return []
-    takes_value = _WRAPPERS.get(posixpath.basename(words[0]))
+def _unwrapped(words: list[str], start: int) -> int | None:
+    """Where the command begins that stands behind a word which only says how to run it, or behind assignments; None
+    where there is none."""
+    if re.match(r"\w+\+?=", words[start]):
+        return start + 1
+    if words[start] == "command" and words[start + 1 : start + 2] in (["-v"], ["-V"]):
+        return len(words)
+    takes_value = _WRAPPERS.get(posixpath.basename(words[start]))
     if takes_value is None:
         return None
-    at = 1
+    at = start + 1
     while at < len(words) and (words[at].startswith("-") or re.match(r"\w+=|[\d.]+[smhd]?\Z", words[at])):
         at += 2 if re.fullmatch(r"-\w*", words[at]) and words[at][-1] in takes_value else 1
-    return words[at:]
+    return at
+
+
+def _lines(script: str) -> dict[str, list[int]]:
+    """The offsets of each line, by its text."""
+    found: dict[str, list[int]] = defaultdict(list)
+    at = 0
+    for line in script.split("\n"):
+        found[line].append(at)
+        at += len(line) + 1
+    return found
 
 
 def _commands(script: str) -> Iterator[_Command]:
     """The simple commands of a script in order, also those in subshells and substitutions. What a here-document holds
     is data, but for its substitutions, unless a shell reads it."""
     command, redirect, here_document, is_arithmetic, at = _Command(is_fed=False), "", "", False, 0
+    places: dict[str, list[int]] | None = None
+    """Where each line stands."""
     while at < len(script):
         token = _TOKEN.match(script, at)
         assert token is not None
@@ -305,7 +323,10 @@ def _commands(script: str) -> Iterator[_Command]:
         elif kind == "end":
             if here_document and text == "\n":
                 end = _unquoted(here_document)
-                body_end = f"{script}\n".find(f"\n{end}\n", at - 1)
+                places = places if places is not None else _lines(script)
+                ends = places.get(end, [])
+                found = bisect_left(ends, at)
+                body_end = ends[found] - 1 if found < len(ends) else -1
                 if body_end >= 0 and not any(posixpath.basename(word) in _SHELLS for word in command.words):
                     if end == here_document:
                         command.words += _SUBSTITUTION.findall(script, at, body_end)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kheish.client import AnyEvent, RecordView
+from kheish.narration import compaction_text, limits_text
 from kheish.tui.live import OVER, duration
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Attempt:
     ended_ms: int = 0
     outcome: str = "running"
     detail: str = ""
+    purpose: str = "reply"
 
 
 @dataclass
@@ -42,11 +44,14 @@ class ToolCall:
 
 @dataclass
 class Step:
+    """`compactions` says in words what became of the context before its reply."""
+
     number: int
     attempts: list[Attempt] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     model: str = ""
     usage: Usage | None = None
+    compactions: list[str] = field(default_factory=list)
 
 
 class Story:
@@ -84,10 +89,11 @@ class Story:
             case "model_call.started":
                 if not self.steps or self.steps[-1].number != event["step"]:
                     self._begin_step(event["step"])
-                self.steps[-1].attempts.append(Attempt(event["attempt"], event["at_ms"]))
+                purpose = event.get("purpose", "reply")
+                self.steps[-1].attempts.append(Attempt(event["attempt"], event["at_ms"], purpose=purpose))
             case "model_call.completed":
                 self._end_attempt("completed", event["at_ms"])
-                if self.steps:
+                if self.steps and event.get("purpose", "reply") == "reply":
                     step = self.steps[-1]
                     step.model, step.usage = event.get("model", ""), event.get("usage")
                 for request in event.get("tool_requests", ()):
@@ -98,6 +104,8 @@ class Story:
                 self._end_attempt("failed", at_ms, f"{event['code']}: {event['message']}")
             case "model_call.died":
                 self._end_attempt("cut off", at_ms, "the daemon died")
+            case "context.compacted" if self.steps:
+                self.steps[-1].compactions.append(compaction_text(event))
             case _:
                 self._apply_to_call(event, at_ms)
 
@@ -131,7 +139,7 @@ class Story:
                 if event["behavior"] == "deny":
                     call.outcome = "denied"
             case "approval.requested":
-                call = self._call(event["tool_call_id"], event["tool"], event["arguments"])
+                call = self._call(event["tool_call_id"] or event["request_id"], event["tool"], event["arguments"])
                 call.asked_ms = event["requested_at_ms"]
                 call.outcome = "waits for an approval"
                 self._requests[event["request_id"]] = call
@@ -139,7 +147,7 @@ class Story:
                 asked = self._requests.pop(event["request_id"], None)
                 if asked is not None:
                     asked.decisions.append(_resolution(event, asked, at_ms))
-                    asked.outcome = "denied" if event["resolution"] in ("deny", "give_up") else ""
+                    asked.outcome = "denied" if event["resolution"] in ("deny", "give_up", "stop") else ""
             case "approval.withdrawn":
                 asked = self._requests.pop(event["request_id"], None)
                 if asked is not None:
@@ -168,6 +176,8 @@ class Story:
 
 def _resolution(event: Any, call: ToolCall, at_ms: int) -> str:
     parts = [f"{event['resolution'].replace('_', ' ')} by {event['principal']} after {duration(at_ms - call.asked_ms)}"]
+    if event.get("raise_by") is not None:
+        parts.append(f"by {limits_text(event['raise_by'])}")
     if event.get("updated_input") is not None:
         call.arguments = event["updated_input"]
         parts.append("with other arguments")

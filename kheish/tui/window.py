@@ -58,7 +58,7 @@ def is_shown(record: RecordView, by: Filter, me: str) -> bool:
 
 def _is_of_tools(event: AnyEvent) -> bool:
     if event["type"] == "model_call.completed":
-        return not event["text"].strip()
+        return event.get("purpose", "reply") == "summary" or not event["text"].strip()
     return event["type"].startswith(("tool_call.", "process.")) or event["type"] == "model_call.started"
 
 
@@ -79,6 +79,8 @@ def _plain(event: AnyEvent, renderer: Renderer) -> str:
         case "model_call.started":
             again = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
             return f"model call, step {event['step']}{again}"
+        case "model_call.completed" if event.get("purpose", "reply") == "summary":
+            return "the summary came"
         case "model_call.completed":
             return "model: " + ", ".join(renderer.call(r["tool_call_id"]) for r in event.get("tool_requests", ()))
         case kind:

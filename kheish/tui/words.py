@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from kheish.narration import call_text
+from kheish.narration import call_text, plan_text
 from kheish.terminal import ago, clean
 from kheish.tui.live import Row
 
@@ -30,6 +30,12 @@ def asks_text(row: Row) -> str:
     return call_text(ask.get("tool", ""), ask.get("input", {})) + more
 
 
+def row_text(row: Row) -> str:
+    """What a session is about: where its plan is and what it was told, or that alone."""
+    plan = plan_text(row.plan) if row.active else ""
+    return f"{plan}  ({row.headline})" if plan else row.headline
+
+
 def call_detail(tool: str, arguments: dict[str, Any]) -> str:
     """What a call would do, without the tool's name; what cannot be seen is written out."""
     return call_text(tool, arguments, 0).removeprefix(tool).lstrip(": ")
@@ -47,3 +53,9 @@ def short_path(path: str) -> str:
     path = clean(path)
     home = os.path.expanduser("~")
     return "~" + path[len(home) :] if path == home or path.startswith(home + os.sep) else path
+
+
+def context_text(tokens: int, window_tokens: int) -> str:
+    """`context 52k`, and how much of the window that is where it is known."""
+    share = f" ({tokens / window_tokens:.0%})" if window_tokens else ""
+    return f"context {tokens_text(tokens)}{share}" if tokens else ""

@@ -12,18 +12,20 @@ from kheish.core.events import ApprovalKind, Remember, Resolution
 from kheish.core.state import Approval, State
 from kheish.limits import JUSTIFICATION_CHARS_MAX
 from kheish.wire.body import Body, View
+from kheish.wire.budgets import BudgetBody, BudgetView, budget_view, to_budget
 
 
 class ResolveApproval(Body, frozen=True):
     """`if_digest` (or its first characters) refuses to resolve anything but what was shown. `remember` makes a rule,
     for this session or for `always`: `rule`, or one that matches this very call alone. `updated_input` edits the
-    call's arguments."""
+    call's arguments. `raise_by` is how much more a budget is."""
 
     resolution: Resolution
     if_digest: str = ""
     remember: Remember = "once"
     rule: str = ""
     updated_input: dict[str, Any] | None = None
+    raise_by: BudgetBody | None = None
     justification: Annotated[str, msgspec.Meta(max_length=JUSTIFICATION_CHARS_MAX)] = ""
 
 
@@ -39,7 +41,8 @@ class ResolveApprovals(Body, frozen=True):
 
 class ApprovalView(View, frozen=True):
     """`choices` are the resolutions that it takes; `exact_rule` is what `remember` makes unless a rule is given.
-    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect."""
+    `kind` is `uncertain` where a daemon died during the call and nobody knows whether it took effect, and `budget`
+    where there is no call, but a `budget` that has no room for the next."""
 
     request_id: str
     session_id: str
@@ -56,6 +59,7 @@ class ApprovalView(View, frozen=True):
     reason: str
     choices: list[Resolution]
     exact_rule: str = ""
+    budget: BudgetView | None = None
 
 
 def approval_view(state: State, approval: Approval, exact_rule: str = "") -> ApprovalView:
@@ -75,6 +79,7 @@ def approval_view(state: State, approval: Approval, exact_rule: str = "") -> App
         reason=approval.reason,
         choices=list(VERBS[approval.kind]),
         exact_rule=exact_rule,
+        budget=budget_view(approval.standing) if approval.standing else None,
     )
 
 
@@ -87,4 +92,5 @@ def to_command(request_id: str, body: ResolveApproval) -> ApprovalResolution:
         rule=body.rule,
         updated_input=body.updated_input,
         justification=body.justification,
+        raise_by=to_budget(body.raise_by) if body.raise_by else None,
     )

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kheish.core.events import Attachment, Delivery, Hop
+from kheish.core.commands import Outside
+from kheish.core.events import Attachment, Delivery, Hop, OnBudget
+from kheish.core.plans import PlanItem
 from kheish.core.state import Run, RunStatus, State, status_of
 from kheish.core.why import Attempt
 from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
 from kheish.wire.approvals import ApprovalView, approval_view
 from kheish.wire.body import Body, View
+from kheish.wire.budgets import BudgetBody, BudgetView, run_budget_view
 from kheish.wire.questions import QuestionView, question_view
 
 PREVIEW_CHARS = 200
@@ -35,7 +38,9 @@ class InputAttachment(Body, frozen=True):
 
 class SubmitInput(Body, frozen=True):
     """`model` is `[route/]model`. `delivery` says what happens while a run is active: `queue`, `steer` (it enters at
-    the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model."""
+    the next safe boundary of that run) or `interrupt`. `metadata` is kept with the run and not shown to the model. At
+    the limit of a `budget`, its own or one that it counts for, the run asks, or with `on_budget` `stop` it stops with a
+    last word. `pinned`: the input stays in what models are shown when the context is compacted."""
 
     content: Annotated[str, msgspec.Meta(max_length=INPUT_CHARS_MAX)]
     model: str | None = None
@@ -45,6 +50,9 @@ class SubmitInput(Body, frozen=True):
         msgspec.Meta(max_length=32),
     ] = []
     metadata: dict[str, Any] = {}
+    budget: BudgetBody | None = None
+    on_budget: OnBudget = "ask"
+    pinned: bool = False
 
 
 class EditInput(Body, frozen=True):
@@ -54,7 +62,7 @@ class EditInput(Body, frozen=True):
 class MoveInput(Body, frozen=True):
     """`position` counts from 1."""
 
-    position: Annotated[int, msgspec.Meta(ge=1, le=QUEUED_RUNS_MAX)]
+    position: Annotated[float, msgspec.Meta(ge=1, le=QUEUED_RUNS_MAX, multiple_of=1)]
 
 
 class StopRun(Body, frozen=True):
@@ -99,7 +107,8 @@ class RequestSummary(View, frozen=True):
 
 class RunView(View, frozen=True):
     """`queued_position` is 0 for the active run and counts from 1 in the queue; null once it is over. `outputs` holds
-    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one."""
+    the last text of the model. `step` counts model calls from 1; `attempt` the tries of the present one. `plan` is what
+    the run's last `todo_write` said."""
 
     run_id: str
     session_id: str
@@ -112,6 +121,7 @@ class RunView(View, frozen=True):
     queued_position: int | None
     step: int
     attempt: int
+    plan: list[PlanItem]
     request: RequestSummary
     input_attachments: list[Attachment]
     input_metadata: dict[str, Any]
@@ -122,9 +132,11 @@ class RunView(View, frozen=True):
     outputs: list[str]
     usage: UsageView
     error: RunError | None
+    budget: BudgetView | None = None
 
 
-def run_view(state: State, run: Run) -> RunView:
+def run_view(state: State, run: Run, outside: tuple[Outside, ...] = ()) -> RunView:
+    """`outside` is what other sessions make of its budget."""
     approvals = [a for a in state.approvals.values() if a.run_id == run.run_id]
     questions = [q for q in state.questions.values() if q.run_id == run.run_id]
     position = None
@@ -144,6 +156,7 @@ def run_view(state: State, run: Run) -> RunView:
         queued_position=position,
         step=run.step,
         attempt=run.model_call.attempt if run.model_call else 0,
+        plan=list(run.plan),
         request=RequestSummary(
             text_preview=run.text[:PREVIEW_CHARS],
             provider=run.route,
@@ -162,4 +175,5 @@ def run_view(state: State, run: Run) -> RunView:
         outputs=[run.output] if run.output else [],
         usage=UsageView(**msgspec.structs.asdict(run.usage)),
         error=RunError(code=run.error_code, message=run.error_message) if run.error_code else None,
+        budget=run_budget_view(state, run, outside),
     )

@@ -7,25 +7,38 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from kheish.core.compaction import context_tokens, is_estimate
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.core.events import Mode
 from kheish.core.state import Run, State, last_run_status, status_of
 from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View
+from kheish.wire.budgets import BudgetView
 from kheish.wire.permissions import RuleView, rule_view
 
+TITLE_CHARS_MAX = 200
 SessionStatus = Literal["idle", "running", "waiting_for_approval", "waiting_for_user_question", "ended"]
 
 
 class CreateSession(Body, frozen=True):
     """`session_id` may be chosen (then creating is idempotent). `cwd` is the workspace; `default_cwd` is taken only
-    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict."""
+    where the session is new and `cwd` is absent, so that a client can send where it stands without a conflict. A new
+    one has the daemon's mode unless another is given."""
 
     session_id: OptionalSession = ""
     cwd: str = ""
     default_cwd: str = ""
-    permission_mode: Mode = "default"
-    title: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    permission_mode: Mode | None = None
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] = ""
+
+
+class ForkSession(Body, frozen=True):
+    """`at` is the record of the other session up to which the transcript is copied; without it, the last that can be
+    forked at. Without `title` it says where it comes from."""
+
+    session_id: OptionalSession = ""
+    at: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] | None = None
 
 
 class EndSession(Body, frozen=True):
@@ -36,8 +49,28 @@ class SetPermissionMode(Body, frozen=True):
     mode: Mode
 
 
+class SetModel(Body, frozen=True):
+    """A chain, `[route/]model`, or "" for the daemon's."""
+
+    model: Annotated[str, msgspec.Meta(max_length=400)]
+
+
 class SetTitle(Body, frozen=True):
-    title: Annotated[str, msgspec.Meta(max_length=200)]
+    title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)]
+
+
+class ContextView(View, frozen=True):
+    """What models are shown of the session: `tokens` as a provider counted them, and with `is_estimate` an estimate of
+    what came since. `window_tokens` is what the model takes that the newest run uses, 0 where nobody knows. `left_out`
+    counts messages that models are shown no longer, after so many `compactions`; `compaction_requested`: the next model
+    call is preceded by one."""
+
+    tokens: int
+    window_tokens: int
+    is_estimate: bool
+    compactions: int
+    left_out: int
+    compaction_requested: bool
 
 
 class SessionView(View, frozen=True):
@@ -64,6 +97,14 @@ class SessionView(View, frozen=True):
     """Clients that follow it now."""
     rules: list[RuleView] | None = None
     """In the view of one session, not in lists."""
+    model: str = ""
+    """What its runs take that name none; likewise."""
+    budget: BudgetView | None = None
+    """Likewise; null where there is none."""
+    parent_run_id: str = ""
+    """The run whose process made it, and for whose budget it counts, too."""
+    context: ContextView | None = None
+    """Likewise."""
 
 
 class MessageView(View, frozen=True):
@@ -99,7 +140,7 @@ def session_status(ended: bool, active_status: str) -> SessionStatus:
     return active_status or "idle"  # type: ignore[return-value]
 
 
-def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
+def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView | None = None) -> SessionView:
     active = state.active_run
     latest: Run | None = active or (next(reversed(state.runs.values())) if state.runs else None)
     return SessionView(
@@ -121,6 +162,21 @@ def session_view(state: State, seq: int, attached: int = 0) -> SessionView:
         last_run_status=last_run_status(state),
         attached=attached,
         rules=[rule_view(rule) for rule in state.rules],
+        model=state.model,
+        budget=budget,
+        parent_run_id=state.parent_run_id,
+        context=context_view(state, latest),
+    )
+
+
+def context_view(state: State, latest: Run | None) -> ContextView:
+    return ContextView(
+        tokens=context_tokens(state),
+        window_tokens=max(0, latest.chain[latest.hop].window_tokens) if latest else 0,
+        is_estimate=is_estimate(state),
+        compactions=state.compactions,
+        left_out=state.left_out,
+        compaction_requested=state.compaction_requested,
     )
 
 

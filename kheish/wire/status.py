@@ -37,9 +37,24 @@ class InboxCounts(View, frozen=True):
 
 
 class WarningView(View, frozen=True):
+    """`action` says what to do."""
+
     code: str
     message: str
     session_id: str = ""
+    action: str = ""
+
+
+class RouteReadiness(View, frozen=True):
+    """`error`: it cannot be used, and the default or a chain needs it; `warning`: it cannot, or is spared now."""
+
+    route_id: str
+    status: Literal["ok", "warning", "error"]
+    problem: str
+
+
+class ProviderReadiness(View, frozen=True):
+    routes: list[RouteReadiness]
 
 
 class StatusView(View, frozen=True):
@@ -59,6 +74,7 @@ class StatusView(View, frozen=True):
     inbox: InboxCounts
     subscribers: int
     warnings: list[WarningView]
+    provider_readiness: ProviderReadiness
 
 
 class InboxView(View, frozen=True):

@@ -6,6 +6,7 @@ import msgspec
 
 from kheish.core.usage import By, Meter, Total
 from kheish.wire.body import View
+from kheish.wire.budgets import BudgetView
 
 
 class UsageRow(View, frozen=True):
@@ -30,15 +31,22 @@ class UsageReport(View, frozen=True):
     rows: list[UsageRow]
     total: UsageRow
     is_whole: bool
+    budget: BudgetView | None = None
+    """Of a run that has one."""
 
 
-def usage_report(meter: Meter, *, is_whole: bool = True) -> UsageReport:
+def usage_report(meter: Meter, *, is_whole: bool = True, budget: BudgetView | None = None) -> UsageReport:
     """Days in their order, anything else by what it cost, then by how many tokens came out."""
     rows = [_row(name, total) for name, total in sorted(meter.totals.items())]
     if meter.by != "day":
         rows.sort(key=lambda row: (-(row.cost_usd or 0.0), -row.output_tokens))
     return UsageReport(
-        by=meter.by, since_ms=meter.since_ms, rows=rows, total=_row("total", meter.total), is_whole=is_whole
+        by=meter.by,
+        since_ms=meter.since_ms,
+        rows=rows,
+        total=_row("total", meter.total),
+        is_whole=is_whole,
+        budget=budget,
     )
 
 

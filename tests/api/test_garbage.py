@@ -19,6 +19,7 @@ import pytest
 
 from kheish.api.app import App
 from kheish.api.server import Server
+from kheish.debug.service import Debugging
 from kheish.limits import CONNECTIONS_MAX, KIB, MIB
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
@@ -511,7 +512,8 @@ async def test_nothing_of_a_connection_outlives_it(tmp_path: Path) -> None:
         await kernel.until_status(run_id, "completed")
         path = tmp_path / "socket"
         secrets = Secrets(tmp_path, MasterKey(tmp_path / "key", {}, in_keyring=False), kernel.supervisor.clock)
-        server = Server(App(kernel.supervisor, secrets, state_root=tmp_path, socket_path=path), path)
+        debugging = Debugging(tmp_path / "debug", kernel.supervisor.clock, "off", list)
+        server = Server(App(kernel.supervisor, secrets, debugging, state_root=tmp_path, socket_path=path), path)
         await server.start()
         chance = random.Random(SEED)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -240,12 +241,16 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
         walk("POST", "/v1/sessions", {"session_id": name, "cwd": str(api.work)})
     walk("POST", s + "/rules", {"pattern": "write_file", "behavior": "deny"}, id="one")
     walk("POST", s + "/permission-mode", {"mode": "default"}, id="one")
+    walk("POST", "/v1/runtime/debug-level", {"level": "redacted"})
     attached = {"attachments": [{"file_name": "a", "content_base64": "AAEC"}], "metadata": {"a": [1]}}
     run = walk("POST", s + "/runs", {"content": "SHELL", **attached}, id="one")
     queued = walk("POST", s + "/runs", {"content": "AFTER"}, id="one")
     withdrawn = walk("POST", s + "/runs", {"content": "AFTER"}, id="one")
     walk("GET", s + "/queue", id="one")
     walk("POST", s + "/title", {"title": "One"}, id="one")
+    walk("POST", s + "/fork", {"at": 1}, id="one")
+    walk("POST", s + "/budget", {"tokens": 5_000_000, "cost_usd": 5}, id="one")
+    walk("POST", s + "/compact", id="one")
     walk("POST", s + "/queue/{run_id}/move", {"position": 1}, id="one", run_id=queued["run_id"])
     walk("PATCH", s + "/queue/{run_id}", {"content": "AFTER all"}, id="one", run_id=queued["run_id"])
     walk("DELETE", s + "/queue/{run_id}", id="one", run_id=withdrawn["run_id"])
@@ -271,7 +276,13 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("GET", r + "/stream", id=run["run_id"])
     walk("GET", r + "/why", id=run["run_id"])
     walk("GET", r + "/usage", query="?by=day", id=run["run_id"])
+    while not (kept := walk("GET", r + "/debug", id=queued["run_id"])):
+        time.sleep(0.01)  # it is written down soon after
+    walk("GET", r + "/debug/{artifact}", id=queued["run_id"], artifact=kept[0]["artifact"])
+    api.client.runtime.set_debug_level("off")
+    walk("GET", "/v1/runtime")
     walk("GET", "/v1/usage", query="?by=session&since_ms=1")
+    walk("GET", "/v1/budgets")
     walk("GET", "/v1/chains")
     walk("GET", "/v1/events/stream")
     for name, path in (("three", s + "/approvals"), ("four", s + "/approval-runs"), ("five", r + "/approvals")):
@@ -297,6 +308,24 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     walk("POST", "/v1/runtime/secrets", {"name": "one", "value": "s3cret"})
     walk("GET", "/v1/runtime/secrets")
     walk("GET", "/v1/runtime/secrets/{name}", name="one")
+    walk("GET", "/v1/runtime/master-key")
+    walk("POST", "/v1/runtime/master-key/rotate")
+    walk("POST", s + "/model", {"model": "rehearsal"}, id="one")
+    walk("POST", "/v1/runtime/routes", {"route_id": "added", "driver": "rehearsal"})
+    walk("PATCH", "/v1/runtime/routes/{route_id}", {"default_model": "m"}, route_id="added")
+    walk("POST", "/v1/runtime/routes/{route_id}/test", {"kind": "canary"}, route_id="added")
+    walk("DELETE", "/v1/runtime/routes/{route_id}", route_id="added")
+    for change in (
+        ("model", {"model": "rehearsal"}),
+        ("permission-mode", {"mode": "plan"}),
+        ("system-prompt", {"system_prompt": "Be brief."}),
+        ("debug-level", {"level": "redacted"}),
+        ("tool-limits", {"tool": "bash", "timeout_ms": 5}),
+        ("rollback", {"target_revision": 0}),
+    ):
+        walk("POST", f"/v1/runtime/{change[0]}", change[1])
+    for path in ("", "/revisions", "/tool-limits"):
+        assert walk("GET", f"/v1/runtime{path}") or path == "/tool-limits"
     walk("DELETE", "/v1/runtime/secrets/{name}", query="?force=true", name="one")
     assert walk.asked == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 

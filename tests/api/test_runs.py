@@ -13,7 +13,8 @@ from kheish.api.app import App
 from kheish.api.endpoints.runs import ListQuery, list_runs
 from kheish.api.router import Call
 from kheish.core.state import State
-from kheish.daemon.wiring import build_secrets
+from kheish.daemon.wiring import build_debugging, build_secrets
+from kheish.providers.registry import Routes
 from kheish.runtime.supervisor import Supervisor
 from tests.api.raw_http import ask, refusal
 from tests.daemon_process import DaemonProcess, Json
@@ -48,9 +49,9 @@ async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Supervisor, "peek", note)
     async with Kernel(tmp_path, [], generation=2) as kernel:
-        app = App(
-            kernel.supervisor, build_secrets(tmp_path, tmp_path), state_root=tmp_path, socket_path=tmp_path / "socket"
-        )
+        secrets = build_secrets(tmp_path, tmp_path)
+        debugging = build_debugging(tmp_path, Routes(tmp_path), secrets, kernel.supervisor.runtime)
+        app = App(kernel.supervisor, secrets, debugging, state_root=tmp_path, socket_path=tmp_path / "socket")
         views = await list_runs(app, Call(path={}, query=ListQuery(), body=None, caller=OPERATOR))
     assert [view.run_id for view in views] == made[::-1] and peeked == ["s"]
 

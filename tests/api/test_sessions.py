@@ -12,8 +12,9 @@ from kheish.api.app import App
 from kheish.api.endpoints.sessions import submit_and_wait
 from kheish.api.router import Call, NoQuery
 from kheish.core.contracts import ModelRequest, Reply
-from kheish.daemon.wiring import build_secrets
+from kheish.daemon.wiring import build_debugging, build_secrets
 from kheish.limits import SUBSCRIBER_QUEUE_BYTES_MAX
+from kheish.providers.registry import Routes
 from kheish.runtime.hub import Frame
 from kheish.wire.runs import SubmitInput
 from tests.api.raw_http import Stream, ask, refusal
@@ -109,7 +110,8 @@ def test_the_view_of_a_session_agrees_with_its_row_in_the_list(api: DaemonProces
     view = ask(api, "GET", "/v1/sessions/agree").json
     row = next(row for row in ask(api, "GET", "/v1/sessions?limit=1000").json if row["session_id"] == "agree")
     assert view["rules"] == [] and row["rules"] is None
-    own = {"rules": None, "attached": 0}  # whoever read the event is about to leave
+    assert view["context"]["tokens"] > 0 and row["context"] is None
+    own = {"rules": None, "context": None, "attached": 0}  # whoever read the event is about to leave
     assert view | own == row | own
     assert view["status"] == "waiting_for_approval" and len(view["pending_approval_ids"]) == 1
     assert view["active_run_id"] and len(view["queued_run_ids"]) == 1
@@ -235,9 +237,9 @@ async def test_who_waits_for_a_run_is_not_cut_off_by_what_the_run_says(
         monkeypatch.setattr("kheish.runtime.hub.SUBSCRIBER_QUEUE_BYTES_MAX", 1)
     async with Kernel(tmp_path, [answer]) as kernel, asyncio.timeout(10):
         await kernel.create()
-        app = App(
-            kernel.supervisor, build_secrets(tmp_path, tmp_path), state_root=tmp_path, socket_path=tmp_path / "socket"
-        )
+        secrets = build_secrets(tmp_path, tmp_path)
+        debugging = build_debugging(tmp_path, Routes(tmp_path), secrets, kernel.supervisor.runtime)
+        app = App(kernel.supervisor, secrets, debugging, state_root=tmp_path, socket_path=tmp_path / "socket")
         call = Call(path={"id": "s"}, query=NoQuery(), body=SubmitInput(content="go"), caller=OPERATOR)
         view = await submit_and_wait(app, call)
         assert (view.status, view.runs_total) == ("idle", 1)

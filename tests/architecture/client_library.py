@@ -16,7 +16,7 @@ import msgspec
 from kheish.api.endpoints import ENDPOINTS
 from kheish.core import events
 from kheish.core.state import RunStatus
-from kheish.wire import sessions
+from kheish.wire import routes, runtime, sessions
 from kheish.wire.approvals import ResolveOneOfMany
 from kheish.wire.questions import AnswerBody
 from kheish.wire.runs import InputAttachment
@@ -29,7 +29,7 @@ MADE = "Made from {source} by `python -m tests.architecture.generated`; changes 
 
 ALIASES = {
     value: name
-    for module in (events, sessions)
+    for module in (events, sessions, runtime, routes)
     for name, value in {**vars(module), "RunStatus": RunStatus}.items()
     if get_origin(value) is Literal
 }

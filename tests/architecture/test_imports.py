@@ -26,7 +26,9 @@ CORE = "".join(f"import kheish.core.{path.stem}\n" for path in sorted((REPOSITOR
 LIGHT = "import __future__, _blake2, _socket, importlib, json"
 """All that a hot command may load beside its own modules. `typing`, `pathlib`, `socket` and `hashlib` are not in it:
 each takes a third of a bare Python start, of which the whole command may take three."""
-OWN = tuple(f"kheish.{name}" for name in ("cli", "client", "errors", "limits", "narration", "paths", "terminal"))
+OWN = tuple(
+    f"kheish.{name}" for name in ("amounts", "cli", "client", "errors", "limits", "narration", "paths", "terminal")
+)
 HEAVY = {
     "anthropic", "openai", "httpx", "httpx2", "pydantic", "textual", "typer", "rich", "cryptography", "keyring"
 }  # fmt: skip

@@ -21,16 +21,19 @@ import kheish.wire
 from kheish import limits
 from kheish.api.endpoints import ENDPOINTS
 from kheish.api.openapi import describe
+from kheish.cli import table
 from kheish.cli.command import Command
 from kheish.cli.table import DAILY, GROUPS
 from kheish.client.diagnostics import KEYS
 from kheish.core import commands, effects, events, machine, outcomes
 from kheish.core.contracts import ToolSpec
 from kheish.core.events import Hop
-from kheish.providers.registry import BUILT_IN, Routes
-from kheish.providers.routes import DEFAULT_MODEL, FROM_KEYS, KEY_ENV, SHELL, Driver
+from kheish.providers.registry import Routes
+from kheish.providers.routes import FROM_KEYS, HOMES, SHELL, Driver, Route
 from kheish.tools.registry import TOOLS, load_tools
 from kheish.wire.body import Body, View
+from kheish.wire.routes import AddRoute, ChangeRoute
+from kheish.wire.runtime import RouteFields
 from tests.architecture.modules import REPOSITORY
 
 COMMANDS: list[tuple[str, Command]] = [("", command) for command in DAILY]
@@ -109,9 +112,17 @@ async def test_every_driver_that_a_file_may_name_can_be_connected(tmp_path: Path
     assert hasattr(await routes.open("r"), "stream")
 
 
-def test_what_is_known_of_drivers_is_known_of_real_ones() -> None:
+def test_every_driver_has_a_home_and_a_choice_on_the_command_line() -> None:
     drivers = set(get_args(Driver))
-    assert set(KEY_ENV) | set(DEFAULT_MODEL) | {route.driver for route in BUILT_IN.values()} <= drivers
+    assert set(HOMES) == drivers
+    assert {*table._DRIVERS, SHELL} == drivers, "all but a person's own commands"
+
+
+def test_a_route_has_the_same_keys_in_the_file_on_the_wire_and_in_the_settings() -> None:
+    keys = set(Route.__struct_fields__)
+    assert set(RouteFields.__struct_fields__) == keys
+    for shape in (AddRoute, ChangeRoute):
+        assert set(shape.__struct_fields__) - {"route_id", "expected_revision"} == keys
 
 
 # -- the command line -----------------------------------------------------------------------------------------------
@@ -140,10 +151,10 @@ def test_names_and_flags_of_commands_are_unique() -> None:
 
 # -- the wire -------------------------------------------------------------------------------------------------------
 
-NOUNS = ("approvals", "permissions", "questions", "runs", "sessions", "usage")
+NOUNS = ("approvals", "budgets", "permissions", "questions", "runs", "sessions", "usage")
 """One file name in every layer; `wire/status.py` has what the daemon says of itself."""
-NOUNS_OF_ROOMS = ("secrets",)
-"""The same, with a room of that name instead of a part of the core."""
+NOUNS_OF_ROOMS = {"debug": "debug", "secrets": "secrets", "runtime": "runtime.settings", "routes": "providers.routes"}
+"""The same, with a place in a room instead of a part of the core."""
 
 
 def wire_modules() -> dict[str, ModuleType]:
@@ -153,7 +164,7 @@ def wire_modules() -> dict[str, ModuleType]:
 def test_every_noun_has_the_same_file_name_in_every_layer() -> None:
     assert set(wire_modules()) == {*NOUNS, *NOUNS_OF_ROOMS, "status", "body"}
     for noun in (*NOUNS, *NOUNS_OF_ROOMS):
-        own = f"core.{noun}" if noun in NOUNS else noun
+        own = f"core.{noun}" if noun in NOUNS else NOUNS_OF_ROOMS[noun]
         for module in (own, f"wire.{noun}", f"api.endpoints.{noun}", f"cli.{noun}"):
             assert import_module(f"kheish.{module}").__doc__
 
@@ -219,7 +230,7 @@ def test_every_bound_is_held_somewhere() -> None:
 
 def test_every_bound_says_its_unit() -> None:
     units = (
-        "_MS", "_S", "_BYTES", "_RECORDS", "_MAX", "_KEPT", "_THREADS", "_DEFAULT", "KIB", "MIB",
+        "_MS", "_S", "_BYTES", "_RECORDS", "_MAX", "_MIN", "_KEPT", "_THREADS", "_DEFAULT", "KIB", "MIB",
     )  # fmt: skip
     for name, value in vars(limits).items():
         if name.isupper():

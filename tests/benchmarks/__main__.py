@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks import baselines, cli, disk, kernel, providers, restart, screens, serving, store, tui
+from tests.benchmarks import baselines, cli, disk, kernel, providers, restart, screens, serving, soak, store, tui
 from tests.benchmarks.figures import Figure, show
 
-FAMILIES = (kernel, cli, providers, store, disk, restart, serving, tui, screens)
+FAMILIES = (kernel, cli, providers, store, disk, restart, serving, tui, screens, soak)
+COUNT = 200
 SCENES = {name: scene for family in FAMILIES for name, scene in family.SCENES.items()}
 
 
@@ -23,19 +24,19 @@ def chosen(name: str) -> list[str]:
     return [scene for scene in SCENES if scene == name or scene.startswith(f"{name}.")]
 
 
-def measure(names: list[str], count: int, directory: str | None) -> Iterator[Figure]:
+def measure(names: list[str], count: int | None, directory: str | None) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="kheish-bench-", dir=directory) as made:
         folder = Path(made)
-        yield baselines.fdatasync(folder, count)
+        yield baselines.fdatasync(folder, count or COUNT)
         for name in names or SCENES:
             for scene in chosen(name):
-                yield from SCENES[scene](folder, count)
+                yield from SCENES[scene](folder, count or soak.COUNTS.get(scene, COUNT))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(SCENES)}")
-    parser.add_argument("--count", type=int, default=200, help="samples of the quick figures (default: 200)")
+    parser.add_argument("--count", type=int, help=f"samples of the quick figures ({COUNT}), or minutes of a soak (1)")
     parser.add_argument("--dir", help="where the state roots go: the file system that is measured")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()

@@ -19,9 +19,11 @@ from kheish.core.contracts import ModelRequest, Reply
 from kheish.core.effects import CallModel
 from kheish.core.events import Hop
 from kheish.core.outcomes import ModelReplied
+from kheish.debug.service import Debugging
 from kheish.errors import ProviderError
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import call_model
+from kheish.runtime.supervisor import SystemClock
 from kheish.store.blobs import Blobs
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.kernel import Connection, daemon, read_watch
@@ -123,17 +125,22 @@ def deltas(folder: Path, count: int) -> list[Figure]:
         url = ours.recv()
         figures = []
         for wire in WIRES:
-            bare, whole = asyncio.run(_measure(wire, url, folder, max(3, count // 25)))
-            extra = [ours - its for ours, its in zip(whole, bare, strict=True)]
-            figure = Figure(f"a delta of {STREAMS} streams over {wire.driver}: beyond the SDK", "us", extra)
+            bare, off, full = asyncio.run(_measure(wire, url, folder, max(3, count // 25)))
+            name = f"a delta of {STREAMS} streams over {wire.driver}"
+            figure = Figure(f"{name}: beyond the SDK", "us", _beyond(off, bare))
             figures += [
-                Figure(f"a delta of {STREAMS} streams over {wire.driver}: the SDK alone", "us", bare),
+                Figure(f"{name}: the SDK alone", "us", bare),
                 figure._replace(goal="< 150", met=figure.median < 150),
+                Figure(f"{name}: beyond that, at the debug level full", "us", _beyond(full, off)),
             ]
         return figures
     finally:
         ours.send("end")
         server.join()
+
+
+def _beyond(whole: list[float], part: list[float]) -> list[float]:
+    return [more - less for more, less in zip(whole, part, strict=True)]
 
 
 def _serve(pipe: Pipe) -> None:
@@ -146,13 +153,14 @@ def _serve(pipe: Pipe) -> None:
     asyncio.run(serve())
 
 
-async def _measure(wire: Wire, url: str, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Microseconds of a delta with the SDK alone and with all of ours, round by round."""
+async def _measure(wire: Wire, url: str, folder: Path, rounds: int) -> tuple[list[float], ...]:
+    """Microseconds of a delta with the SDK alone, with all of ours, and with what is kept of it, round by round."""
     provider = await wire.connect(url, "k")
     hub = Hub()
     hub.subscribe(session_id="s")
     request = make_request(model=wire.model)
-    parts: dict[str, Any] = {"hub": hub, "blobs": Blobs(folder), "committer": None}
+    debugging = Debugging(folder / "debug", SystemClock(), "full", list)
+    parts: dict[str, Any] = {"hub": hub, "blobs": Blobs(folder), "committer": None, "recorder": debugging}
 
     class Opened:
         async def open(self, route: str) -> Any:
@@ -164,20 +172,29 @@ async def _measure(wire: Wire, url: str, folder: Path, rounds: int) -> tuple[lis
         assert isinstance(outcome, ModelReplied), outcome
         assert outcome.reply.text == "".join(WORDS)
 
+    async def with_debugging() -> None:
+        debugging.set_level("full")
+        try:
+            await with_ours()
+        finally:
+            debugging.set_level("off")
+
     async def with_the_sdk() -> None:
         client = provider._client  # type: ignore[attr-defined]
         async with await SDK_CALLS[wire](client) as events:
             async for _ in events:
                 pass
 
-    bare: list[float] = []
-    whole: list[float] = []
+    taken: dict[Callable[[], Awaitable[None]], list[float]] = {with_the_sdk: [], with_ours: [], with_debugging: []}
+    debugging.set_level("off")
     for _ in range(rounds + 1):
-        for work, taken in ((with_the_sdk, bare), (with_ours, whole)):
+        for work, figures in taken.items():
             began = time.process_time()
             await asyncio.gather(*[work() for _ in range(STREAMS)])
-            taken.append((time.process_time() - began) / (STREAMS * DELTAS) * 1e6)
-    return bare[1:], whole[1:]
+            await asyncio.to_thread(debugging._thread.submit(int).result)
+            figures.append((time.process_time() - began) / (STREAMS * DELTAS) * 1e6)
+    await debugging.close()
+    return tuple(figures[1:] for figures in taken.values())
 
 
 SDK_CALLS: dict[Wire, Callable[[Any], Awaitable[Any]]] = {

@@ -19,6 +19,7 @@ from kheish.api.server import Server
 from kheish.client.http1 import Request
 from kheish.core.commands import EditRun
 from kheish.core.contracts import ModelRequest, Reply
+from kheish.debug.service import Debugging
 from kheish.runtime.hub import Frame, Hub
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
@@ -203,7 +204,8 @@ async def _serve(pipe: Pipe, root: Path, record_bytes: int) -> None:
     async with Kernel(root, [never]) as made:
         path = root / "daemon" / "s"
         secrets = Secrets(root / "secrets", MasterKey(root / "key", {}, in_keyring=False), made.supervisor.clock)
-        app = App(made.supervisor, secrets, state_root=root, socket_path=path)
+        debugging = Debugging(root / "debug", made.supervisor.clock, "off", list)
+        app = App(made.supervisor, secrets, debugging, state_root=root, socket_path=path)
         server = Server(app, path)
         await server.start()
         await made.create()

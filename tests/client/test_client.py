@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
@@ -127,6 +128,13 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert [queued["run_id"] for queued in call("sessions", "queue", name)] == [first, second]
     assert call("sessions", "move_queued", name, first, 2)["queued_position"] == 2
     assert call("sessions", "set_title", name, "A title")["title"] == "A title"
+    fork = {"at": 1, "new_session_id": f"{name}-fork", "title": "Another way", "key": "fork"}
+    forked = call("sessions", "fork", name, **fork)
+    assert call("sessions", "fork", name, **fork) == forked
+    assert (forked["session_id"], forked["title"]) == (f"{name}-fork", "Another way")
+    assert call("sessions", "set_budget", name, tokens=1_000_000)["budget"]["limit"]["tokens"] == 1_000_000
+    assert call("daemon", "budgets") == []
+    assert call("sessions", "compact", name)["context"]["compaction_requested"] is True
     assert call("sessions", "edit_queued", name, first, "AFTER it")["request"]["text_preview"] == "AFTER it"
     assert call("sessions", "withdraw_queued", name, second)["status"] == "cancelled"
     assert [r["run_id"] for r in call("sessions", "runs", name)] == [second, first, run["run_id"]]
@@ -232,6 +240,24 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     kept = call("secrets", "set", name, "an0ther")
     assert kept["version"] == 2 and kept in call("secrets", "list")
     assert call("secrets", "get", name) == kept == call("secrets", "delete", name, force=True)
+    assert call("secrets", "rotate_master_key") == call("secrets", "master_key")
+
+    added = call("routes", "add", name, "rehearsal", default_model="m", multimodal_input=True)
+    assert (added["default_model"], added["multimodal_input"]) == ("m", True)
+    changed = call("routes", "set", name, multimodal_input=False)
+    assert (changed["default_model"], changed["multimodal_input"]) == ("m", False)
+    assert call("routes", "test", name)["ok"] and call("routes", "test", name, kind="auth")["kind"] == "auth"
+    assert call("sessions", "set_model", name, f"{name}/x")["model"] == f"{name}/x"
+    assert call("sessions", "set_model", name, "")["model"] == ""
+    before = call("runtime", "get")["revision"]
+    assert call("runtime", "set_model", name, expected_revision=before)["route_id"] == name
+    assert call("runtime", "set_permission_mode", "plan")["settings"]["permission_mode"] == "plan"
+    assert call("runtime", "set_system_prompt", "Be brief.")["settings"]["system_prompt"] == "Be brief."
+    assert call("runtime", "set_debug_level", "full")["settings"]["debug_level"] == "full"
+    view = call("runtime", "set_tool_limits", "bash", timeout_ms=500, output_bytes=2048)
+    assert view["settings"]["tool_limits"] == call("runtime", "tool_limits")
+    assert call("runtime", "rollback", before)["settings"] == call("runtime", "revisions")[6]["settings"]
+    assert call("routes", "remove", name)["route_id"] == name
 
     for noun, method in (("sessions", "resolve_approvals"), ("sessions", "resolve_approvals_of_run"),
                          ("runs", "resolve_approvals")):  # fmt: skip
@@ -250,6 +276,8 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     assert call("daemon", "blob", done["blob"]).endswith(b"\n9000\n")
     assert call("daemon", "blob", done["blob"], offset=2, limit=3) == b"2\n3"
 
+    level = call("runtime", "set_debug_level", "redacted")["settings"]["debug_level"]
+    assert level == call("runtime", "get")["settings"]["debug_level"] == "redacted"
     for noun in ("sessions", "runs"):
         asking = call("sessions", "create", f"{name}-{noun}-answer", cwd=work)["session_id"]
         run_id = call("sessions", "submit", asking, "ASK")["run_id"]
@@ -258,6 +286,10 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
         where = asking if noun == "sessions" else run_id
         assert call(noun, "answer_question", where, request_id, answers, justification="so", key="a")
         assert call("sessions", "wait", asking)["status"] == "idle"
+    while not (kept := call("runs", "debug", run_id)):
+        time.sleep(0.01)  # it is written down soon after
+    assert call("runs", "debug_artifact", run_id, kept[0]["artifact"])["exchanges"]
+    assert call("runtime", "set_debug_level", "off")["settings"]["debug_level"] == "off"
     assert call.called == set(METHODS), "no method without a test"
 
 

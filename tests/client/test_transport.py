@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kheish.client import ApiError, AsyncKheish, DaemonUnreachable, Kheish
+from kheish.client.errors import api_error
 from kheish.client.http1 import Request
 
 Serve = Callable[[socket.socket], None]
@@ -226,3 +227,11 @@ def test_a_full_backlog_is_waited_out(tmp_path: Path, ask: Ask) -> None:
                     connection.sendall(ok)
                     thread.join(10)
     assert found == [{"pid": 12}]
+
+
+@pytest.mark.parametrize("code", ["endpoint_not_found", "method_not_allowed"])
+def test_what_the_daemon_does_not_know_is_met_with_a_hint_to_replace_it(code: str) -> None:
+    problem = api_error(404, json.dumps({"code": code, "detail": "cannot find /v1/new"}).encode())
+    assert "cannot find /v1/new" in problem.message and "`kheish daemon restart`" in problem.message
+    other = api_error(404, json.dumps({"code": "run_not_found", "detail": "cannot find run run_1"}).encode())
+    assert other.message == "cannot find run run_1"

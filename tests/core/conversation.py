@@ -7,10 +7,11 @@ from typing import Any
 from kheish.core import commands as c
 from kheish.core import outcomes as o
 from kheish.core.codec import decode_events, decode_state, encode_events, encode_state
-from kheish.core.contracts import Message, Reply, ReplyToolCall, ToolSpec
+from kheish.core.compaction import divide
+from kheish.core.contracts import Message, Reply, ReplyToolCall, ToolSpec, UserMessage
 from kheish.core.draft import Settings
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Answer, Behavior, Cooling, Event, Process, Rule, RuleScope
+from kheish.core.events import Answer, Behavior, Cooling, Event, Process, Rule, RuleScope, Usage
 from kheish.core.machine import decide, evolve, fold, pending
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.state import State, status_of
@@ -40,6 +41,7 @@ TOOLS = {
     "write_file": spec("write_file", "idempotent", main="path"),
     "send_mail": spec("send_mail", "unsafe", main="to"),
     "ask_user_question": spec("ask_user_question", "read", "question"),
+    "todo_write": spec("todo_write", "read"),
 }
 SETTINGS = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="p1")
 
@@ -55,12 +57,24 @@ class Conversation:
         self.generation = 1
         self.pids = 100
         self.cooling: tuple[Cooling, ...] = ()
+        self.outside: tuple[c.Outside, ...] = ()
         self.send(c.CreateSession(session_id="s", cwd="/work", mode=mode))
 
     @property
     def messages(self) -> list[Message]:
         """The transcript, as the journal tells it."""
         return fold((decode_events(raw), context) for raw, context in self.journal).entered
+
+    @property
+    def shown(self) -> list[Message]:
+        """What models are shown of it."""
+        return self.state.shown if self.state.compactions else self.messages
+
+    @property
+    def purpose(self) -> str:
+        """Of the model call that is due."""
+        run = self.state.active_run
+        return run.model_call.purpose if run and run.model_call else ""
 
     def context(self, **fields: Any) -> c.Context:
         self.clock += 1
@@ -74,6 +88,8 @@ class Conversation:
             "origin": "test",
             "is_operator": True,
             "cooling": self.cooling,
+            "outside": self.outside,
+            "day": "2026-11-26",
         }
         return c.Context(
             at_ms=self.clock,
@@ -121,7 +137,14 @@ class Conversation:
     def effects(self) -> list[AnyEffect]:
         return pending(self.state)
 
-    def reply(self, text: str = "", *calls: tuple[str, dict[str, Any]], stop: Any = None) -> list[Event]:
+    def reply(
+        self,
+        text: str = "",
+        *calls: tuple[str, dict[str, Any]],
+        stop: Any = None,
+        usage: Usage = Usage(),
+        cost_usd: float | None = None,
+    ) -> list[Event]:
         effect = next(e for e in self.effects() if isinstance(e, CallModel))
         reply = Reply(
             text=text,
@@ -130,10 +153,33 @@ class Conversation:
                 ReplyToolCall(provider_id=f"p{i}", tool=tool, arguments=arguments)
                 for i, (tool, arguments) in enumerate(calls)
             ),
+            usage=usage,
         )
         return self.send(
             o.ModelReplied(
-                run_id=effect.run_id, model_call_id=effect.model_call_id, attempt=effect.attempt, reply=reply
+                run_id=effect.run_id,
+                model_call_id=effect.model_call_id,
+                attempt=effect.attempt,
+                reply=reply,
+                cost_usd=cost_usd,
+            )
+        )
+
+    def sum_up(self, text: str = "what was said", kept_tokens: int = 40) -> list[Event]:
+        """A model writes the summary that is due; "" is no summary. As the runtime does, but keeping far less."""
+        effect = next(e for e in self.effects() if isinstance(e, CallModel))
+        run = self.state.runs[effect.run_id]
+        own = UserMessage(text=run.text, attachments=run.attachments)
+        plan = divide(self.shown, own, kept_tokens, 4 * kept_tokens, self.state.left_out)
+        if plan is None or not plan.left_out:
+            return self.fail("nothing_to_compact", context=plan.cut if plan else None)
+        return self.send(
+            o.ModelReplied(
+                run_id=effect.run_id,
+                model_call_id=effect.model_call_id,
+                attempt=effect.attempt,
+                reply=Reply(text=text, stop_reason="end"),
+                context=plan.with_summary(text) if text else plan.cut,
             )
         )
 

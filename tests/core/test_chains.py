@@ -62,6 +62,9 @@ def test_the_next_hop_is_taken_only_for_what_may_pass_and_before_there_is_output
     talk.cooling = cooling(0, *spared, code=code) if spared else ()
     events = talk.fail(code, has_output=has_output)
     run = talk.state.active_run
+    if code == "too_large":
+        assert kinds(events) == ["model_call.failed", "model_call.started"], "of a summary, see test_compaction"
+        return
     if code not in MAY_PASS:
         assert kinds(events) == ["model_call.failed", "run.failed"]
         return

@@ -58,6 +58,7 @@ MATRIX = {
     "glob_search": READS,
     "grep_search": READS,
     "ask_user_question": READS,
+    "todo_write": READS,
     "write_file": EDITS,
     "edit_file": EDITS,
     "bash": ASKED,

@@ -40,6 +40,9 @@ class World:
         talk = self.talk
         match effect:
             case CallModel():
+                if talk.purpose == "summary":
+                    talk.sum_up()
+                    return
                 text, calls = (
                     self.replies[talk.state.ordinal] if talk.state.ordinal < len(self.replies) else ("end", ())
                 )

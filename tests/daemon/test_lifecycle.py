@@ -106,6 +106,9 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.Monkey
     ("name", "content", "said"),
     [
         ("config.toml", "permissions = 3", "config.toml"),
+        ("config.toml", "[budgets]\nweekly_cost_usd = 5.0", "weekly_cost_usd"),
+        ("config.toml", "[budgets]\nrun_steps = 0", "run_steps"),
+        ("config.toml", "[budgets]\ndaily_cost_usd = inf", "daily_cost_usd"),
         ("config.toml", '[permissions]\nallow = ["bash("]', "bash("),
     ],
 )

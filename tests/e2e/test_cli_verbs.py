@@ -479,6 +479,27 @@ def test_the_journal_is_paged_as_json_lines(kheish: DaemonProcess) -> None:
     assert streamed[-1]["event"] == "bye"
 
 
+def test_a_session_is_forked_at_a_record(kheish: DaemonProcess) -> None:
+    kheish.script(text("The first."), text("The second."), name="fork.json")
+    session = kheish.session("to-fork")
+    for words in ("one", "two"):
+        run_id = kheish.submit(session, words, model="scripted/fork.json")
+        kheish.finish(run_id)
+    middle = next(r["seq"] for r in kheish.records(session) if r["events"][-1]["type"] == "run.completed")
+    made = kheish.cli_json("sessions", "fork", session, "--at", str(middle), "--name", "of-it", "--title", "Another")
+    assert (made["session_id"], made["title"], made["cwd"]) == ("of-it", "Another", str(kheish.work))
+    said = kheish.cli("sessions", "transcript", "of-it").stdout
+    assert "The first." in said and "two" not in said
+    assert f"forked from to-fork at record {middle}: 2 messages" in kheish.cli("logs", "of-it").stdout
+    plain = kheish.cli_json("sessions", "fork", session)
+    end = kheish.records(session)[-1]["seq"]
+    assert (plain["title"], plain["permission_mode"]) == (f"fork of to-fork at {end}", "default")
+    late = kheish.cli("sessions", "fork", session, "--at", "99")
+    assert late.returncode == 2 and "it has" in late.stderr
+    again = kheish.cli("sessions", "fork", session, "--name", "of-it")
+    assert again.returncode == 6 and "choose another name" in again.stderr
+
+
 def test_a_session_is_made_ended_and_its_mode_set(kheish: DaemonProcess) -> None:
     made = kheish.cli_json("sessions", "create", "made", "--mode", "plan", "--title", "A title", "--cwd", ".")
     assert (made["title"], made["permission_mode"], made["cwd"]) == ("A title", "plan", str(kheish.work))

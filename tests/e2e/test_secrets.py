@@ -13,14 +13,17 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from kheish.client.errors import ApiError, DaemonUnreachable
-from tests.daemon_process import DaemonProcess, Json, bash, calls, text
+from kheish.debug.redaction import MASK
+from tests.daemon_process import EVENT_TIMEOUT_S, DaemonProcess, Json, bash, calls, text
 from tests.faults.syscalls import Point, moments_of, read_log
 from tests.providers.wire_server import GATE, Answer, BlockingWireServer, failure, serving
 from tests.providers.wires import MESSAGES, WIRES, asked
@@ -186,7 +189,8 @@ def test_two_who_set_at_once_are_both_told_and_one_holds(daemon: DaemonProcess, 
 
 
 def test_a_secret_is_found_nowhere(daemon: DaemonProcess, server: BlockingWireServer) -> None:
-    """After servers that repeat it in every error, tools that print their environment, and every answer of the API."""
+    """After servers that repeat it in every error, tools that print their environment, every answer of the API, and all
+    that is kept of model calls, at every debug level."""
     told: list[Any] = []
     watched: list[Any] = []
     is_watched = threading.Event()
@@ -201,29 +205,42 @@ def test_a_secret_is_found_nowhere(daemon: DaemonProcess, server: BlockingWireSe
     watcher = threading.Thread(target=watch)
     watcher.start()
     assert is_watched.wait(30)
-    for wire in WIRES:
+    levels: tuple[Literal["off", "redacted", "full"], ...] = ("off", "redacted", "full")
+    for wire, level in product(WIRES, levels):
         canary = f"{CANARY}-{wire.driver}"
         route = wire.driver.replace("_compatible", "-kin")
         secret = f"key-{wire.driver}"
+        told.append(daemon.client.runtime.set_debug_level(level))
         told.append(daemon.client.secrets.set(secret, canary))
         for status, code in ((401, "auth"), (400, "invalid")):
             words = f"bad key {canary} ({canary!r}) Bearer {canary}"
             server.play(failure(status, wire.errors(code, words), x_request_id=canary))
-            run_id = daemon.submit(daemon.session(f"seen-{route}-{status}"), model=route)
+            run_id = daemon.submit(daemon.session(f"seen-{route}-{level}-{status}"), model=route)
             told.append(daemon.finish(run_id))
             assert told[-1]["status"] == "failed" and key_in(server.request_headers[0]) == canary
+            if level != "off":
+                told.append(kept := until_kept(daemon, run_id))
+                (response,) = [exchange["response"] for exchange in kept["exchanges"]]
+                assert response["status"] == status and MASK in response["events"][0]["text"]
             shown = daemon.cli("logs", run_id)
             told += [shown.stdout, shown.stderr]
         server.play(Answer(wire.stream(asked("bash", {"command": "env; cat /proc/self/environ; ps axeww"}))),
                     Answer(wire.text("fine")))  # fmt: skip
-        session = daemon.session(f"seen-{route}-tool", "bypass")
+        session = daemon.session(f"seen-{route}-{level}-tool", "bypass")
         told.append(daemon.finish(daemon.submit(session, model=route)))
         told += [journal := daemon.journal(session), daemon.client.secrets.get(secret)]
         assert "PATH=" in json.dumps(journal)
     client = daemon.client
     told += [client.secrets.list(), client.daemon.routes(), client.daemon.status(), client.runs.list()]
     told += [refused(lambda: client.secrets.set(CANARY.upper(), CANARY)), client.daemon.openapi()]
-    for arguments in (["secrets", "list"], ["secrets", "get", "key-openai"], ["routes", "list"], ["doctor"]):
+    for arguments in (
+        ["runs", "debug", run_id],
+        ["replay", run_id],
+        ["secrets", "list"],
+        ["secrets", "get", "key-openai"],
+        ["routes", "list"],
+        ["doctor"],
+    ):
         done = daemon.cli(*arguments)
         told += [done.stdout, done.stderr]
     processes = [file.read_bytes() for name in ("cmdline", "environ") for file in readable(f"[0-9]*/{name}")]
@@ -234,8 +251,17 @@ def test_a_secret_is_found_nowhere(daemon: DaemonProcess, server: BlockingWireSe
     start(daemon)
     assert CANARY not in json.dumps([*told, *watched], ensure_ascii=False)
     assert [line for line in processes if CANARY.encode() in line or MASTER_KEY.encode() in line] == []
-    assert {"daemon.log", "printed", "key-openai.json"} <= {file.name for file in files}
+    assert {"daemon.log", "printed", "key-openai.json", "1.1.json", "2.1.json"} <= {file.name for file in files}
     assert [file for file, data in files.items() if CANARY.encode() in data or MASTER_KEY.encode() in data] == []
+
+
+def until_kept(daemon: DaemonProcess, run_id: str) -> Json:
+    """What is kept of a run's first model call, when it is written down."""
+    deadline = time.monotonic() + EVENT_TIMEOUT_S
+    while not daemon.client.runs.debug(run_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return daemon.client.runs.debug_artifact(run_id, "1.1")
 
 
 def readable(pattern: str) -> Iterator[Path]:
@@ -473,3 +499,59 @@ def test_a_run_may_neither_look_at_secrets_nor_change_them(own: DaemonProcess) -
     said = json.dumps(completed)
     assert said.count("status=4") == 4 and said.count("only a local operator may") == 4
     assert own.client.secrets.get("loose")["version"] == 1
+
+
+# -- another master key ---------------------------------------------------------------------------------------------
+
+
+def test_the_master_key_is_changed_under_a_running_daemon_that_goes_on_with_its_secrets(
+    tmp_path: Path, server: BlockingWireServer
+) -> None:
+    made = make_daemon(tmp_path, server.url)
+    del made.env["KHEISH_AUTH_STORE_MASTER_KEY"]
+    try:
+        start(made)
+        made.client.secrets.set("key-anthropic", CANARY)
+        before = made.client.secrets.master_key()
+        done = made.cli("secrets", "rotate-key")
+        assert done.returncode == 0 and CANARY not in done.stdout + done.stderr
+        after = made.client.secrets.master_key()
+        assert after["key_id"] in done.stdout and after["key_id"] != before["key_id"] and not after["is_changing"]
+        assert value_of(made, server) == CANARY
+        made.kill()
+        start(made)
+        assert value_of(made, server) == CANARY and made.client.secrets.list()[0]["version"] == 1
+        logged = (made.state / "daemon" / "daemon.log").read_text()
+        assert f"user:{os.getuid()} changed the master key, which is {after['key_id']} now" in logged
+    finally:
+        made.close()
+
+
+def test_one_that_the_environment_holds_is_changed_by_who_starts_the_daemon(daemon: DaemonProcess) -> None:
+    done = daemon.cli("secrets", "rotate-key")
+    assert done.returncode == 6 and "KHEISH_AUTH_STORE_MASTER_KEY_FILE" in done.stderr
+    assert MASTER_KEY not in done.stdout + done.stderr
+
+
+def test_the_doctor_says_what_is_wrong_with_secrets(own: DaemonProcess) -> None:
+    own.client.secrets.set("key-anthropic", CANARY)
+    own.client.secrets.set("key-openai", CANARY)
+    (own.state / "daemon" / "secrets" / "key-openai.json").write_bytes(b"rubbish\n")
+    rows = doctor_rows(own)
+    assert all(verdict == "wrong" for verdict, _ in rows) and len(rows) == 2
+    assert "key-openai: cannot read " in rows[0][1]
+    missing = "route openai-kin needs the secret key-openai_compatible, which is missing"
+    assert missing in rows[1][1] and "`kheish secrets set key-openai_compatible`" in rows[1][1]
+    own.client.secrets.set("key-openai", CANARY)
+    own.client.secrets.set("key-openai_compatible", CANARY)
+    assert doctor_rows(own) == [("ok", "3 secrets, sealed by the key in KHEISH_AUTH_STORE_MASTER_KEY")]
+    assert own.stop() == 0
+    own.env["KHEISH_AUTH_STORE_MASTER_KEY"] = "not-a-key"
+    start(own)
+    (row,) = doctor_rows(own)
+    assert row[0] == "wrong" and "KHEISH_AUTH_STORE_MASTER_KEY must hold 32 bytes" in row[1]
+
+
+def doctor_rows(daemon: DaemonProcess) -> list[tuple[str, str]]:
+    found = json.loads(daemon.cli("doctor", "--json").stdout)
+    return [(row["verdict"], row["detail"]) for row in found if row["check"] == "secrets"]

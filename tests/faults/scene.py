@@ -4,7 +4,8 @@
 and a question at once, while which one input is steered in and another queued; the queued run has a model call that
 fails once, an approval that is remembered for always, and an unsafe command that a rule allows. `side`: a run that is
 cancelled in the middle of a command, with another one queued behind it. `last`: a call that is denied and one that is
-edited; then a run that is interrupted in the middle of a command, and the session's end.
+edited; then a run that is interrupted in the middle of a command, and the session's end. `long`: runs that fill a small
+window, so that a summary takes the place of what was said.
 
 The human acts only where the scene stands still, so that every life goes through the same states: it does not matter
 how often the daemon died before.
@@ -20,7 +21,7 @@ from tests.daemon_process import DaemonProcess, Json, bash, calls, text, tool
 if TYPE_CHECKING:
     from tests.faults.life import Life
 
-SESSIONS = ("work", "side", "last")
+SESSIONS = ("work", "side", "last", "long")
 ROUTES = """\
 version = 1
 default_route = "work"
@@ -36,6 +37,11 @@ default_model = "side.json"
 [routes.last]
 driver = "scripted"
 default_model = "last.json"
+
+[routes.long]
+driver = "scripted"
+default_model = "long.json"
+context_tokens = 4096
 """
 CONFIG = """\
 [permissions]
@@ -100,6 +106,7 @@ LAST = (
     bash("sh count.sh six"),
     text("the third is done"),
 )
+LONG = (text("a long story " * 500), text("another one " * 500), text("the end"))
 IDLE = (
     text("", when="outcome of this call is unknown", hang=1_000),
     bash("sh idle.sh"),
@@ -112,6 +119,7 @@ def prepare(daemon: DaemonProcess) -> None:
     daemon.script(*WORK, name="work.json")
     daemon.script(*SIDE, name="side.json")
     daemon.script(*LAST, name="last.json")
+    daemon.script(*LONG, name="long.json")
     daemon.script(*IDLE, name="idle.json", after_last="repeat")
     for name, content in FILES.items():
         path = daemon.work / name
@@ -182,6 +190,12 @@ async def play(life: Life) -> None:
     await life.interrupt("last")
     await life.end("last")
     await life.until("last", lambda facts: not living(facts))
+
+    await life.create("long")
+    for input_ in ("the long", "the longer", "the longest"):
+        run = await life.submit("long", input_, model="long/long.json")
+        await life.until("long", lambda facts, run=run: first("run.completed", facts, run_id=run))
+    await life.until("long", lambda facts: first("context.compacted", facts))
 
 
 def is_in_doubt(command: str, facts: list[Json]) -> bool:

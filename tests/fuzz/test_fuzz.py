@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_what_a_daemon_does_is_what_its_description_says() -> None:
     """Of every operation a request was answered as it should be, and of none one as it should not."""
-    command = [sys.executable, "-m", "tests.fuzz", "--examples", "3", "--seed", "1"]
+    command = [sys.executable, "-m", "tests.fuzz", "--examples", "3", "--seed", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-4_000:]}"
     header = next(line for line in done.stdout.splitlines() if line.startswith("operation ")).split()

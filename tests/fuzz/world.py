@@ -61,6 +61,8 @@ class World:
         self.questions: list[Json] = []
         self.blobs: list[str] = []
         self._made = 0
+        self.hanging: set[str] = set()
+        """Sessions in which any input may hang: a model sees that of a run that was stopped too."""
 
     def start(self) -> None:
         self.daemon.start()
@@ -73,7 +75,7 @@ class World:
             self._look()
 
     def refresh(self) -> None:
-        """Looks at what there is, and makes what has become scarce."""
+        """Looks at what there is, makes what has become scarce, and sets back what would make it so."""
         self._look()
         for wanted, there in (("LIST", self.approvals), ("ASK", self.questions), ("HANG", self.queued)):
             for _ in range(len(there), KEPT):
@@ -82,6 +84,11 @@ class World:
             attached = {"file_name": "a.bin", "content_base64": "AAEC" + "AAAA" * len(self.blobs)}
             run = self._submit("AFTER", attachments=[attached])
             self.blobs.append(run["input_attachments"][0]["blob"])
+        self.ask("POST", "/v1/runtime/model", {"model": ""})
+        self.ask("POST", "/v1/runtime/permission-mode", {"mode": "default"})
+        for route in self.ask("GET", "/v1/routes"):
+            if route["source"].startswith("runtime"):
+                self.ask("DELETE", f"/v1/runtime/routes/{route['route_id']}")
         for rule in self.ask("GET", "/v1/runtime/permissions/rules"):
             # One that lists without asking, or never, would leave nothing to approve.
             if self.random.random() < 0.5:
@@ -107,6 +114,8 @@ class World:
         self._made += 1
         session = self.ask("POST", "/v1/sessions", {"session_id": f"real-{self._made}", "cwd": str(self.daemon.work)})
         path = f"/v1/sessions/{session['session_id']}/runs"
+        if content == "HANG":
+            self.hanging.add(session["session_id"])
         run: Json = self.ask("POST", path, {"content": content, **more})
         return self.ask("POST", path, {"content": "AFTER"}) if content == "HANG" else run
 

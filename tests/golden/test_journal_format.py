@@ -24,13 +24,16 @@ from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
 from kheish.core.codec import canonical_digest, decode_events, encode_events, encode_state
-from kheish.core.contracts import Reply, ReplyToolCall
+from kheish.core.compaction import divide
+from kheish.core.contracts import NewContext, Reply, ReplyToolCall
 from kheish.core.draft import Settings
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.machine import decide, pending
 from kheish.core.permissions import DEFAULT_RULES
+from kheish.core.retrace import Retrace
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.daemon import maintenance
+from kheish.runtime.fold import context_of, fold_records
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.records import Record
@@ -136,6 +139,7 @@ class Writer:
         self.pids = 4000
         self.result = ""
         self.cooling: tuple[e.Cooling, ...] = ()
+        self.outside: tuple[c.Outside, ...] = ()
 
     def send(self, message: c.Command | o.Outcome, key: str = "", principal: str = "user:1000") -> None:
         self.clock_ms += 1000
@@ -153,6 +157,8 @@ class Writer:
             key=key,
             body_digest=canonical_digest(msgspec.to_builtins(message)) if key else "",
             cooling=self.cooling,
+            outside=self.outside,
+            day="2027-01-15",
         )
         decision = decide(self.state, message, context, self.settings)
         assert decision.events, message
@@ -184,7 +190,14 @@ class Writer:
     def owed(self, type_: type[Any]) -> Any:
         return next(effect for effect in pending(self.state) if isinstance(effect, type_))
 
-    def reply(self, text: str, *calls: ReplyToolCall, **fields: Any) -> None:
+    def reply(
+        self,
+        text: str,
+        *calls: ReplyToolCall,
+        cost_usd: float | None = None,
+        context: NewContext | None = None,
+        **fields: Any,
+    ) -> None:
         call = self.owed(CallModel)
         reply = Reply(
             text=text,
@@ -200,8 +213,21 @@ class Writer:
             reply=reply,
             first_ms=310,
             duration_ms=900,
+            cost_usd=cost_usd,
+            context=context,
         )
         self.send(replied)
+
+    @property
+    def shown(self) -> tuple[e.Message, ...]:
+        return tuple(self.state.shown or fold_records(self.journal.read(), State()).entered)
+
+    def sum_up(self, text: str) -> None:
+        """A model writes the summary that is due."""
+        assert self.state.active_run is not None
+        plan = divide(self.shown, e.UserMessage(text=self.state.active_run.text), 200, 800, self.state.left_out)
+        assert plan is not None
+        self.reply(text, context=plan.with_summary(text))
 
     def fail(self, code: str, message: str, **fields: Any) -> None:
         call = self.owed(CallModel)
@@ -253,6 +279,13 @@ HOPS = (
     e.Hop(route="openai", model="gpt-x"),
     e.Hop(route="kin", model="kin-x"),
 )
+REQUEST = e.ToolRequest(tool_call_id="toolcall_0", provider_id="toolu_00", tool="read_file", arguments={"path": "a"})
+MESSAGES: tuple[e.Message, ...] = (
+    e.UserMessage(text="Look.", attachments=(e.Attachment(name="a", media_type="text/plain", text="é"),)),
+    e.AssistantMessage(text="", tool_requests=(REQUEST,), reasoning="Hm.", provider_state={"anthropic": {"x": [1]}}),
+    e.ToolMessage(tool_call_id="toolcall_0", provider_id="toolu_00", tool="read_file", text="no", is_error=True),
+    e.AssistantMessage(text="It is not there."),
+)
 QUESTIONS = [
     {
         "header": "Way",
@@ -268,8 +301,23 @@ def write(root: Path) -> None:
     """A life with everything in it, then `expected.json`."""
     blobs = Blobs(root)
     w = Writer(root)
-    w.send(c.CreateSession(session_id=SESSION, cwd="/srv/project", mode="plan", title="A golden life"))
+    forked = e.SessionForked(from_session_id="other", from_seq=7, messages=MESSAGES)
+    w.send(
+        c.CreateSession(
+            session_id=SESSION,
+            cwd="/srv/project",
+            mode="plan",
+            title="A golden life",
+            forked=forked,
+            parent_session_id="elder",
+            parent_run_id="run_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        )
+    )
     w.send(c.SetMode(mode="default"))
+    w.send(c.SetModel(model="anthropic/claude-x"))
+    w.settings = msgspec.structs.replace(
+        w.settings, system_prompt="Be brief.", tool_limits={"bash": e.ToolLimits(timeout_ms=60_000, output_bytes=4096)}
+    )
     w.send(c.AddRule(rule=e.Rule(pattern="bash(sudo *)", behavior="deny")))
 
     # A run with attachments; a retry; a reply with everything; an edited approval; a result in a blob.
@@ -312,6 +360,9 @@ def write(root: Path) -> None:
         metadata={"exit_code": 2, "duration_ms": 1500},
     )
     w.submit("And hurry.", key="steer", delivery="steer", attachments=attachments[:1])
+    todos = [{"content": "Look", "status": "completed"}, {"content": "Mend", "status": "pending"}]
+    w.reply("", call("todo_write", todos=todos))
+    w.finish_tool("[x] Look")
     w.reply("What now?", call("ask_user_question", questions=QUESTIONS))
     w.answer(
         e.Answer(question_id="1", selected_option_ids=("1", "2")),
@@ -332,6 +383,38 @@ def write(root: Path) -> None:
     w.die()
     w.reply("By this one.")
     w.cooling = ()
+
+    # A run with a budget: a failed attempt that was billed, a warning, a raise, and the end with a last word.
+    w.outside = (c.Outside(account=f"session:{SESSION}", raised=e.Budget(tokens=500)),)
+    w.send(c.SetBudget(budget=e.Budget(tokens=10_000_000)))
+    w.submit(
+        "Not for more than this.",
+        budget=e.Budget(cost_usd=0.25, steps=1),
+        rates=(e.Rate(input_usd=5.0, output_usd=25.0),),
+    )
+    w.fail("connection", "the stream ended", usage=e.Usage(input_tokens=900), cost_usd=0.0045)
+    w.wake()
+    w.reply("I read.", call("read_file", path="a"), usage=e.Usage(input_tokens=1000), cost_usd=0.005)
+    w.finish_tool("a")
+    w.resolve("raise", key="raise", raise_by=e.Budget(steps=1, cost_usd=0.1))
+    w.reply("I read on.", call("read_file", path="b"))
+    w.finish_tool("b")
+    w.resolve("stop", justification="Enough of it.")
+    w.reply("I read a and b.")
+    w.outside = ()
+
+    # What models are shown is compacted: as asked for, near the window, and after a provider found it too large.
+    w.send(c.CompactContext())
+    w.submit("Go on.", window_tokens=4_096, pinned=True)
+    w.sum_up("They looked, in three ways.")
+    w.reply("", call("read_file", path="long"), usage=e.Usage(input_tokens=4_000, output_tokens=60))
+    w.submit("Keep this.", delivery="steer", pinned=True)
+    w.finish_tool("line\n" * 800)
+    w.sum_up("They looked, and read what is long.")
+    w.fail("too_large", "400: prompt is too long", context=NewContext(shown=w.shown[1:], left_out=0))
+    w.fail("too_large", "400: prompt is too long")
+    w.fail("content_refused", "400: no", context=NewContext(shown=w.shown[1:], left_out=1))
+    w.reply("That fits.")
 
     # A daemon dies in a model call (with a torn tail), in a read, and in a command that a human had approved.
     w.submit("Again.")
@@ -390,6 +473,21 @@ def test_the_present_code_can_write_one_with_every_type_of_event(tmp_path: Path)
     records = read_records(session_path(tmp_path, SESSION), 1)
     found = {event["type"] for record in records for event in record.events}
     assert found == {str(type_.__struct_config__.tag) for type_ in get_args(e.AnyEvent)}
+
+
+def test_all_that_is_decided_in_it_is_decided_so_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    records = list(read_records(session_path(tmp_path, SESSION), 1))
+    settings = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="")
+    run_ids = [event["run_id"] for r in records for event in r.events if event["type"] == "run.submitted"]
+    for run_id in run_ids:
+        retrace = Retrace(run_id, settings)
+        for record in records:
+            if not retrace.is_over:
+                command = str(record.by.get("command", ""))
+                retrace.add(decode_events(record.events_json), context_of(record), record.seq, command)
+        assert (retrace.departures, retrace.unknown, retrace.is_over) == ([], 0, True)
+        assert retrace.decisions
 
 
 if __name__ == "__main__":

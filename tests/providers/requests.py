@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kheish.core.contracts import Delta, Message, ModelRequest, Reply, ToolDefinition, UserMessage
+from kheish.core.contracts import Delta, Message, ModelRequest, Reply, ToolDefinition, UsageDelta, UserMessage
 from kheish.core.events import ToolRequest
 from kheish.core.model_calls import FAILURES
 from kheish.errors import ProviderError
@@ -38,14 +38,14 @@ def make_call(number: int = 1, **arguments: Any) -> ToolRequest:
 
 
 async def read(provider: Provider, request: ModelRequest | None = None) -> tuple[list[Delta], Reply]:
-    """The deltas and the reply; fails where anything follows the reply."""
+    """The deltas that followers see and the reply; fails where anything follows the reply."""
     deltas: list[Delta] = []
     replies: list[Reply] = []
     async for item in provider.stream(request or make_request()):
         assert not replies
         if isinstance(item, Reply):
             replies.append(item)
-        else:
+        elif not isinstance(item, UsageDelta):
             deltas.append(item)
     (reply,) = replies
     return deltas, reply

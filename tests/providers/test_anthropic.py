@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from kheish.core.contracts import AssistantMessage, ToolMessage, UserMessage
+from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.core.events import Attachment
 from kheish.providers.anthropic import to_body
 from kheish.runtime.ports import Provider
@@ -59,6 +60,47 @@ async def test_turns_alternate_and_nothing_blank_is_sent(server: WireServer, pro
     assert body["system"] == [
         {"type": "text", "text": "You are a test.", "cache_control": {"type": "ephemeral"}},
     ]
+
+
+def cached(body: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What stands where a request says that what goes before may be taken from a cache."""
+    blocks = [*body.get("tools", ()), *body["system"], *(b for turn in body["messages"] for b in turn["content"])]
+    return [(b["type"], b.get("text") or b.get("tool_use_id")) for b in blocks if "cache_control" in b]
+
+
+def steps(count: int) -> list[Message]:
+    """An input, and steps of the model."""
+    found: list[Message] = [UserMessage(text="look")]
+    for number in range(count):
+        found.append(AssistantMessage(text="", tool_requests=(make_call(number, command="ls"),)))
+        result = ToolMessage(
+            tool_call_id=f"toolcall_{number}", provider_id=f"call_{number}", tool="bash", text=f"r{number}"
+        )
+        found.append(result)
+    return found
+
+
+async def test_each_call_marks_where_the_one_before_it_ended_and_its_own_end(
+    server: WireServer, provider: Provider
+) -> None:
+    server.play(Answer(MESSAGES.text("ok")))
+    for count in range(4):
+        await read(provider, make_request(*steps(count)))
+    system, ends = (
+        ("text", "You are a test."),
+        [("text", "look"), *(("tool_result", f"toolcall_{n}") for n in range(3))],
+    )
+    marks = [cached(body) for body in server.requests]
+    assert marks == [[system, ends[0]], [system, *ends[:2]], [system, *ends[1:3]], [system, *ends[2:4]]]
+    assert all(before[-1] in after for before, after in pairwise(marks)), "what was written is read"
+
+
+async def test_no_mark_stands_at_an_empty_result(server: WireServer, provider: Provider) -> None:
+    server.play(Answer(MESSAGES.text("ok")))
+    empty = ToolMessage(tool_call_id="toolcall_0", provider_id="call_0", tool="bash", text="")
+    messages = [*steps(1)[:2], empty]
+    await read(provider, make_request(*messages))
+    assert cached(server.requests[0]) == [("text", "You are a test."), ("text", "look")]
 
 
 @pytest.mark.parametrize(

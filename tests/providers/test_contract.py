@@ -23,11 +23,13 @@ from kheish.core.contracts import (
     TextDelta,
     ToolCallDelta,
     ToolMessage,
+    UsageDelta,
     UserMessage,
 )
 from kheish.core.effects import CallModel
 from kheish.core.events import Attachment, StopReason, Usage
 from kheish.core.outcomes import ModelFailed
+from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import call_model
@@ -122,6 +124,34 @@ async def test_arguments_that_are_no_object_are_kept_as_they_came(
     _, reply = await read(provider)
     assert reply.tool_calls == (ReplyToolCall(provider_id="call_0", tool="bash", arguments={}, malformed=raw),)
     assert reply.stop_reason == "tool_use"
+
+
+async def test_the_last_word_of_a_run_is_asked_for_without_tools(
+    server: WireServer, wire: Wire, provider: Provider
+) -> None:
+    """They stay in the request, as the transcript has calls of them."""
+    choices = []
+    for may_use_tools in (True, False):
+        server.play(Answer(wire.text("x")))
+        await read(provider, make_request(may_use_tools=may_use_tools))
+        body = server.requests[-1]
+        assert len(body["tools"]) == 1
+        choices.append(body.get("tool_choice"))
+    assert choices == [None, {"type": "none"} if wire is MESSAGES else "none"]
+
+
+async def test_what_a_broken_stream_had_taken_is_known_where_the_provider_said_it(
+    server: WireServer, wire: Wire, provider: Provider
+) -> None:
+    stream = wire.text("one", "two")
+    cut = next(number for number, event in enumerate(stream) if b"two" in event)
+    server.play(Answer([*stream[:cut], CUT]))
+    taken = []
+    with pytest.raises(ProviderError):
+        async for item in provider.stream(make_request()):
+            if isinstance(item, UsageDelta):
+                taken.append(item.usage.input_tokens)
+    assert taken == ([USAGE.input_tokens] if wire is MESSAGES else [])
 
 
 async def test_a_reason_that_nobody_knows_is_an_end(server: WireServer, wire: Wire, provider: Provider) -> None:
@@ -473,7 +503,9 @@ async def test_a_stream_that_is_closed_between_two_deltas_closes_the_connection(
     async with asyncio.timeout(PATIENCE_S):
         reading: AsyncIterator[Any] = provider.stream(make_request())
         async with contextlib.aclosing(reading) as deltas:  # type: ignore[type-var]
-            assert (await anext(deltas)).text == "one"
+            while isinstance(delta := await anext(deltas), UsageDelta):
+                pass
+            assert delta.text == "one"
         await server.gone.wait()
 
 

@@ -45,6 +45,7 @@ async def test_nothing_is_stored_at_the_provider_and_the_whole_conversation_goes
         UserMessage(text="and?"),
     )
     assert (body["store"], body["instructions"], body["max_output_tokens"]) == (False, "You are a test.", 512)
+    assert body["prompt_cache_key"] == "s", "one for each session"
     assert body["tools"] == [
         {
             "type": "function",

@@ -96,6 +96,8 @@ def test_a_driver_has_its_usual_key_and_a_server_of_ones_own_needs_none() -> Non
         (('driver = "openai_compatible"\n', ""), 9, "route local.one: the key driver is missing"),
         (('"openai_compatible"', '"open"'), 10, "route local.one: driver: Invalid enum value 'open'"),
         (('"small"', '"small"\nmultimodal_input = 1'), 12, "multimodal_input: Expected `bool | null`, got `int`"),
+        (('"small"', '"small"\nprice = { input_usd = -1.0, output_usd = 1.0 }'), 12, "price.input_usd: Expected"),
+        (('"small"', '"small"\nprice = { input_usd = 1.0 }'), 9, "output_usd is missing"),
         (('"small"', "5"), 11, "route local.one: default_model: Expected `str`, got `int`"),
         (('default_model = "small"\n', ""), 9, "route local.one: it needs a default_model"),
         (('"local.one"', '"Local One"'), 9, "route Local One: this is no route id"),
@@ -185,21 +187,9 @@ def test_keys_in_the_environment_make_routes_with_the_usual_models_in_their_orde
     assert [(name, r.driver, r.model, r.base_url, r.key_env) for name, r in table.routes.items()] == [
         ("anthropic", "anthropic", "claude-opus-4-6", "", "ANTHROPIC_API_KEY"),
         ("openai", "openai", "gpt-5.4", "", "OPENAI_API_KEY"),
-        (
-            "gemini",
-            "openai_compatible",
-            "gemini-2.5-flash",
-            "https://generativelanguage.googleapis.com/v1beta/openai/",
-            "GEMINI_API_KEY",
-        ),
-        (
-            "openrouter",
-            "openai_compatible",
-            "openai/gpt-5.4-mini",
-            "https://openrouter.ai/api/v1",
-            "OPENROUTER_API_KEY",
-        ),
-        ("xai", "openai_compatible", "grok-4-fast-reasoning", "https://api.x.ai/v1", "XAI_API_KEY"),
+        ("gemini", "google", "gemini-2.5-flash", "", "GEMINI_API_KEY"),
+        ("openrouter", "openrouter", "openai/gpt-5.4-mini", "", "OPENROUTER_API_KEY"),
+        ("xai", "xai", "grok-4-fast-reasoning", "", "XAI_API_KEY"),
     ]
     assert all(route.is_multimodal for route in table.routes.values())
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from kheish.core import commands as c
 from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, TextDelta, ToolSpec
-from kheish.core.events import Hop, Process
+from kheish.core.events import Hop, Process, Usage
 from kheish.core.state import Run, State, status_of
+from kheish.core.usage import PriceOf
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.runtime.supervisor import Caller, Supervisor
 from kheish.store.records import Record
@@ -31,18 +32,30 @@ def reply(text: str = "", *calls: tuple[str, dict[str, Any]]) -> Reply:
     )
 
 
+def price(route: str, model: str, usage: Usage, at_ms: int) -> float | None:
+    """A dollar for a million tokens that go in, ten for those that come out; only of the model `m`."""
+    return (usage.input_tokens + 10 * usage.output_tokens) / 1_000_000 if model == "m" else None
+
+
 class Scripted:
-    """A provider that plays replies by the request's ordinal; an awaitable one is awaited first."""
+    """A provider that plays replies by the request's ordinal, and its summary; an awaitable one is awaited first."""
 
     def __init__(self, replies: list[Reply | Answer]) -> None:
         self.replies = replies
+        self.summary: Reply | Answer = reply("the gist")
         self.requests: list[ModelRequest] = []
 
-    async def resolve(self, selector: str | None) -> tuple[Hop, ...]:
+    async def resolve(self, selector: str | None, kept: str = "") -> tuple[Hop, ...]:
         return (Hop(route="test", model=selector or "m"),)
+
+    async def with_windows(self, hops: tuple[Hop, ...]) -> tuple[Hop, ...]:
+        return hops
 
     async def open(self, route: str) -> Scripted:
         return self
+
+    async def prices(self, routes: Collection[str] = ()) -> PriceOf:
+        return price
 
     async def describe(self) -> list[dict[str, Any]]:
         return []
@@ -53,6 +66,8 @@ class Scripted:
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
         self.requests.append(request)
         answer = self.replies[min(request.ordinal, len(self.replies) - 1)]
+        if request.purpose == "summary":
+            answer = self.summary
         result = answer if isinstance(answer, Reply) else await answer(request)
         if result.text:
             yield TextDelta(text=result.text)

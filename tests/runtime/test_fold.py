@@ -86,8 +86,9 @@ def test_a_run_that_was_moved_edited_and_steered_among_others_is_read_back_whole
     talk.submit("now", delivery="interrupt")
     talk.send(c.EndSession())
     assert [talk.status(run_id) for run_id in (first, second, third)] == ["completed", "interrupted", "interrupted"]
-    for run_id, run in talk.state.runs.items():
-        assert fold_run(stored(talk, 1024), len(talk.journal), "s", run_id).runs == {run_id: run}
+    read = stored(talk, 1024)
+    for run_id, run in fold_records(read(), State()).runs.items():
+        assert fold_run(read, len(talk.journal), "s", run_id).runs == {run_id: run}
 
 
 def test_a_run_that_never_was_is_in_no_journal() -> None:

@@ -253,7 +253,11 @@ def test_cut_and_flipped_archives(full: Session, other: Path) -> None:
         refused_or_whole(other, bytes(changed))
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 2000, gzip.compress(b""), gzip.compress(b"x" * 5000)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"x", b"\0" * 2000, gzip.compress(b""), gzip.compress(b"x" * 5000)],
+    ids=["nothing", "a byte", "zeros", "packed nothing", "packed text"],
+)
 def test_what_is_no_archive(other: Path, data: bytes) -> None:
     refused(other, data, Invalid)
 

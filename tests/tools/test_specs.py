@@ -22,6 +22,7 @@ EXPECTED = {
     "edit_file": ("idempotent", "function", "path"),
     "bash": ("unsafe", "process", "command"),
     "ask_user_question": ("read", "question", ""),
+    "todo_write": ("read", "function", ""),
 }
 
 each_tool = pytest.mark.parametrize("name", TABLE)

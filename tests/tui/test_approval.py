@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from textual import events
 from textual.widgets import Input, TextArea
 
 from kheish.tui.app import KheishApp
+from kheish.tui.screens import approval as approval_module
 from kheish.tui.screens import request
-from kheish.tui.screens.approval import Approval, Known
+from kheish.tui.screens.approval import Approval, Known, Payload
 from kheish.tui.widgets.choices import Choices
 from tests.daemon_process import DaemonProcess, Json, bash, calls, text, tool
 from tests.tui.harness import Keys, check_picture, open_app, shown, until
@@ -370,6 +372,41 @@ async def test_the_choices_stay_in_sight_under_a_payload_of_any_length(shared_da
         await until(pilot, lambda: left(app, screen))
 
 
+async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is_shown(
+    shared_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"value_{n} = compute({n})\n" for n in range(30_000)]
+    (shared_daemon.work / "whole.py").write_text("".join(lines))
+    content = "".join(line.replace("compute", "derive") for line in lines)
+    request_id = ask(shared_daemon, "whole", calls(tool("write_file", path="whole.py", content=content)))
+    may_read, threads = threading.Event(), set()
+
+    def look(of: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(*arguments: Any) -> Any:
+            threads.add(threading.current_thread())
+            assert may_read.wait(20)
+            return of(*arguments)
+
+        return looked
+
+    for owner, name in ((approval_module, "risks"), (approval_module, "change"), (Approval, "_payload")):
+        monkeypatch.setattr(owner, name, look(getattr(owner, name)))
+    screen = Approval(request_id)
+    async with open_app(shared_daemon, screen=screen) as (app, pilot):
+        await until(pilot, lambda: "reading it" in shown(app) and threads)
+        await pilot.press("a")
+        await until(pilot, lambda: "nothing was decided" in shown(app))
+        may_read.set()
+        await until(pilot, lambda: "value_0 = compute(0)" in shown(app))
+        assert threading.main_thread() not in threads
+        await pilot.resize_terminal(100, 30)
+        await until(pilot, lambda: screen.query_one(Payload).virtual_size.width > 90)
+        await hears(pilot, screen)
+        await pilot.press("a")
+        await until(pilot, lambda: left(app, screen))
+    assert await resolved(shared_daemon, "whole") == ONCE
+
+
 async def test_a_change_is_shown_against_the_file_on_the_disk(shared_daemon: DaemonProcess) -> None:
     (shared_daemon.work / "poem.txt").write_text("".join(f"line {n}\n" for n in range(1, 40)))
     arguments = {"path": "poem.txt", "old_text": "line 20\n", "new_text": "line twenty\n"}
@@ -443,3 +480,42 @@ async def test_what_is_asked_again_under_other_rules_takes_the_place_of_what_was
         await pilot.press("a")
         await until(pilot, lambda: left(app, screen))
     assert await resolved(daemon, "again") == ONCE
+
+
+# -- a budget that is used up ---------------------------------------------------------------------------------------
+
+
+async def ask_budget(daemon: DaemonProcess, name: str) -> str:
+    """A session whose run has used its two steps up."""
+    session = daemon.session(name)
+    look = calls(tool("list_files", path="."))
+    model = daemon.script(look, look, text("as far as I came"), name=f"{name}.json", after_last="repeat")
+    daemon.submit(session, model=model, budget={"steps": 2, "tokens": 1_000_000})
+    return str(daemon.until(session, "approval.requested")["request_id"])
+
+
+async def test_a_budget_is_raised_by_what_is_written(shared_daemon: DaemonProcess) -> None:
+    request_id = await ask_budget(shared_daemon, "budget")
+    async with approval(shared_daemon, request_id, session_id="budget") as (app, pilot, screen):
+        assert "Raise this budget?" in shown(app) and "2 of 2 steps" in shown(app)
+        assert "Once" not in shown(app) and "no rule" not in shown(app)
+        await pilot.press("a", "e")
+        await pilot.press("r")
+        field = screen.query_one("#field", Input)
+        await until(pilot, lambda: field.display and field.has_focus)
+        await pilot.press("x", "enter")
+        await until(pilot, lambda: "cannot read" in shown(app))
+        await pilot.press("backspace", "3", "enter")
+        await until(pilot, lambda: left(app, screen))
+        await until(pilot, lambda: "as far as I came" in shown(app) and "raised by user:" in shown(app))
+    (event,) = facts(shared_daemon, "budget", "approval.resolved")
+    assert (event["resolution"], event["raise_by"]) == ("raise", {"steps": 3})
+
+
+async def test_a_budget_that_is_not_raised_stops_its_run(shared_daemon: DaemonProcess) -> None:
+    request_id = await ask_budget(shared_daemon, "halt")
+    async with approval(shared_daemon, request_id, session_id="halt") as (app, pilot, screen):
+        await pilot.press("s")
+        await until(pilot, lambda: left(app, screen))
+        await until(pilot, lambda: "budget_exhausted" in shown(app))
+    assert facts(shared_daemon, "halt", "approval.resolved")[0]["resolution"] == "stop"

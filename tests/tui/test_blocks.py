@@ -14,9 +14,8 @@ from rich.cells import cell_len
 from rich.style import Style
 from textual.strip import Strip
 
-from kheish.tui.blocks import BLOCK_CHARS_GOOD, Blocks
+from kheish.tui.blocks import BLOCK_CHARS_GOOD, Blocks, parts
 from kheish.tui.code import breaks
-from kheish.tui.lines import LINE_CHARS_MAX
 from kheish.tui.look import THEMES, Look, look_of
 
 
@@ -223,11 +222,22 @@ def test_text_of_a_model_does_nothing_to_the_terminal(hostile: str) -> None:
     assert drawn("[bold]a[/bold] [@click=x]b[/]") == ["[bold]a[/bold] [@click=x]b[/]"]
 
 
-def test_a_line_without_end_is_cut_and_says_so() -> None:
-    for text in ("x" * 1_000_000, "日" * 1_000_000, "\x1b" * 1_000_000, "**" * 500_000):
-        found = drawn(text, 80)
-        assert len(found) <= LINE_CHARS_MAX // 40 + 2
-        assert f"{len(text) - LINE_CHARS_MAX:,} more characters" in " ".join(found)
+@pytest.mark.parametrize("word", ["x", "日", "word ", "**b** `c` ", "e\u0301"])
+def test_a_line_without_end_is_shown_whole(word: str) -> None:
+    text = word * 20_000
+    found = drawn(text, 80)
+    assert re.sub(r"[\s*`]", "", "".join(found)) == re.sub(r"[\s*`]", "", text)
+    assert max(map(cell_len, found)) <= 80
+
+
+def test_parts_of_a_text_are_drawn_as_the_whole_is() -> None:
+    fence = "```python\n" + "x = 1\n\n# head\n" * 300 + "```\n"
+    text = f"intro\n\n{fence}after it\n- item\n- item\n\n\n# Head\n{'words of a paragraph ' * 2_000}\n\nend" * 3
+    for chars in (1, 100, 4_000):
+        found: list[str] = []
+        for part in (cut := parts(text, chars)):
+            found += [*drawn(part, 60), *[""] * (part is not cut[-1] and not part.rpartition("\n")[2].strip())]
+        assert found == drawn(text, 60) and len(cut) > 2
 
 
 def test_blank_lines_are_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -91,3 +92,18 @@ async def test_a_stopped_daemon_is_named_and_what_was_written_comes_back(daemon:
         assert app.screen.query_one(Banner).display, "a screen that is opened meanwhile says it too"
         await asyncio.to_thread(daemon.start)
         await until(pilot, lambda: "ctrl+r" not in shown(app))
+
+
+async def test_a_session_that_is_there_no_more_leaves_the_list(daemon: DaemonProcess) -> None:
+    for name in ("kept", "gone"):
+        daemon.session(name)
+    async with open_app(daemon) as (app, pilot):
+        await until(pilot, lambda: "gone" in shown(app) and "2 sessions" in shown(app))
+        await asyncio.to_thread(daemon.stop)
+        shutil.rmtree(daemon.state / "sessions" / "gone")
+        await asyncio.to_thread(daemon.start)
+        await until(pilot, lambda: "1 session" in shown(app) and "gone" not in shown(app) and "kept" in shown(app))
+        await asyncio.to_thread(daemon.session, "new")
+        await until(pilot, lambda: "2 sessions" in shown(app))
+        await app.count_attached()
+        assert set(app.board.rows) == {"kept", "new"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kheish.tui.risks import CHARS_READ_MAX, risks
+from kheish.tui.risks import PLACES_MAX, risks
 
 CWD = "/home/me/work"
 
@@ -147,8 +147,17 @@ def test_hidden_characters_are_found_at_any_depth_of_the_arguments() -> None:
     assert [r.what for r in risks("mcp__x", {"a": [{"b\u200b": "c\u202e"}]}, CWD)] == ["invisible characters"]
 
 
+LONG = 100_000
+
+
 @pytest.mark.parametrize(
-    "piece", ["<<a\n", "'", '"', "$(", "`", "\\", "a=1 ", "if ", "|", "é'\"", "$((", "<(", "x<<y "]
+    "filler", ["echo word\n", "x=1 true; ", "cd a; ", "cat <<E\nrm -rf /\nE\n", "# 'quoted'\n", "if true; then :; fi;"]
 )
-def test_a_command_longer_than_what_is_read_says_so(piece: str) -> None:
-    assert "long" in marks(piece * (2 * CHARS_READ_MAX // len(piece)))
+def test_what_stands_at_the_end_of_a_long_command_is_marked_too(filler: str) -> None:
+    assert "as another user" in marks(filler * (LONG // len(filler)) + "\nsudo reboot")
+
+
+def test_many_places_of_a_kind_are_few_marks() -> None:
+    words = "".join(f"rm -rf /a{i}; cat <<E{i}\n" for i in range(3_000))
+    found = marks(words)
+    assert found.count("deletes") == PLACES_MAX and len(found) <= 3 * PLACES_MAX

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from textual import events
 
 from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
@@ -209,7 +210,7 @@ async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: D
             if "input number 000" in shown(app):
                 break
             transcript.scroll_up(animate=False)
-            await pilot.press("pageup")
+            app.post_message(events.Key("pageup", None))
             await pilot.pause(0.01)
         assert "input number 000" in shown(app) and screen._talk.first_seq == 1
         await pilot.press("ctrl+end")
@@ -219,7 +220,7 @@ async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: D
         for _ in range(400):
             if "input number 119" in shown(app):
                 break
-            await pilot.press("pagedown")
+            app.post_message(events.Key("pagedown", None))
             await pilot.pause(0.01)
         assert "input number 119" in shown(app) and screen._is_at_end
 
@@ -335,3 +336,27 @@ async def test_the_footer_follows_the_board(api: DaemonProcess) -> None:
         row.last_status = "failed"
         screen.board_changed([row])
         await until(pilot, lambda: shown(app).endswith("failed"))
+
+
+async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mode_stays(api: DaemonProcess) -> None:
+    session = api.session("narrow", mode="accept_edits")
+    api.submit(session, "wait for it", model="test/hang.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "running" in shown(app).splitlines()[-1])
+        line = shown(app).splitlines()[-1]
+        assert [word for word in ("Send", "Steer", "Interrupt", "Sessions") if word in line] == line.split()[1:8:2]
+        assert line.endswith("accept edits · running")
+    api.client.sessions.end(session)
+
+
+async def test_no_line_is_cut_where_the_scrollbar_comes(api: DaemonProcess) -> None:
+    session = api.session("full")
+    digits = "".join(f"{i}" for i in range(1_000, 2_000))
+    api.script(text(digits), name="full.json", after_last="repeat")
+    api.finish(api.submit(session, "talk", model="test/full.json"))
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: digits[-20:] in shown(app))
+        seen = "".join(re.findall(r"^   (\d+)", shown(app), re.MULTILINE))
+        assert len(seen) > 500 and digits.endswith(seen)

@@ -11,6 +11,7 @@ from textual.widgets import Input
 
 from kheish.client import RecordPage
 from kheish.tui.app import KheishApp
+from kheish.tui.screens.session import Session
 from kheish.tui.screens.timeline import Timeline
 from kheish.tui.widgets.rows import Rows
 from kheish.tui.widgets.sheet import Sheet
@@ -224,3 +225,33 @@ def long_session(daemon: DaemonProcess) -> str:
             for _ in pool.map(lambda i: daemon.client.sessions.add_rule(name, f"bash(y{i})", "allow"), range(1000)):
                 pass
     return name
+
+
+async def test_a_session_goes_on_from_a_record_in_one_of_its_own(shared_daemon: DaemonProcess) -> None:
+    session = shared_daemon.session("forked")
+    shared_daemon.client.sessions.add_rule(session, "bash(echo *)", "allow")
+    model = shared_daemon.script({**bash("echo hello"), "text": "I say it."}, text("It is said."), name="fork.json")
+    shared_daemon.finish(shared_daemon.submit(session, "say hello", model=model))
+    records = shared_daemon.records(session)
+    asked = next(r["seq"] for r in records if r["events"][0]["type"] == "model_call.completed")
+    async with open_app(shared_daemon, screen=Timeline(session, seq=asked)) as (app, pilot):
+        await until(pilot, lambda: rows(app) == str(asked))
+        await pilot.press("F")
+        await until(pilot, lambda: "the nearest records to fork at" in " ".join(n.message for n in app._notifications))
+        await pilot.press("G")
+        await until(pilot, lambda: rows(app) == str(records[-1]["seq"]))
+        await pilot.press("F")
+        await until(pilot, lambda: isinstance(app.screen, Session) and "forked from forked" in shown(app))
+        for said in ("say hello", "I say it.", "echo hello", "It is said."):
+            assert said in shown(app)
+        assert app.screen.session_id != session  # type: ignore[attr-defined]
+    assert shared_daemon.records(session) == records
+
+
+async def test_the_record_that_is_opened_stays_in_sight_beside_its_details(shared_daemon: DaemonProcess) -> None:
+    session = long_session(shared_daemon)
+    async with open_app(shared_daemon, screen=Timeline(session), size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: rows(app) == str(LONG))
+        await pilot.press("enter")
+        await until(pilot, lambda: "The state at this point" in shown(app))
+        await until(pilot, lambda: any(line.startswith(f" {LONG} ") for line in shown(app).splitlines()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -89,14 +90,14 @@ async def test_whoever_scrolls_up_stays_there_and_is_told_what_is_below() -> Non
 
 async def test_scrolling_up_passes_every_line_once() -> None:
     """Heights of what was never drawn are guesses; where they are wrong nothing jumps."""
-    async with page(talk(120), size=(40, 12)) as (app, pilot):
+    async with page(talk(120), size=(40, 12)) as (app, _):
         seen: list[str] = []
         for _ in range(2_000):
-            seen.append(shown(app).splitlines()[0] if shown(app) else "")
+            seen.append(app.transcript.render_line(0).text)
             if app.transcript.scroll_y <= 0:
                 break
             app.transcript.scroll_up(animate=False, immediate=True)
-            await pilot.pause()
+            await asyncio.sleep(0)
         inputs = [line.strip() for line in reversed(seen) if "input number" in line]
         wanted = [f"input number {i}" for i in range(0, 120, 3)]
         found = [line.split("input")[1] for line in inputs]
@@ -204,3 +205,29 @@ async def test_the_first_line_is_seen_where_one_goes_to_the_start() -> None:
         app.transcript.show([said(i, f"number {i}\n" + "a long tail " * 9) for i in range(30)], at="start")
         await pilot.pause()
         assert "number 0" in shown_all(app).split("\n")[0]
+
+
+async def test_a_long_reply_is_shown_whole_but_drawn_only_where_it_is_seen() -> None:
+    words = [f"word{i}" for i in range(8_000)]
+    async with page([said(1), reply(2, " ".join(words)), said(3)], size=(60, 20)) as (app, pilot):
+        drawings = app.transcript._drawings
+        assert sum(len(d.lines) > 0 for d in drawings) <= 3 < len(drawings)
+        await pilot.press("home")
+        await pilot.pause()
+        seen = shown(app).split()
+        while "input number 3" not in shown(app):
+            y = app.transcript.scroll_y
+            app.transcript.scroll_relative(y=20, animate=False, immediate=True)
+            lines = [app.transcript.render_line(i).text for i in range(20)]
+            seen += " ".join(lines[20 - round(app.transcript.scroll_y - y) :]).split()
+        assert [word for word in seen if word.startswith("word")] == words
+        assert sum(line.text.count(LOOK.marks.reply) for d in drawings for line in d.lines) <= 1
+
+
+async def test_an_input_of_one_long_line_is_shown_whole_when_it_is_unfolded() -> None:
+    async with page([said(1, "word " * 3_000 + "the end")], size=(60, 20)) as (app, pilot):
+        assert "more" in shown(app) and "the\n   end" not in shown(app)
+        app.transcript.expand_all()
+        app.transcript.follow_end()
+        await pilot.pause()
+        assert "the\n   end" in shown(app)

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from kheish.api.endpoints import approvals, daemon, permissions, questions, runs, secrets, sessions, usage
+from kheish.api.endpoints import (
+    approvals,
+    budgets,
+    daemon,
+    debug,
+    permissions,
+    questions,
+    routes,
+    runs,
+    runtime,
+    secrets,
+    sessions,
+    usage,
+)
 from kheish.api.router import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -13,5 +26,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *questions.ENDPOINTS,
     *permissions.ENDPOINTS,
     *usage.ENDPOINTS,
+    *budgets.ENDPOINTS,
     *secrets.ENDPOINTS,
+    *debug.ENDPOINTS,
+    *runtime.ENDPOINTS,
+    *routes.ENDPOINTS,
 )

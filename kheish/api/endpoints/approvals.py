@@ -101,7 +101,7 @@ async def resolve_in_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> Run
 
 _RESOLVES = (
     "operator_required", "invalid_resolution", "invalid_rule", "approval_not_found", "approval_state_conflict",
-    "approval_digest_mismatch", "approval_policy_changed", "approval_denied", "edit_denied",
+    "approval_digest_mismatch", "approval_policy_changed", "approval_denied", "edit_denied", "invalid_raise",
 )  # fmt: skip
 
 ENDPOINTS = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 
 from kheish import __version__
+from kheish.api import readiness
 from kheish.api.endpoints.approvals import ListQuery as InboxQuery
 from kheish.api.endpoints.approvals import list_approvals
 from kheish.api.endpoints.questions import list_questions
@@ -73,7 +74,12 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
     waiting = [row.active_status for row in rows]
     generation, position = supervisor.position
     warnings = [
-        WarningView(code="session_read_only", message=row.problem, session_id=row.session_id)
+        WarningView(
+            code="session_read_only",
+            message=row.problem,
+            session_id=row.session_id,
+            action=f"kheish sessions verify {row.session_id}",
+        )
         for row in rows
         if row.problem
     ]
@@ -86,7 +92,9 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
         for usage in await supervisor.quotas.near()
     ]
     if problem := await supervisor.disk.problem():
-        warnings.insert(0, WarningView(code="disk_low", message=f"no new work is taken: {problem}"))
+        action = "make room; `kheish sessions vacuum --all` may free some"
+        warnings.insert(0, WarningView(code="disk_low", message=f"no new work is taken: {problem}", action=action))
+    provider_readiness, of_routes = await readiness.look(app)
     return StatusView(
         status="draining" if supervisor.is_draining else "ready",
         ready=not supervisor.is_draining,
@@ -110,7 +118,8 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
             approvals=sum(row.pending_approvals for row in rows), questions=sum(row.pending_questions for row in rows)
         ),
         subscribers=supervisor.hub.subscribers_total,
-        warnings=warnings[:100],
+        warnings=[*of_routes, *warnings][:100],
+        provider_readiness=provider_readiness,
     )
 
 

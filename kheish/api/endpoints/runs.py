@@ -18,13 +18,14 @@ from kheish.core import commands
 from kheish.core.codec import decode_events
 from kheish.core.events import Attachment
 from kheish.core.state import Run, State, status_of
+from kheish.core.usage import rates_of
 from kheish.core.why import Inquiry
 from kheish.errors import Invalid
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, TOOL_RESULT_INLINE_BYTES_MAX
-from kheish.providers.prices import load_prices
 from kheish.runtime.actor import Applied
 from kheish.wire.body import Body, Cursor, OptionalSession, StreamCursor
-from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, WhyView, run_view
+from kheish.wire.budgets import to_budget
+from kheish.wire.runs import InputAttachment, RunView, StopRun, SubmitInput, WhyView
 from kheish.wire.status import RecordPage
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ SUBMITS = (
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
     """The run's id is the result."""
     body = call.body
-    hops = await app.supervisor.providers.resolve(body.model)
+    state, _ = await app.supervisor.state(session_id)
+    providers = app.supervisor.providers
+    hops = await providers.with_windows(await providers.resolve(body.model, state.model))
+    price_of = await providers.prices([hop.route for hop in hops])
     command = commands.SubmitRun(
         text=body.content,
         route=hops[0].route,
@@ -67,6 +71,11 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
         attachments=tuple([await _keep_attachment(app, a, i) for i, a in enumerate(body.attachments)]),
         metadata=body.metadata,
         hops=hops if len(hops) > 1 else (),
+        budget=to_budget(body.budget) if body.budget else None,
+        on_budget=body.on_budget,
+        rates=rates_of(hops, price_of, app.supervisor.clock.now_ms()),
+        window_tokens=hops[0].window_tokens,
+        pinned=body.pinned,
     )
     return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
 
@@ -100,8 +109,8 @@ async def view_result(app: App, applied: Applied) -> RunView:
     """The run that a command made or touched; where the command was repeated it may be long over."""
     state = applied.state
     if applied.result in state.runs:
-        return run_view(state, state.runs[applied.result])
-    return run_view(*await app.supervisor.run(state.session_id, applied.result))
+        return app.run_view(state, state.runs[applied.result])
+    return app.run_view(*await app.supervisor.run(state.session_id, applied.result))
 
 
 async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
@@ -122,14 +131,14 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
     newest = sorted(ids, reverse=True)[:limit]  # run ids begin with their time of creation
     states = {session_id: await app.peek(session_id) for session_id in {session_id for _, session_id in newest}}
     return [
-        run_view(state, state.runs[run_id])
+        app.run_view(state, state.runs[run_id])
         for run_id, session_id in newest
         if (state := states[session_id]) and run_id in state.runs
     ]
 
 
 async def get_run(app: App, call: Call[None, NoQuery]) -> RunView:
-    return run_view(*await find_run(app, call.path["id"]))
+    return app.run_view(*await find_run(app, call.path["id"]))
 
 
 async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
@@ -166,7 +175,7 @@ async def stream_run(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[b
 async def explain_run(app: App, call: Call[None, NoQuery]) -> WhyView:
     session_id, run_id = await app.supervisor.find_run(call.path["id"])
     state, run = await app.supervisor.run(session_id, run_id)
-    inquiry = Inquiry(run_id, await load_prices(await app.supervisor.providers.describe()))
+    inquiry = Inquiry(run_id, await app.supervisor.providers.prices())
     async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, 0)) as pages:
         async for record in (record async for page in pages for record in page):
             for event in decode_events(record.events_json):
@@ -184,7 +193,7 @@ async def explain_run(app: App, call: Call[None, NoQuery]) -> WhyView:
 async def cancel_run(app: App, call: Call[StopRun, NoQuery]) -> RunView:
     state, run = await find_run(app, call.path["id"])
     if run.is_terminal:
-        return run_view(state, run)
+        return app.run_view(state, run)
     command = commands.CancelRun(run_id=run.run_id, reason=call.body.reason)
     return await view_result(app, await app.supervisor.submit(state.session_id, command, call.caller))
 

@@ -13,7 +13,7 @@ from kheish.errors import Conflict, Invalid
 from kheish.runtime.supervisor import Caller
 from kheish.secrets.service import Secret
 from kheish.wire.body import Body
-from kheish.wire.secrets import SecretView, SetSecret
+from kheish.wire.secrets import MasterKeyView, SecretView, SetSecret
 
 if TYPE_CHECKING:
     from kheish.api.app import App
@@ -64,6 +64,19 @@ async def delete_secret(app: App, call: Call[None, DeleteQuery]) -> SecretView:
     return view
 
 
+async def get_master_key(app: App, call: Call[None, NoQuery]) -> MasterKeyView:
+    _require_operator(call.caller)
+    return MasterKeyView(**msgspec.structs.asdict(await app.secrets.get_key()))
+
+
+async def rotate_master_key(app: App, call: Call[None, NoQuery]) -> MasterKeyView:
+    """All secrets keep their values and versions."""
+    _require_operator(call.caller)
+    state = await app.secrets.rotate_key()
+    log.info("%s changed the master key, which is %s now", call.caller.principal, state.key_id)
+    return MasterKeyView(**msgspec.structs.asdict(state))
+
+
 def _require_operator(caller: Caller) -> None:
     require_operator(caller.is_operator, caller.principal, "look at secrets or change them")
 
@@ -97,4 +110,11 @@ ENDPOINTS = (
     Endpoint(method="DELETE", path="/v1/runtime/secrets/{name}", handler=delete_secret, query=DeleteQuery,
              summary="Delete a secret", returns=SecretView,
              codes=("operator_required", "secret_in_use", "disk_failed")),
+    Endpoint(method="GET", path="/v1/runtime/master-key", handler=get_master_key,
+             summary="What is known of the key that seals all secrets", returns=MasterKeyView,
+             codes=("operator_required",)),
+    Endpoint(method="POST", path="/v1/runtime/master-key/rotate", handler=rotate_master_key,
+             summary="Make another master key and seal all secrets anew", returns=MasterKeyView,
+             codes=("operator_required", "master_key_wrong", "master_key_given", "disk_failed", "format_too_new",
+                    "secret_not_found")),
 )  # fmt: skip

@@ -21,14 +21,18 @@ from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.index import SessionSummary
+from kheish.runtime.supervisor import Caller
 from kheish.wire.body import Body, View
-from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput, run_view
+from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput
 from kheish.wire.sessions import (
+    TITLE_CHARS_MAX,
     CreateSession,
     EndSession,
+    ForkSession,
     InterruptView,
     SessionStatus,
     SessionView,
+    SetModel,
     SetPermissionMode,
     SetTitle,
     TranscriptView,
@@ -68,22 +72,57 @@ class TranscriptQuery(Body, frozen=True):
 
 async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> SessionView:
     body = call.body
-    session_id = body.session_id or (_session_of_key(call.key) if call.key else new_id("session"))
-    if not is_session_name(session_id):
-        raise Invalid(
-            f"cannot use {session_id!r} as a session id: 1-128 letters, digits, `.`, `_`, `-`, a letter or digit first",
-            code="invalid_session_id",
-            path="$.session_id",
-        )
+    session_id = _new_session(body.session_id, call.key)
     is_new = session_id not in app.supervisor.index.rows
     cwd = body.cwd or (body.default_cwd if is_new else "")
     if cwd:
         cwd = await asyncio.to_thread(_resolve_directory, cwd)
     elif is_new:
         raise Invalid("cannot create a session without a directory: give cwd", code="cwd_missing", path="$.cwd")
-    command = commands.CreateSession(session_id=session_id, cwd=cwd, mode=body.permission_mode, title=body.title)
+    # What a run makes asks, whatever an operator set for the sessions of people.
+    default_mode = app.supervisor.runtime.settings.permission_mode if call.caller.is_operator else "default"
+    parent_session_id, parent_run_id = await _parent_of(app, call.caller) if is_new else ("", "")
+    command = commands.CreateSession(
+        session_id=session_id,
+        cwd=cwd,
+        mode=body.permission_mode or default_mode,
+        title=body.title,
+        parent_session_id=parent_session_id,
+        parent_run_id=parent_run_id,
+    )
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
     return app.session_view(applied.state, applied.seq)
+
+
+async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionView:
+    body = call.body
+    session_id = _new_session(body.session_id, call.key)
+    forked, source = await app.supervisor.copy_transcript(call.path["id"], body.at or 0)
+    title = body.title
+    if title is None:
+        title = f"fork of {source.title or source.session_id} at {forked.from_seq}"[:TITLE_CHARS_MAX]
+    command = commands.CreateSession(session_id=session_id, cwd=source.cwd, title=title, forked=forked)
+    applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
+    return app.session_view(applied.state, applied.seq)
+
+
+def _new_session(name: str, key: str) -> str:
+    """The id of a session that is to be made. Raises Invalid."""
+    session_id = name or (_session_of_key(key) if key else new_id("session"))
+    if not is_session_name(session_id):
+        raise Invalid(
+            f"cannot use {session_id!r} as a session id: 1-128 letters, digits, `.`, `_`, `-`, a letter or digit first",
+            code="invalid_session_id",
+            path="$.session_id",
+        )
+    return session_id
+
+
+async def _parent_of(app: App, caller: Caller) -> tuple[str, str]:
+    """The session and the run whose process this is; nothing for a person's."""
+    kind, _, run_id = caller.principal.partition(":")
+    session_id = await app.supervisor.session_of_run(run_id) if kind == "run" else None
+    return (session_id, run_id) if session_id else ("", "")
 
 
 def _session_of_key(key: str) -> str:
@@ -156,6 +195,7 @@ def row_view(app: App, row: SessionSummary) -> SessionView:
         last_run_status=row.last_run_status,
         problem=row.problem,
         attached=app.supervisor.hub.attached_to(row.session_id),
+        parent_run_id=row.share.parent_run_id,
     )
 
 
@@ -223,7 +263,7 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
 async def list_runs_of_session(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     state, _ = await app.supervisor.state(call.path["id"])
     newest = list(reversed(state.runs.values()))[:PAGE_ITEMS_DEFAULT]
-    return [run_view(state, run) for run in newest]
+    return [app.run_view(state, run) for run in newest]
 
 
 async def interrupt_session(app: App, call: Call[StopRun, NoQuery]) -> InterruptView:
@@ -245,14 +285,26 @@ async def set_permission_mode(app: App, call: Call[SetPermissionMode, NoQuery]) 
     return app.session_view(applied.state, applied.seq)
 
 
+async def set_session_model(app: App, call: Call[SetModel, NoQuery]) -> SessionView:
+    given = call.body.model.strip()
+    model = await app.supervisor.providers.name(given) if given else ""
+    applied = await app.supervisor.submit(call.path["id"], commands.SetModel(model=model), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
     applied = await app.supervisor.submit(call.path["id"], commands.RenameSession(title=call.body.title), call.caller)
     return app.session_view(applied.state, applied.seq)
 
 
+async def compact_context(app: App, call: Call[None, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.CompactContext(), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     state, _ = await app.supervisor.state(call.path["id"])
-    return [run_view(state, state.runs[run_id]) for run_id in state.queue]
+    return [app.run_view(state, state.runs[run_id]) for run_id in state.queue]
 
 
 async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
@@ -267,7 +319,7 @@ async def move_queued(app: App, call: Call[MoveInput, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
     _, run = await app.supervisor.run(session_id, run_id)
     check_queued(run, "move")
-    command = commands.MoveRun(run_id=run_id, position=call.body.position)
+    command = commands.MoveRun(run_id=run_id, position=int(call.body.position))
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
 
@@ -276,7 +328,7 @@ async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
     state, run = await app.supervisor.run(session_id, run_id)
     check_not_started(run, "withdraw")
     if run.is_terminal:
-        return run_view(state, run)
+        return app.run_view(state, run)
     command = commands.WithdrawRun(run_id=run_id)
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
 
@@ -308,12 +360,20 @@ ENDPOINTS = (
          body=SubmitInput, returns=RunView, status=202, keyed=True, codes=SUBMITS),
     _row("GET", _S + "/{id}/runs", list_runs_of_session, "List the runs of a session, newest first",
          returns=list[RunView]),
+    _row("POST", _S + "/{id}/fork", fork_session, "Make a session whose transcript begins with this one's",
+         body=ForkSession, returns=SessionView, status=201, keyed=True,
+         codes=(*OF_APPEND, "invalid_session_id", "session_conflict", "fork_boundary", "fork_too_large", "disk_low")),
     _row("POST", _S + "/{id}/interrupt", interrupt_session, "Stop the active run; the queue goes on",
          body=StopRun, returns=InterruptView),
     _row("POST", _S + "/{id}/end", end_session, "End a session for good", body=EndSession, returns=SessionView),
     _row("POST", _S + "/{id}/permission-mode", set_permission_mode, "Change the permission mode",
          body=SetPermissionMode, returns=SessionView, codes=("operator_required",)),
+    _row("POST", _S + "/{id}/model", set_session_model, "Choose what runs take that name no model",
+         body=SetModel, returns=SessionView,
+         codes=("operator_required", "invalid_routes", "model_missing", "route_not_ready")),
     _row("POST", _S + "/{id}/title", set_title, "Give the session another title", body=SetTitle, returns=SessionView),
+    _row("POST", _S + "/{id}/compact", compact_context, "Have the next model call preceded by a compaction",
+         returns=SessionView, codes=("session_ended", "nothing_to_compact")),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
          body=EditInput, returns=RunView, codes=("empty_input", "run_state_conflict")),

@@ -13,7 +13,6 @@ from kheish.api.router import Call, Endpoint
 from kheish.core.codec import decode_events
 from kheish.core.usage import By, Meter
 from kheish.limits import USAGE_LOOK_BACK_MS, USAGE_RECORDS_MAX
-from kheish.providers.prices import load_prices
 from kheish.store.records import Record
 from kheish.wire.body import Body
 from kheish.wire.usage import UsageReport, usage_report
@@ -35,17 +34,18 @@ class UsageQuery(Body, frozen=True):
 
 async def get_run_usage(app: App, call: Call[None, RunUsageQuery]) -> UsageReport:
     session_id, run_id = await app.supervisor.find_run(call.path["id"])
-    meter = Meter(call.query.by, 0, await load_prices(await app.supervisor.providers.describe()))
+    meter = Meter(call.query.by, 0, await app.supervisor.providers.prices())
     async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, 0)) as pages:
         async for page in pages:
             await asyncio.to_thread(_meter, meter, session_id, page, run_id)
-    return usage_report(meter)
+    budget = app.run_view(*await app.supervisor.run(session_id, run_id)).budget
+    return usage_report(meter, budget=budget)
 
 
 async def get_usage(app: App, call: Call[None, UsageQuery]) -> UsageReport:
     """Reads journals, the sessions with the newest change first, until USAGE_RECORDS_MAX records are read."""
     since_ms = call.query.since_ms
-    meter = Meter(call.query.by, since_ms, await load_prices(await app.supervisor.providers.describe()))
+    meter = Meter(call.query.by, since_ms, await app.supervisor.providers.prices())
     rows = [row for row in app.supervisor.index.rows.values() if row.updated_at_ms >= since_ms and not row.problem]
     left = USAGE_RECORDS_MAX
     for row in sorted(rows, key=lambda row: -row.updated_at_ms):

@@ -19,7 +19,8 @@ from textual.app import ComposeResult, SuspendNotSupported
 from textual.strip import Strip
 from textual.widgets import Input, TextArea
 
-from kheish.client import ApprovalView, Remember, Resolution
+from kheish.amounts import example, read_raise
+from kheish.client import ApprovalView, BudgetBody, Remember, Resolution
 from kheish.errors import Invalid, KheishError
 from kheish.terminal import ago, clock, expose, one_line
 from kheish.tui.actions import ACTIONS, bindings
@@ -28,11 +29,12 @@ from kheish.tui.editor import edit_outside
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import Look
 from kheish.tui.preview import change
-from kheish.tui.risks import Risk, risks
+from kheish.tui.risks import Risk, risks, texts_of
 from kheish.tui.screens.request import Request
 from kheish.tui.widgets.choices import Choices
 from kheish.tui.widgets.sheet import Sheet, fact
 
+READ_AT_ONCE_CHARS_MAX = 32_000
 RULE_CHARS_MAX = 600
 """A longer rule cannot be shown whole, and what cannot be seen is not made."""
 RECORDS_PAGE, RECORDS_READ_MAX = 50, 500
@@ -68,14 +70,14 @@ class Approval(Request):
     Approval #field { display: none; padding: 0 1; background: $panel; }
     Approval TextArea { display: none; height: 1fr; margin: 1 0; border: none; padding: 0 1; background: $surface; }
     """
-    BINDINGS = bindings("approval", "uncertain")
+    BINDINGS = bindings("approval", "uncertain", "budget")
 
     def __init__(self, request_id: str) -> None:
         super().__init__(request_id)
         self.edited: dict[str, Any] | None = None
         """The arguments as the person changed them, shown in place of the model's."""
         self._mode = "choose"
-        """Or `rule` (it is shown, and waits for a yes), `widen`, `deny` and `edit` (something is written)."""
+        """Or `rule` (it is shown, and waits for a yes), `widen`, `deny`, `edit` and `grant` (something is written)."""
         self._resolution: Resolution = "allow"
         self._remember: Remember = "session"
         self._rule = ""
@@ -85,6 +87,8 @@ class Approval(Request):
         self._hunk_rows: list[int] = []
         self._risks: list[Risk] = []
         self._known = Known()
+        self._is_long = self._is_unread = False
+        """What would run is long; and it is not shown yet."""
         self._schema: dict[str, Any] = {}
 
     @property
@@ -92,10 +96,16 @@ class Approval(Request):
         return self.view is not None and bool(self.view["kind"] == "uncertain")
 
     @property
+    def is_budget(self) -> bool:
+        return self.view is not None and bool(self.view["kind"] == "budget")
+
+    @property
     def arguments(self) -> dict[str, Any]:
         return self.edited if self.edited is not None else self.view["input"]
 
     def headline(self) -> str:
+        if self.is_budget:
+            return "Raise this budget?"
         return "Did this take effect?" if self.is_uncertain else "Allow this?"
 
     def what(self) -> str:
@@ -119,22 +129,42 @@ class Approval(Request):
         self.run_worker(self._learn(), name="learn", group="learn", exclusive=True)
 
     def _look_at_call(self) -> None:
-        """What would run is another now."""
-        self._risks = risks(self.view["tool"], self.arguments, self.view["cwd"])
+        """What would run is another now. What is long is read beside the loop, and cannot be decided before that."""
         self._change = self._note = ""
-        self.run_worker(self._look_at_file(), name="file", group="file", exclusive=True)
-        self._show_payload(from_top=True)
+        self._is_long = sum(map(len, texts_of(self.arguments))) > READ_AT_ONCE_CHARS_MAX
+        self._is_unread, self._risks = self._is_long, []
+        if self._is_long:
+            self.query_one(Payload).show(lambda _: [strip_of(("reading it ...", self.look.dim))])
+        else:
+            self._risks = risks(self.view["tool"], self.arguments, self.view["cwd"])
+            self._show_payload(from_top=True)
+        self.run_worker(self._look_further(), name="look", group="look", exclusive=True)
 
-    async def _look_at_file(self) -> None:
-        found = await asyncio.to_thread(change, self.view["tool"], self.arguments, self.view["cwd"])
-        if found is not None:
-            self._change, self._note = found
+    async def _look_further(self) -> None:
+        call = self.view["tool"], self.arguments, self.view["cwd"]
+        if self._is_long:
+            self._risks = await asyncio.to_thread(risks, *call)
+        found = await asyncio.to_thread(change, *call)
+        self._change, self._note = found or ("", "")
+        if found or self._is_long:
+            self._is_long = self._is_unread = self._is_long or len(self._change) > READ_AT_ONCE_CHARS_MAX
             self.arm()
             self._show_payload(from_top=True)
             self.draw()
 
+    def on_sheet_drawn(self) -> None:
+        if self._is_unread:
+            self._is_unread = False
+            self.arm()
+
+    @property
+    def is_deaf(self) -> bool:
+        return self._is_unread or super().is_deaf
+
     async def _learn(self) -> None:
         """What else there is to know. Without it one can decide too."""
+        if self.is_budget:
+            return
         try:
             self._known = await self._read_records()
             tools = (await self.client.daemon.capabilities())["tools"]
@@ -157,6 +187,8 @@ class Approval(Request):
                             found.setdefault("started", started_text(event, self.kheish.now_ms))
                         elif event["type"] == "process.ended":
                             found["ended"] = ended_text(event)
+                    elif event["type"] == "model_call.completed" and event.get("purpose", "reply") == "summary":
+                        continue
                     elif event["type"] == "model_call.completed" and event["run_id"] == view["run_id"]:
                         calls = [request["tool_call_id"] for request in event.get("tool_requests", ())]
                         is_asked = is_asked or view["tool_call_id"] in calls
@@ -192,7 +224,7 @@ class Approval(Request):
         facts.show(self._facts)
         self.query_one("#edit").display = self._mode == "edit"
         self.query_one("#payload").display = self._mode != "edit"
-        self.query_one("#field").display = self._mode in ("widen", "deny")
+        self.query_one("#field").display = self._mode in ("widen", "deny", "grant")
         self.refresh_bindings()
         choices = self.query_one(Choices)
         choices.is_dim = self.is_deaf or self.is_sending or bool(self.settled)
@@ -204,7 +236,7 @@ class Approval(Request):
 
     def _show_payload(self, *, from_top: bool = False) -> None:
         if self.view is not None:
-            self.query_one(Payload).show(self._payload, from_top=from_top)
+            self.query_one(Payload).show(self._payload, from_top=from_top, is_long=self._is_long)
 
     def _payload(self, width: int) -> Sequence[Strip]:
         from kheish.tui.diff import SPLIT_WIDTH_MIN, Diff, json_lines, shell_lines
@@ -242,7 +274,7 @@ class Approval(Request):
         lines += fact("run", f"{view['run_id']} of session {expose(view['session_id'])}", width, look)
         rule = f"the rule {expose(view['rule'])}" if view["rule"] else ""
         lines += fact("asked by", ", ".join(filter(None, (rule, reason))), width, look)
-        if not self.is_uncertain and not self._can_make_rule:
+        if not (self.is_uncertain or self.is_budget or self._can_make_rule):
             why = "for what you changed" if self.edited is not None else "could be shown whole"
             lines += fact("no rule", why, width, look, look.dim)
         says = fact("it says", self._known.says.strip(), width, look, look.dim)
@@ -261,6 +293,10 @@ class Approval(Request):
                 return [("submit", "Deny"), ("later", "Back")]
             case "edit":
                 return [("take", "Take it"), ("later", "Back")]
+            case "grant":
+                return [("submit", "Raise"), ("later", "Back")]
+        if self.is_budget:
+            return [("grant", "Raise it"), ("halt", "Stop with a last word"), ("later", "Later")]
         if self.is_uncertain:
             return [("verify", "Model checks"), ("retry", "Run it again"), ("mark_done", "It took effect"),
                     ("give_up", "Give up"), ("later", "Later")]  # fmt: skip
@@ -272,7 +308,8 @@ class Approval(Request):
     @property
     def _can_make_rule(self) -> bool:
         """What cannot be shown whole is not made."""
-        return self.edited is None and 0 < len(expose(self.view["exact_rule"])) <= RULE_CHARS_MAX
+        rule = self.view["exact_rule"]
+        return self.edited is None and 0 < len(rule) <= RULE_CHARS_MAX >= len(expose(rule))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action not in _ACTIONS:
@@ -283,10 +320,12 @@ class Approval(Request):
             return False
         if action in ("view", "next", "previous"):
             return bool(self._change) and self._mode == "choose"
+        if action in ("grant", "halt"):
+            return self._mode == "choose" and self.is_budget
         if action in ("session", "always", "never"):
-            return self._mode == "choose" and not self.is_uncertain and self._can_make_rule
+            return self._mode == "choose" and not (self.is_uncertain or self.is_budget) and self._can_make_rule
         if action in ("once", "edit", "deny"):
-            return self._mode == "choose" and not self.is_uncertain
+            return self._mode == "choose" and not (self.is_uncertain or self.is_budget)
         if action in _UNCERTAIN:
             return self._mode == "choose" and self.is_uncertain
         if action == "widen" and not self._rule.isprintable():
@@ -296,7 +335,7 @@ class Approval(Request):
     def _set_mode(self, mode: str) -> None:
         self._mode = mode
         self.draw()
-        focus = {"widen": "#field", "deny": "#field", "edit": "#edit"}.get(mode, "#payload")
+        focus = {"widen": "#field", "deny": "#field", "grant": "#field", "edit": "#edit"}.get(mode, "#payload")
         self.query_one(focus).focus()
 
     def action_later(self) -> None:
@@ -359,10 +398,27 @@ class Approval(Request):
         value = event.value.strip()
         if self._mode == "deny":
             self.decide(lambda: self._resolve("deny", justification=value or None))
+        elif self._mode == "grant":
+            self._grant(value)
         elif self._mode == "widen":
             self._rule = value or self.view["exact_rule"]
             self._set_mode("rule")
             self.arm()
+
+    def action_grant(self) -> None:
+        more = example(self.view["budget"]["reached"])
+        self.decide(lambda: self._write("grant", "", f"by how much, such as {more}"))
+
+    def _grant(self, text: str) -> None:
+        try:
+            amount = read_raise(text, self.view["budget"]["reached"])
+        except Invalid as error:
+            self._say(error.message)
+            return
+        self.decide(lambda: self._resolve("raise", raise_by=amount))
+
+    def action_halt(self) -> None:
+        self.decide(lambda: self._resolve("stop"))
 
     def action_verify(self) -> None:
         self.decide(lambda: self._resolve("verify"))
@@ -383,6 +439,7 @@ class Approval(Request):
         remember: Remember | None = None,
         rule: str | None = None,
         justification: str | None = None,
+        raise_by: BudgetBody | None = None,
     ) -> None:
         """To what is shown, and to nothing else."""
         view: ApprovalView = self.view
@@ -390,7 +447,7 @@ class Approval(Request):
         self.send(
             lambda key: self.client.approvals.resolve(
                 view["request_id"], resolution, if_digest=view["digest"], remember=remember, rule=rule,
-                updated_input=edited, justification=justification, key=key,
+                updated_input=edited, raise_by=raise_by, justification=justification, key=key,
             )
         )  # fmt: skip
 
@@ -444,7 +501,7 @@ class Approval(Request):
         self.draw()
 
 
-_ACTIONS = {action.name for action in ACTIONS if action.where in ("approval", "uncertain")}
+_ACTIONS = {action.name for action in ACTIONS if action.where in ("approval", "uncertain", "budget")}
 
 
 def mark_lines(found: Sequence[Risk], width: int, look: Look) -> list[Strip]:

@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 
 from kheish.errors import KheishError
 from kheish.ids import new_id
+from kheish.narration import plan_text
 from kheish.terminal import clean, expose, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
@@ -26,7 +27,7 @@ from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
-from kheish.tui.words import age_text, asks_text, call_detail, short_path, tokens_text
+from kheish.tui.words import age_text, asks_text, call_detail, row_text, short_path, tokens_text
 
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
@@ -374,7 +375,7 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
             f"{tokens_text(row.tokens)} tok" if row.tokens else ""]))  # fmt: skip
         right = [(f"  {facts}", look.dim)]
         used += cell_len(facts) + 2
-    what = cut_columns(one_line(asks_text(row) or row.headline), max(0, width - used), look.marks.ellipsis)
+    what = cut_columns(one_line(asks_text(row) or row_text(row)), max(0, width - used), look.marks.ellipsis)
     middle = what + " " * max(0, width - used - cell_len(what))
     return strip_of(*left, (middle, look.text if row.need != "done" else look.dim), *right)
 
@@ -403,5 +404,7 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
         parts.append(("\nr decides", "$foreground 60%"))
     elif row.headline:
-        parts += ["\n", clean(row.headline)]
+        parts += ["\n", clean(row.headline), "\n"]
+    if row.plan and row.active:
+        parts += [f"\n{look.marks.note} plan {one_line(plan_text(row.plan))}"]
     return Content.assemble(*parts)

@@ -37,7 +37,7 @@ class Ask(NamedTuple):
     def kind(self) -> str:
         if self.request_id.startswith("question_"):
             return "question"
-        return "outcome?" if self.view.get("kind") == "uncertain" else "approval"
+        return {"uncertain": "outcome?", "budget": "budget"}.get(self.view.get("kind", ""), "approval")
 
     @property
     def text(self) -> str:

@@ -185,6 +185,10 @@ def draw_step(step: Step, width: int, look: Look, now_ms: int) -> list[Strip]:
     if len(step.attempts) > 1 or last.detail:
         for attempt in step.attempts:
             lines += _attempt(attempt, width, look, now_ms)
+    for compaction in step.compactions:
+        lines.append(
+            strip_of(("    ", None), (cut_columns(compaction, max(10, width - 4), look.marks.ellipsis), look.dim))
+        )
     for call in step.calls:
         lines += _call(call, width, look, now_ms)
     return lines
@@ -192,7 +196,8 @@ def draw_step(step: Step, width: int, look: Look, now_ms: int) -> list[Strip]:
 
 def _attempt(attempt: Attempt, width: int, look: Look, now_ms: int) -> list[Strip]:
     took = duration((attempt.ended_ms or now_ms) - attempt.started_ms)
-    text = f"attempt {attempt.number}  {attempt.outcome} after {took}"
+    what = "attempt" if attempt.purpose == "reply" else "summary"
+    text = f"{what} {attempt.number}  {attempt.outcome} after {took}"
     detail = f": {one_line(attempt.detail)}" if attempt.detail else ""
     line = cut_columns(text + detail, max(10, width - 4), look.marks.ellipsis)
     return [strip_of(("    ", None), (line, _quiet(attempt.outcome, look)))]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from textual.app import ComposeResult
+from textual.containers import Container
 from textual.content import Content
 from textual.widgets import Static
 
@@ -26,12 +27,14 @@ from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.composer import Composer
 from kheish.tui.widgets.footer import Footer
+from kheish.tui.widgets.plan import Plan
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.summons import Summons
 from kheish.tui.widgets.transcript import Transcript
-from kheish.tui.words import short_path, tokens_text
+from kheish.tui.words import context_text, short_path, tokens_text
 
 PAGE_RECORDS = 200
+WIDE = 120
 WINDOW_RECORDS_MAX = 3_000
 SHELL_MODEL = f"{SHELL_ROUTE}/bash"
 TICK_S = 1.0
@@ -43,7 +46,12 @@ MODES = ("default", "accept_edits", "plan", "dont_ask", "bypass")
 
 class Session(KheishScreen[None]):
     CSS = """
-    Session Transcript { height: 1fr; }
+    Session #work { layout: vertical; height: 1fr; }
+    Session.wide #work { layout: horizontal; }
+    Session Transcript { height: 1fr; width: 1fr; }
+    Session Plan { height: auto; max-height: 6; border-top: solid $panel; }
+    Session.wide Plan { height: 100%; max-height: 100%; width: 32%; max-width: 64; }
+    Session.wide Plan { border-top: none; border-left: solid $panel; }
     Session #title { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     """
     BINDINGS = bindings("session")
@@ -66,11 +74,14 @@ class Session(KheishScreen[None]):
         self._editing = ""
         """The queued run whose text is in the composer, in the place of `_unsent`."""
         self._unsent = ""
+        self._hides_plan = False
 
     def compose(self) -> ComposeResult:
         yield Banner()
         yield Static(markup=False, id="title")
-        yield Transcript(self.look)
+        with Container(id="work"):
+            yield Transcript(self.look)
+            yield Plan()
         yield Summons()
         yield Queue()
         yield Composer(history_key=self.session_id, cwd="", vim=self.kheish.settings.vim)
@@ -81,11 +92,18 @@ class Session(KheishScreen[None]):
         self.set_interval(TICK_S, self._tick)
         self._load()
 
+    def on_resize(self) -> None:
+        self.set_class(self.size.width >= WIDE, "wide")
+
     # -- the window ----------------------------------------------------------------------------------------------
 
     @property
     def _is_at_end(self) -> bool:
         return self._talk.last_seq >= self._last_seq
+
+    @property
+    def _row(self) -> Row | None:
+        return self.kheish.board.rows.get(self.session_id)
 
     @property
     def _is_closed(self) -> bool:
@@ -131,6 +149,7 @@ class Session(KheishScreen[None]):
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+        self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
 
     async def _last_readable(self) -> int:
         """The seq before the fault, which only reading up to it tells."""
@@ -284,15 +303,16 @@ class Session(KheishScreen[None]):
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
-        row = self.kheish.board.rows.get(self.session_id)
+        row = self._row
+        self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if talk.active else "idle"
         tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
         self.query_one(Footer).facts = (
-            talk.mode.replace("_", " ") if talk.mode != "default" else "",
             one_line(talk.model, 30),
-            f"context {tokens_text(talk.context_tokens)}" if talk.context_tokens else "",
+            context_text(talk.context_tokens, talk.window_tokens),
             f"{tokens_text(tokens)} tok" if tokens else "",
             f"step {talk.step}" if talk.active else "",
+            talk.mode.replace("_", " ") if talk.mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
         )
         self.refresh_bindings()
@@ -437,6 +457,8 @@ class Session(KheishScreen[None]):
                 return bool(self._talk.active) and not self._is_closed
             case "answer":
                 return bool(self._talk.asks)
+            case "plan":
+                return bool(self._row and self._row.plan)
             case "queue_focus":
                 return bool(self._talk.queue)
             case "back":
@@ -483,6 +505,10 @@ class Session(KheishScreen[None]):
 
     def action_queue_focus(self) -> None:
         self.query_one(Queue).focus()
+
+    def action_plan(self) -> None:
+        self._hides_plan = not self._hides_plan
+        self._draw_facts()
 
     def action_page_up(self) -> None:
         self.query_one(Transcript).scroll_page_up(animate=False)

@@ -14,6 +14,7 @@ from textual.widgets import Input
 
 from kheish.client import RecordPage, RecordView, StreamEvent
 from kheish.errors import KheishError
+from kheish.ids import new_id
 from kheish.narration import call_text
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
@@ -206,7 +207,7 @@ class Timeline(Aside):
             return action == "close"
         if action in ("next", "previous"):
             return bool(self._wanted)
-        return bool(self.window.lines) if action in ("open", "find") else True
+        return bool(self.window.lines) if action in ("open", "find", "fork") else True
 
     def action_close(self) -> None:
         """First what is open on the screen, then the screen."""
@@ -230,6 +231,19 @@ class Timeline(Aside):
 
     def action_newest(self) -> None:
         self._start(self._open())
+
+    def action_fork(self) -> None:
+        if line := self._line:
+            self.run_worker(self._fork(line.seq), name="fork", group="fork", exclusive=True)
+
+    async def _fork(self, seq: int) -> None:
+        key = new_id("fork")
+        try:
+            made = await self.kheish.link.deliver(lambda: self.client.sessions.fork(self.session_id, at=seq, key=key))
+        except KheishError as error:
+            self.kheish.say(error)
+            return
+        self.kheish.open_session(made["session_id"])
 
     def action_find(self) -> None:
         field = self.query_one(Input)

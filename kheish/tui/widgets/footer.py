@@ -11,12 +11,20 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from kheish.terminal import clean
+from kheish.tui.actions import ACTIONS
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import rich_color
 
+FACTS_MIN = 2
+_ORDER = {action.id: place for place, action in enumerate(ACTIONS)}
+
+
+def _place(active: ActiveBinding) -> str:
+    return (active.binding.id or "").partition(".")[0]
+
 
 class Footer(Widget):
-    """One line. `facts` are its words on the right, the most important last: those that do not fit are left out."""
+    """One line. `facts` are its words on the right, the most important last: the others make room for the keys."""
 
     DEFAULT_CSS = """
     Footer { dock: bottom; height: 1; background: $surface; color: $foreground; }
@@ -32,12 +40,17 @@ class Footer(Widget):
         self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
 
     def _keys(self) -> list[ActiveBinding]:
-        """In the order of the table, the screen's own before the application's."""
+        """In the order of the table: those that only what has the focus has, the screen's, the application's."""
         found: dict[str, ActiveBinding] = {}
         for active in self.screen.active_bindings.values():
             if active.binding.show and active.enabled:
                 found.setdefault(active.binding.action, active)
-        return sorted(found.values(), key=lambda active: active.binding.action in ("help", "command_palette"))
+        places = {_place(active) for active in self.screen.active_bindings.values() if active.node is self.screen}
+
+        def order(active: ActiveBinding) -> tuple[bool, bool, int]:
+            return active.node is self.app, _place(active) in places, _ORDER.get(active.binding.id or "", 0)
+
+        return sorted(found.values(), key=order)
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
@@ -45,16 +58,19 @@ class Footer(Widget):
         variables = self.app.theme_variables
         key_style = base + Style(color=rich_color(variables["primary"]))
         dim = base + Style(dim=True)
+        keys = [
+            (self.app.get_key_display(active.binding), active.binding.description, active) for active in self._keys()
+        ]
+        own = sum(len(key) + len(title) + 3 for key, title, active in keys if active.node is not self.app)
         facts = [clean(fact) for fact in self.facts if fact]
-        while facts and len(" · ".join(facts)) > width * 2 // 3:
+        while len(facts) > FACTS_MIN and len(" · ".join(facts)) > width - own - 3:
             facts.pop(0)
         right = cut_columns(" · ".join(facts), width)
         room = width - len(right) - 2
         parts: list[tuple[str, Style | None]] = [(" ", base)]
         at = 1
         self._places = []
-        for active in self._keys():
-            key, title = self.app.get_key_display(active.binding), active.binding.description
+        for key, title, active in keys:
             length = len(key) + len(title) + 3
             if at + length > room:
                 break

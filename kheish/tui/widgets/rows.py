@@ -100,6 +100,9 @@ class Rows(ScrollView, can_focus=True):
         self._show_cursor()
         self.post_message(self.Highlighted(self.cursor))
 
+    def on_resize(self, event: events.Resize) -> None:
+        self._show_cursor()
+
     def _show_cursor(self) -> None:
         height = max(1, self.scrollable_content_region.height)
         top = round(self.scroll_y)

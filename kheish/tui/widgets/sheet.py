@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import overload
 
 from rich.style import Style
 from textual import events
 from textual.geometry import Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
@@ -18,6 +20,8 @@ from kheish.tui.look import Look
 from kheish.tui.widgets.rows import on_style
 
 NAME_WIDTH = 12
+Draw = Callable[[int], Sequence[Strip]]
+"""Makes the lines for a width."""
 
 
 class Sheet(ScrollView, can_focus=True):
@@ -31,15 +35,19 @@ class Sheet(ScrollView, can_focus=True):
     """
     BINDINGS = bindings("list")
 
+    class Drawn(Message):
+        """What was drawn beside the loop is shown."""
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._draw: Callable[[int], Sequence[Strip]] = lambda _: ()
+        self._draw: Draw = lambda _: ()
+        self._is_long = False
         self.lines: Sequence[Strip] = ()
         self._drawn_width = 0
 
-    def show(self, draw: Callable[[int], Sequence[Strip]], *, from_top: bool = False) -> None:
-        """The place stays, unless `from_top`."""
-        self._draw = draw
+    def show(self, draw: Draw, *, from_top: bool = False, is_long: bool = False) -> None:
+        """The place stays, unless `from_top`. What `is_long` is drawn in a thread: then `Drawn` tells of it."""
+        self._draw, self._is_long = draw, is_long
         self._redraw()
         if from_top:
             self.action_first()
@@ -47,8 +55,26 @@ class Sheet(ScrollView, can_focus=True):
     def _redraw(self) -> None:
         self._drawn_width = self.scrollable_content_region.width
         if self._drawn_width > 0:
-            self.lines = self._draw(self._drawn_width)
-            self.virtual_size = Size(self._drawn_width, len(self.lines))
+            self.workers.cancel_group(self, "draw")
+            if self._is_long:
+                self.run_worker(self._redraw_long(self._drawn_width), group="draw")
+            else:
+                self._take(self._draw(self._drawn_width))
+
+    async def _redraw_long(self, width: int) -> None:
+        draw, height = self._draw, self.size.height
+
+        def drawn() -> Sequence[Strip]:
+            lines = draw(width)
+            lines[:height]  # those that are seen first
+            return lines
+
+        self._take(await asyncio.to_thread(drawn))
+        self.post_message(self.Drawn())
+
+    def _take(self, lines: Sequence[Strip]) -> None:
+        self.lines = lines
+        self.virtual_size = Size(self._drawn_width, len(lines))
         self.refresh()
 
     def on_resize(self, event: events.Resize) -> None:

@@ -55,6 +55,7 @@ class Summons(Static):
 
 def _what(asked: Call | Asked) -> str:
     if isinstance(asked, Call):
-        what = "outcome unknown: " if (asked.request or {}).get("kind") == "uncertain" else "allow? "
+        kind = (asked.request or {}).get("kind")
+        what = {"uncertain": "outcome unknown: ", "budget": "raise? "}.get(str(kind), "allow? ")
         return what + one_line(call_text(asked.tool, asked.arguments))
     return one_line(asked.request["questions"][0]["question"])

@@ -21,7 +21,7 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from kheish.tui.entries import Drawing
+from kheish.tui.entries import Drawing, drawings_of
 from kheish.tui.live import Call, Change, Entry
 from kheish.tui.look import Look
 from kheish.tui.widgets.rows import on_style
@@ -34,7 +34,9 @@ _EDGE_LINES = 40
 
 class Transcript(ScrollView, can_focus=True):
     DEFAULT_CSS = """
-    Transcript { background: $background; scrollbar-size-vertical: 1; padding: 0 1; overflow-x: hidden; }
+    Transcript {
+        background: $background; scrollbar-size-vertical: 1; scrollbar-gutter: stable; padding: 0 1; overflow-x: hidden;
+    }
     """
 
     class NearTop(Message):
@@ -80,8 +82,8 @@ class Transcript(ScrollView, can_focus=True):
 
     def show(self, entries: Sequence[Entry], *, at: str = "end") -> None:
         """Replaces everything; goes to the `end` or the `start`."""
-        self._drawings = [self._make(entry) for entry in entries]
-        self._by_entry = {id(d.entry): d for d in self._drawings}
+        self._drawings = [drawing for entry in entries for drawing in self._make(entry)]
+        self._by_entry = {id(d.entry): d for d in reversed(self._drawings)}
         self._unseen = 0
         self._follow(at == "end")
         if at == "start":
@@ -92,28 +94,29 @@ class Transcript(ScrollView, can_focus=True):
     def replace(self, entries: Sequence[Entry]) -> None:
         """Another window that overlaps with this one: the line that is read stays. Entries are known by their seq."""
         anchor = self._anchor()
-        before = self._drawings[anchor[0]].entry if anchor else None
+        before = self._drawings[anchor[0]] if anchor else None
         offset = anchor[1] if anchor else 0
-        self._drawings = [self._make(entry) for entry in entries]
-        self._by_entry = {id(d.entry): d for d in self._drawings}
-        at = next((i for i, d in enumerate(self._drawings) if before and _same(d.entry, before)), None)
+        self._drawings = [drawing for entry in entries for drawing in self._make(entry)]
+        self._by_entry = {id(d.entry): d for d in reversed(self._drawings)}
+        at = next((i for i, d in enumerate(self._drawings) if before and _same(d, before)), None)
         if at is not None:
             self._draw(self._drawings[at], self._width, self._now_ms())
         self._settle((at, offset) if at is not None else None)
 
     def change(self, change: Change) -> None:
         for entry in change.added:
-            drawing = self._make(entry)
-            self._drawings.append(drawing)
-            self._by_entry[id(entry)] = drawing
+            made = self._make(entry)
+            self._drawings += made
+            self._by_entry[id(entry)] = made[0]
         if change.added and not self.is_following:
             self._unseen += len(change.added)
         self._settle()
 
-    def _make(self, entry: Entry) -> Drawing:
-        drawing = Drawing(entry)
-        drawing.is_expanded = self._is_all_expanded
-        return drawing
+    def _make(self, entry: Entry) -> list[Drawing]:
+        made = drawings_of(entry)
+        for drawing in made:
+            drawing.is_expanded = self._is_all_expanded
+        return made
 
     def look_changed(self, look: Look) -> None:
         self._look = look
@@ -308,8 +311,9 @@ class Transcript(ScrollView, can_focus=True):
         self.refresh()
 
 
-def _same(one: Entry, other: Entry) -> bool:
-    return type(one) is type(other) and one.seq == other.seq and _name(one) == _name(other)
+def _same(drawing: Drawing, other: Drawing) -> bool:
+    one, two = drawing.entry, other.entry
+    return type(one) is type(two) and one.seq == two.seq and _name(one) == _name(two) and drawing.part == other.part
 
 
 def _name(entry: Entry) -> object:

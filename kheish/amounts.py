@@ -1,0 +1,115 @@
+"""Amounts of a budget as people write and read them: dollars, counts with k and M, spans of time."""
+
+from __future__ import annotations
+
+from kheish.errors import Invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kheish.client import BudgetBody, BudgetView, Dimension
+
+_COUNTS = {"": 1, "k": 1_000, "m": 1_000_000}
+_SPANS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_EXAMPLES: dict[Dimension, str] = {"cost_usd": "1.00", "tokens": "200k", "steps": "20", "wall_ms": "10m"}
+_NAMES: dict[str, Dimension] = {"cost": "cost_usd", "tokens": "tokens", "steps": "steps", "time": "wall_ms"}
+
+
+def read_cost(text: str) -> float:
+    """`0.50`, in US dollars. Raises Invalid."""
+    value = _number(text.removeprefix("$"))
+    if value is None:
+        raise Invalid(f"cannot read {text!r} as a cost: write dollars, such as 0.50")
+    return value
+
+
+def read_count(text: str) -> int:
+    """`200`, `200k`, `1.5M`. Raises Invalid."""
+    unit = text[-1:].lower() if text[-1:].isalpha() else ""
+    value = _number(text[: len(text) - len(unit)])
+    if value is None or unit not in _COUNTS:
+        raise Invalid(f"cannot read {text!r} as a number: write 200, 200k or 1.5M")
+    return round(value * _COUNTS[unit])
+
+
+def read_time(text: str) -> int:
+    """`90s`, `10m`, `2h`, `1d`, as milliseconds. Raises Invalid."""
+    value = _number(text[:-1])
+    if value is None or text[-1:] not in _SPANS_MS:
+        raise Invalid(f"cannot read {text!r} as a time: write 90s, 10m, 2h or 1d")
+    return round(value * _SPANS_MS[text[-1]])
+
+
+def _number(text: str) -> float | None:
+    """A positive one, and no larger than any budget is."""
+    if not (text.isascii() and text.replace(".", "", 1).isdecimal()) or len(text) > 12:
+        return None
+    return float(text) or None
+
+
+_READ: dict[Dimension, Callable[[str], float | int]] = {
+    "cost_usd": read_cost,
+    "tokens": read_count,
+    "steps": read_count,
+    "wall_ms": read_time,
+}
+
+
+def read_budget(*, cost: str | None, tokens: str | None, steps: str | None, time: str | None) -> BudgetBody | None:
+    """None where nothing is said. Raises Invalid."""
+    given = {"cost_usd": cost, "tokens": tokens, "steps": steps, "wall_ms": time}
+    found = {name: _READ[name](text) for name, text in given.items() if text is not None}  # type: ignore[index]
+    return found or None  # type: ignore[return-value]
+
+
+def read_raise(text: str, reached: list[Dimension]) -> BudgetBody:
+    """`1.00`, of what is used up; or `cost=1.00,steps=10`. Raises Invalid."""
+    found: dict[str, float | int] = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().rpartition("=")
+        dimension = _NAMES.get(name) if equals else (reached or ["cost_usd"])[0]
+        if dimension is None:
+            raise Invalid(f"cannot raise {name!r}: it is one of {', '.join(_NAMES)}")
+        found[dimension] = _READ[dimension](value)
+    return found  # type: ignore[return-value]
+
+
+def example(reached: list[Dimension]) -> str:
+    """An amount by which it could be raised."""
+    if len(reached) < 2:
+        return _EXAMPLES[(reached or ["cost_usd"])[0]]
+    return ",".join(f"{name}={_EXAMPLES[d]}" for name, d in _NAMES.items() if d in reached)
+
+
+def say_account(account: str) -> str:
+    kind, _, id_ = account.partition(":")
+    return f"{kind} {id_}" if id_ else "the daemon"
+
+
+def used_of(view: BudgetView) -> str:
+    """What is used of what."""
+    parts = list(_parts(view))
+    if view["unpriced_calls"]:
+        parts.append(f"{view['unpriced_calls']} calls of unknown price")
+    return ", ".join(parts)
+
+
+def _parts(view: BudgetView) -> Iterator[str]:
+    used, limit = view["used"], view["limit"]
+    if (cost := limit["cost_usd"]) is not None:
+        yield f"${used['cost_usd'] or 0:.4f} of ${cost:.2f}"
+    if (tokens := limit["tokens"]) is not None:
+        yield f"{used['tokens']:,} of {tokens:,} tokens"
+    if (steps := limit["steps"]) is not None:
+        yield f"{used['steps']} of {steps} steps"
+    if (wall_ms := limit["wall_ms"]) is not None:
+        yield f"{(used['wall_ms'] or 0) / 60_000:.1f} of {wall_ms / 60_000:.1f} minutes"
+
+
+def unpriced_note(view: BudgetView) -> str:
+    """What a person who set a limit of cost has to know; "" where nothing."""
+    if not view["unpriced"]:
+        return ""
+    models = ", ".join(view["unpriced"])
+    return f"the price of {models} is unknown: what it costs is not counted, only its tokens; routes.toml may say it"

@@ -1,0 +1,183 @@
+"""What all sessions together make of each budget, in memory: the sum of what each says of itself (`budgets.Share`).
+
+It is told of a decision before that is written, so that two calls never have the same room; what is on the disk is read
+when the daemon starts, from the rows of the index, which are derived from the journals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from kheish.core.budgets import (
+    CONFIG,
+    NONE,
+    NOTHING,
+    Share,
+    add,
+    over,
+    plus,
+    raised,
+    run_account,
+    session_account,
+)
+from kheish.core.commands import Outside
+from kheish.core.events import Budget, Spent, Standing
+from kheish.core.state import BudgetNote
+from kheish.limits import BUDGET_ANCESTORS_MAX
+
+DAEMON = "daemon"
+_NO_SHARE = Share()
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Budgets of the daemon's configuration: of every run and every session that set none of their own, of each day,
+    and of the daemon."""
+
+    run: Budget = NONE
+    session: Budget = NONE
+    day: Budget = NONE
+    daemon: Budget = NONE
+
+
+def day_account(day: str) -> str:
+    return f"day:{day}"
+
+
+class Ledger:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._shares: dict[str, Share] = {}
+        self._total = NOTHING
+        self._days: dict[str, Spent] = {}
+        self._below: dict[str, Spent] = {}
+        """What the children of a run or a session used, and theirs."""
+        self._parents: dict[str, set[str]] = {}
+        """Of a session, the runs that have children."""
+        self._noted: dict[str, set[str]] = {}
+        """The sessions that decided something of an account."""
+        self.waiting: set[str] = set()
+        """The sessions with a run that waits for a budget."""
+
+    def load(self, shares: Mapping[str, Share]) -> None:
+        """Of many sessions at once, in any order; parents may come after their children."""
+        for session_id, share in shares.items():
+            self._shares[session_id] = msgspec.structs.replace(share, used=NOTHING, day_used=NOTHING, notes={})
+        for session_id, share in shares.items():
+            self.note(session_id, share)
+
+    def note(self, session_id: str, share: Share) -> None:
+        old = self._shares.get(session_id, _NO_SHARE)
+        self._shares[session_id] = share
+        if share.parent_run_id:
+            self._parents.setdefault(share.parent_session_id, set()).add(share.parent_run_id)
+        if share.used != old.used:
+            change = add(share.used, old.used, -1)
+            self._total = add(self._total, change)
+            for ancestor_id, run_id in self._ancestors(session_id):
+                for account in (run_account(run_id), session_account(ancestor_id)):
+                    self._below[account] = add(self._below.get(account, NOTHING), change)
+        if (share.day, share.day_used) != (old.day, old.day_used):
+            self._days[old.day] = add(self._days.get(old.day, NOTHING), old.day_used, -1)
+            self._days[share.day] = add(self._days.get(share.day, NOTHING), share.day_used)
+        for account in share.notes:
+            self._noted.setdefault(account, set()).add(session_id)
+        (self.waiting.add if share.waits else self.waiting.discard)(session_id)
+
+    def _ancestors(self, session_id: str) -> Iterator[tuple[str, str]]:
+        """The session and the run that made this one, then those that made that, ..."""
+        share = self._shares.get(session_id, _NO_SHARE)
+        for _ in range(BUDGET_ANCESTORS_MAX):
+            if not share.parent_run_id:
+                return
+            yield share.parent_session_id, share.parent_run_id
+            share = self._shares.get(share.parent_session_id, _NO_SHARE)
+
+    def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
+        """What a decision of a session needs to know of budgets beyond it."""
+        return tuple(other for other in self._outside(session_id, day) if other != Outside(account=other.account))
+
+    def standings(self, day: str) -> list[Standing]:
+        """Of the budgets that are no session's."""
+        used = {
+            day_account(day): (self.limits.day, self._days.get(day, NOTHING)),
+            DAEMON: (self.limits.daemon, self._total),
+        }
+        return [
+            Standing(
+                account=account, limit=raised(limit, self._entry(account, (), spent).raised), used=spent, by=CONFIG
+            )
+            for account, (limit, spent) in used.items()
+            if limit != NONE
+        ]
+
+    def _outside(self, session_id: str, day: str) -> Iterator[Outside]:
+        own = self._shares.get(session_id, _NO_SHARE)
+        for account in (session_account(session_id), *map(run_account, self._parents.get(session_id, ()))):
+            yield self._entry(account, (session_id,), self._below.get(account, NOTHING))
+        for ancestor_id, run_id in self._ancestors(session_id):
+            ancestor = self._shares.get(ancestor_id, _NO_SHARE)
+            excluded = (session_id, ancestor_id)
+            if (run := ancestor.runs.get(run_id)) is not None:
+                account = run_account(run_id)
+                used = add(add(run.used, self._below.get(account, NOTHING)), own.used, -1)
+                limit = raised(run.limit, _raised_in(ancestor, account))
+                yield self._entry(account, excluded, used, limit, run.by)
+            account = session_account(ancestor_id)
+            limit = raised(over(ancestor.limit, self.limits.session), _raised_in(ancestor, account))
+            used = add(add(ancestor.used, self._below.get(account, NOTHING)), own.used, -1)
+            yield self._entry(account, excluded, used, limit, ancestor.by or CONFIG, ancestor.raised_before)
+        if self.limits.day != NONE:
+            here = own.day_used if own.day == day else NOTHING
+            used = add(self._days.get(day, NOTHING), here, -1)
+            yield self._entry(day_account(day), (session_id,), used, self.limits.day, CONFIG)
+        if self.limits.daemon != NONE:
+            used = add(self._total, own.used, -1)
+            yield self._entry(DAEMON, (session_id,), used, self.limits.daemon, CONFIG)
+
+    def _entry(
+        self,
+        account: str,
+        excluded: tuple[str, ...],
+        used: Spent,
+        limit: Budget | None = None,
+        by: str = "",
+        raised_before: Budget = NONE,
+    ) -> Outside:
+        """`excluded` are the sessions whose own decisions are not taken in here; a warning is known wherever given."""
+        notes = [self._note(session_id, account) for session_id in self._noted.get(account, ())]
+        others = [self._note(id_, account) for id_ in self._noted.get(account, ()) if id_ not in excluded]
+        return Outside(
+            account=account,
+            used=used,
+            raised=_sum(note.raised for note in others),
+            is_warned=any(note.is_warned for note in notes),
+            limit=limit,
+            by=by,
+            raised_before=raised_before,
+        )
+
+    def _note(self, session_id: str, account: str) -> BudgetNote:
+        return self._shares[session_id].notes.get(account, BudgetNote())
+
+
+def _raised_in(share: Share, account: str) -> Budget:
+    return share.notes.get(account, BudgetNote()).raised
+
+
+def _sum(amounts: Iterable[Budget]) -> Budget:
+    total = NONE
+    for amount in amounts:
+        total = plus(total, amount)
+    return total
+
+
+def is_loosened(old: Share, new: Share) -> bool:
+    """Whether a change of a session may have made room in a budget: a limit is another, or less is used or reserved."""
+    limits = [
+        (share.limit, share.raised_before, share.notes, {id_: run.limit for id_, run in share.runs.items()})
+        for share in (old, new)
+    ]
+    freed = add(old.used, new.used, -1)
+    return limits[0] != limits[1] or freed.cost_nanousd > 0 or freed.tokens > 0

@@ -1,0 +1,50 @@
+"""Amounts of a budget, as people write them and read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kheish import amounts
+from kheish.errors import Invalid
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (amounts.read_cost, "0.50", 0.5),
+        (amounts.read_cost, "$12", 12.0),
+        (amounts.read_count, "20", 20),
+        (amounts.read_count, "200k", 200_000),
+        (amounts.read_count, "1.5M", 1_500_000),
+        (amounts.read_time, "90s", 90_000),
+        (amounts.read_time, "10m", 600_000),
+        (amounts.read_time, "1.5h", 5_400_000),
+        (amounts.read_time, "1d", 86_400_000),
+    ],
+)
+def test_an_amount_is_read_in_its_unit(read: Any, text: str, value: float) -> None:
+    assert read(text) == value
+
+
+@pytest.mark.parametrize("read", [amounts.read_cost, amounts.read_count, amounts.read_time])
+@pytest.mark.parametrize("text", ["", "x", "-1", "0", "1e9", "nan", "1.2.3", "٣k", "1" * 20, "5x", "k", "m"])
+def test_what_is_no_amount_is_refused_with_an_example(read: Any, text: str) -> None:
+    with pytest.raises(Invalid, match=r"cannot read .*(such as|write)"):
+        read(text)
+
+
+def test_a_raise_is_of_what_is_used_up_unless_it_says_otherwise() -> None:
+    assert amounts.read_raise("200k", ["tokens", "steps"]) == {"tokens": 200_000}
+    assert amounts.read_raise("cost=1, time=5m", ["tokens"]) == {"cost_usd": 1.0, "wall_ms": 300_000}
+    with pytest.raises(Invalid, match="cost, tokens, steps, time"):
+        amounts.read_raise("money=1", ["tokens"])
+    for reached in (["cost_usd"], ["tokens"], ["steps"], ["wall_ms"], ["cost_usd", "steps"]):
+        found: Any = reached
+        assert list(amounts.read_raise(amounts.example(found), found)) == reached, "the example is one"
+
+
+def test_nothing_said_is_no_budget() -> None:
+    assert amounts.read_budget(cost=None, tokens=None, steps=None, time=None) is None
+    assert amounts.read_budget(cost="1", tokens=None, steps="5", time=None) == {"cost_usd": 1.0, "steps": 5}
