@@ -51,7 +51,7 @@ def checks(client: Kheish) -> Iterator[Check]:
     yield _socket(view)
     for warning in view["warnings"]:
         if warning["code"] in _QUOTA_VERDICTS:
-            yield "quotas", _QUOTA_VERDICTS[warning["code"]], warning["message"]
+            yield "quotas", _QUOTA_VERDICTS[warning["code"]], f"{warning['message']}; {warning['action']}"
     damaged = [w["session_id"] for w in view["warnings"] if w["code"] == "session_read_only"]
     if damaged:
         names = ", ".join(damaged[:5])

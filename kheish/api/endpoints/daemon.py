@@ -86,8 +86,9 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
     warnings[:0] = [
         WarningView(
             code="quota_exceeded" if usage.is_over else "quota_near",
-            message=f"{'no new work is taken: ' if usage.is_over else ''}{usage}; {usage.advice}",
+            message=f"{'no new work is taken: ' if usage.is_over else ''}{usage}",
             session_id=usage.session_id,
+            action=usage.advice,
         )
         for usage in await supervisor.quotas.near()
     ]
