@@ -8,7 +8,7 @@ from kheish.core.codec import encode_events
 from kheish.core.contracts import AssistantMessage
 from kheish.core.events import SessionForked
 from kheish.core.state import State
-from kheish.errors import Conflict, Invalid
+from kheish.errors import Conflict
 from kheish.limits import FORK_BYTES_MAX
 from kheish.runtime.fold import fold_records
 from kheish.store.records import Record
@@ -29,7 +29,12 @@ def copy_transcript(records: Iterable[Record], session_id: str, at_seq: int) -> 
             if seq == at_seq:
                 break
     if at_seq > seq:
-        raise Invalid(f"cannot fork session {session_id} at record {at_seq}: it has {seq}", path="$.at")
+        raise Conflict(
+            f"cannot fork session {session_id} at record {at_seq}: it has {seq}",
+            code="fork_boundary",
+            before=safe_seq,
+            after=None,
+        )
     if safe_seq < at_seq:
         raise _within_a_call(session_id, at_seq, safe_seq, 0)
     forked = SessionForked(from_session_id=session_id, from_seq=safe_seq, messages=tuple(state.entered[:safe_count]))

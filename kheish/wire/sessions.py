@@ -33,11 +33,11 @@ class CreateSession(Body, frozen=True):
 
 
 class ForkSession(Body, frozen=True):
-    """`at` is the record of the other session up to which the transcript is copied; without it, the last that can be
+    """`at` is the record of the other session up to which the transcript is copied; 0 is the last that can be
     forked at. Without `title` it says where it comes from."""
 
     session_id: OptionalSession = ""
-    at: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    at: Annotated[int, msgspec.Meta(ge=0)] = 0
     title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)] | None = None
 
 

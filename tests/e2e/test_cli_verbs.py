@@ -495,7 +495,7 @@ def test_a_session_is_forked_at_a_record(kheish: DaemonProcess) -> None:
     end = kheish.records(session)[-1]["seq"]
     assert (plain["title"], plain["permission_mode"]) == (f"fork of to-fork at {end}", "default")
     late = kheish.cli("sessions", "fork", session, "--at", "99")
-    assert late.returncode == 2 and "it has" in late.stderr
+    assert late.returncode == 6 and "it has" in late.stderr
     again = kheish.cli("sessions", "fork", session, "--name", "of-it")
     assert again.returncode == 6 and "choose another name" in again.stderr
 

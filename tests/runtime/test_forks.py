@@ -10,7 +10,7 @@ import pytest
 
 from kheish.core import commands as c
 from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
-from kheish.errors import Conflict, Invalid
+from kheish.errors import Conflict
 from kheish.runtime import forks
 from kheish.runtime.forks import copy_transcript
 from kheish.store.records import Record
@@ -70,7 +70,7 @@ async def test_while_a_call_runs_the_last_place_before_it_is_taken(tmp_path: Pat
         with pytest.raises(Conflict, match=r"2 before it$") as caught:
             copy_transcript(records, "s", 3)
         assert caught.value.details["after"] is None
-        with pytest.raises(Invalid, match="it has 3"):
+        with pytest.raises(Conflict, match="it has 3"):
             copy_transcript(records, "s", 4)
 
 

@@ -97,7 +97,7 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
 async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionView:
     body = call.body
     session_id = _new_session(body.session_id, call.key)
-    forked, source = await app.supervisor.copy_transcript(call.path["id"], body.at or 0)
+    forked, source = await app.supervisor.copy_transcript(call.path["id"], body.at)
     title = body.title
     if title is None:
         title = f"fork of {source.title or source.session_id} at {forked.from_seq}"[:TITLE_CHARS_MAX]
