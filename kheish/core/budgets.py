@@ -282,7 +282,7 @@ def of_run(draft: Draft, given: Budget | None) -> tuple[Budget, str]:
     """The budget of a new run, and who set it. Only an operator may go beyond the daemon's default."""
     default = draft.settings.run_budget
     if given is None or given == NONE:
-        return default, CONFIG if default != NONE else ""
+        return (default, CONFIG) if default != NONE else (NONE, "")
     chosen = over(given, default) if draft.context.is_operator else tightest(given, default)
     return chosen, draft.context.principal
 

@@ -27,6 +27,7 @@ from kheish.providers.routes import (
     FILE_NAME,
     HOMES,
     NO_MODEL,
+    SHELL,
     Route,
     RouteFault,
     RouteTable,
@@ -317,6 +318,10 @@ class Routes:
         found = (await self.table(settings)).routes.get(route_id)
         if found is None:
             raise await self._unknown(route_id)
+        if found.driver == SHELL:
+            raise Invalid(
+                f"cannot change route {SHELL}: it is built in, for a person's own commands", code="invalid_route"
+            )
         fields = msgspec.convert(msgspec.to_builtins(found), RouteFields)
         if changes.get("auth_ref"):
             fields = replace(fields, api_key_env="")

@@ -18,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,8 +27,8 @@ from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
 from kheish.errors import Invalid
-from kheish.limits import CHAIN_HOPS_MAX, CONTEXT_TOKENS_MIN
-from kheish.wire.runtime import Price, RouteDriver
+from kheish.limits import CHAIN_HOPS_MAX
+from kheish.wire.runtime import ContextTokens, Price, RouteDriver
 from kheish.wire.secrets import SECRET_NAME
 
 Driver = Literal[RouteDriver, "shell"]
@@ -81,7 +81,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     base_url: str = ""
     multimodal_input: bool | None = None
     price: Price | None = None
-    context_tokens: Annotated[int, msgspec.Meta(ge=CONTEXT_TOKENS_MIN)] | None = None
+    context_tokens: ContextTokens | None = None
 
     @property
     def key_env(self) -> str:

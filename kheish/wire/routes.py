@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kheish.wire.body import Body, View
-from kheish.wire.runtime import ExpectedRevision, KeyVariable, Price, RouteDriver, RouteFields, SecretRef
+from kheish.wire.runtime import ContextTokens, ExpectedRevision, KeyVariable, Price, RouteDriver, RouteFields, SecretRef
 
 ROUTE_ID = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -23,7 +23,7 @@ class AddRoute(Body, frozen=True):
     base_url: str = ""
     multimodal_input: bool | None = None
     price: Price | None = None
-    context_tokens: int | None = None
+    context_tokens: ContextTokens | None = None
     expected_revision: ExpectedRevision = None
 
     @property
@@ -41,7 +41,7 @@ class ChangeRoute(Body, frozen=True):
     base_url: str | None = None
     multimodal_input: bool | None = None
     price: Price | None = None
-    context_tokens: int | None = None
+    context_tokens: ContextTokens | None = None
     expected_revision: ExpectedRevision = None
 
     @property

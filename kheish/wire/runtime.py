@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from kheish.core.events import Mode, ToolLimits
-from kheish.limits import DOLLARS_MAX, SYSTEM_PROMPT_CHARS_MAX, TOOL_OUTPUT_SHOWN_BYTES_MAX, TOOL_TIMEOUT_CHOSEN_MAX_MS
+from kheish.limits import (
+    CONTEXT_TOKENS_MIN,
+    DOLLARS_MAX,
+    SYSTEM_PROMPT_CHARS_MAX,
+    TOOL_OUTPUT_SHOWN_BYTES_MAX,
+    TOOL_TIMEOUT_CHOSEN_MAX_MS,
+)
 from kheish.wire.body import Body, View
 from kheish.wire.secrets import SECRET_NAME
 
@@ -24,6 +30,7 @@ ExpectedRevision = Annotated[int, msgspec.Meta(ge=0)] | None
 """A change is refused where the settings have another revision than this one."""
 
 
+ContextTokens = Annotated[int, msgspec.Meta(ge=CONTEXT_TOKENS_MIN, lt=1 << 53)]
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=DOLLARS_MAX)]
 
 
@@ -45,7 +52,7 @@ class RouteFields(View, frozen=True):
     base_url: str = ""
     multimodal_input: bool | None = None
     price: Price | None = None
-    context_tokens: int | None = None
+    context_tokens: ContextTokens | None = None
 
 
 class RuntimeSettings(View, frozen=True):

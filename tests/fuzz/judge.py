@@ -16,7 +16,7 @@ from tests.fuzz.world import INPUTS, World
 REAL = 0.8
 """How often an id that really exists stands in the place of an invented one."""
 REFRESH_EVERY = 40
-ABOUT_THE_WORLD = {"$.updated_input", "$.rule", "$.remember", "$.resolutions"}
+ABOUT_THE_WORLD = {"$.at", "$.updated_input", "$.rule", "$.remember", "$.resolutions"}
 """Where `invalid_request` speaks of what the request is about, which a schema cannot know."""
 
 
@@ -73,7 +73,7 @@ class Judge:
         if case.meta.phase.name.value == "stateful" or random.random() > REAL:
             return
         if chosen and is_sound(ParameterLocation.PATH):
-            case.path_parameters = {name: chosen[name] for name in case.path_parameters}
+            case.path_parameters |= {name: chosen[name] for name in case.path_parameters if name in chosen}
         if is_sound(ParameterLocation.BODY) and isinstance(case.body, dict):
             case.body = self._with_real_things(path, dict(case.body), chosen)
         if is_sound(ParameterLocation.QUERY) and "session_id" in (case.query or {}):
