@@ -16,7 +16,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec.structs import replace
 
-from kheish.core import compaction
+from kheish.core import chains, compaction
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import ApprovalResolution, Context, Outside, SetBudget
 from kheish.core.contracts import UserMessage
@@ -30,6 +30,7 @@ from kheish.core.events import (
     BudgetStopped,
     BudgetWarned,
     Dimension,
+    Purpose,
     Rate,
     SessionBudgetSet,
     Spent,
@@ -47,6 +48,7 @@ from kheish.limits import (
     BUDGET_WARN_SHARE_DEFAULT,
     BUDGETED_RUNS_SHARED_MAX,
     MODEL_OUTPUT_TOKENS_MAX,
+    SUMMARY_OUTPUT_TOKENS_MAX,
 )
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -320,8 +322,8 @@ def is_asking(state: State, run: Run) -> bool:
 
 def find_reached(draft: Draft, run: Run) -> Standing | None:
     """The nearest budget that has no room for the run's next call."""
-    state = draft.state
-    needs, rate = _input_tokens(state), _rate(run, run.hop)
+    hop, _ = chains.choose(run, draft.context.cooling)
+    needs, rate = _input_tokens(draft.state), _rate(run, hop)
     for standing in _standings(draft, run):
         if found := reached(standing, needs, rate):
             return replace(standing, reached=found)
@@ -340,16 +342,18 @@ def _rate(run: Run, hop: int) -> Rate | None:
     return run.rates[hop] if hop < len(run.rates) else None
 
 
-def reserve(draft: Draft, run: Run, hop: int) -> tuple[int, Spent]:
+def reserve(draft: Draft, run: Run, hop: int, purpose: Purpose) -> tuple[int, Spent]:
     """How long the reply to an attempt may be (0: as long as usual), and what is set aside for it."""
     rate, input_tokens = _rate(run, hop), _input_tokens(draft.state)
+    usual = MODEL_OUTPUT_TOKENS_MAX if purpose == "reply" else SUMMARY_OUTPUT_TOKENS_MAX
     if run.stopped is not None:
         room = BUDGET_LAST_WORD_TOKENS_MAX
     else:
         rooms = [output_room(standing, input_tokens, rate) for standing in _standings(draft, run)]
-        room = max(BUDGET_REPLY_TOKENS_MIN, min([MODEL_OUTPUT_TOKENS_MAX, *rooms]))
-    reserved = Spent(cost_nanousd=price(input_tokens, room, rate), tokens=input_tokens + room, steps=1)
-    return room if room < MODEL_OUTPUT_TOKENS_MAX else 0, reserved
+        room = max(BUDGET_REPLY_TOKENS_MIN, min([usual, *rooms]))
+    steps = int(purpose == "reply")
+    reserved = Spent(cost_nanousd=price(input_tokens, room, rate), tokens=input_tokens + room, steps=steps)
+    return room if room < usual else 0, reserved
 
 
 def hold(draft: Draft, run: Run, standing: Standing) -> None:
@@ -378,6 +382,11 @@ def hold(draft: Draft, run: Run, standing: Standing) -> None:
 
 def stop(draft: Draft, run_id: str, standing: Standing) -> None:
     draft.emit(BudgetStopped(run_id=run_id, standing=standing))
+
+
+def exhausted(standing: Standing) -> tuple[str, str]:
+    """The code and the message that a run without room fails with."""
+    return "budget_exhausted", f"its budget is used up: {say(standing)}"
 
 
 def check_raise(approval: Approval, item: ApprovalResolution) -> None:

@@ -121,8 +121,8 @@ def count(state: State, usage: Usage) -> None:
 
 
 def reason_now(state: State, run: Run, hop: Hop) -> CompactionReason | None:
-    """Why a call with this hop is to be preceded by a compaction, if it is."""
-    if run.has_room or hop.window_tokens < 0:
+    """Why a call with this hop is to be preceded by a compaction, if it is; a last word never is."""
+    if run.has_room or run.stopped is not None or hop.window_tokens < 0:
         return None
     if run.overflows:
         return "too_large"

@@ -147,8 +147,8 @@ _TOO_LARGE = "give a smaller input, such as a path to read from, or take a model
 def is_overflow(run: Run, code: str) -> bool:
     """Whether a failure is one that a smaller context may mend."""
     call = run.model_call
-    is_reply = call is not None and call.purpose == "reply"
-    return is_reply and code == "too_large" and run.overflows < CONTEXT_OVERFLOWS_MAX
+    may_be_cut = call is not None and call.purpose == "reply" and run.stopped is None
+    return may_be_cut and code == "too_large" and run.overflows < CONTEXT_OVERFLOWS_MAX
 
 
 def _go_on(draft: Draft, run: Run, call: ModelCall, outcome: ModelFailed) -> None:
@@ -191,7 +191,8 @@ def give_up(
     outcome: ModelFailed | None = None,
 ) -> None:
     """The present model call fails for good, and its run with it; `explained` is the message for people. A run goes on
-    without a summary, unless one was its last hope, and after a reply that a smaller context may make possible."""
+    without a summary, unless one was its last hope, and after a reply that a smaller context may make possible; where
+    a last word fails it was the budget that the run failed for."""
     call = run.model_call
     assert call is not None
     compaction_reason = compaction.reason_of(draft.state, run)
@@ -214,7 +215,7 @@ def give_up(
     if goes_on:
         compaction.compact(draft, run, compaction_reason, context)
     else:
-        runs.fail(draft, run.run_id, code, explained or message)
+        runs.fail(draft, run.run_id, *(budgets.exhausted(run.stopped) if run.stopped else (code, explained or message)))
 
 
 def retry_delay_ms(failures: int, retry_after_ms: int | None, jitter: float) -> int:
@@ -245,7 +246,7 @@ def start(draft: Draft, run: Run) -> None:
 
 
 def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Choice) -> None:
-    output_tokens_max, reserved = budgets.reserve(draft, draft.run(run.run_id), hop)
+    output_tokens_max, reserved = budgets.reserve(draft, draft.run(run.run_id), hop, call.purpose)
     draft.emit(
         ModelCallStarted(
             run_id=run.run_id,
@@ -302,9 +303,11 @@ def on_started(state: State, event: ModelCallStarted, context: Context) -> None:
 
 
 def on_completed(state: State, event: ModelCallCompleted, context: Context) -> None:
+    is_reply = event.purpose == "reply"
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=int(is_reply))
     run = state.runs[event.run_id]
     usage = add_usage(run.usage, event.usage)
-    if event.purpose == "summary":
+    if not is_reply:
         state.compaction_requested = False
         state.runs[event.run_id] = replace(run, model_call=None, has_room=True, usage=usage, updated_at_ms=event.at_ms)
         return
@@ -328,7 +331,6 @@ def on_completed(state: State, event: ModelCallCompleted, context: Context) -> N
         overflows=0,
         has_room=False,
     )
-    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
 
 
 def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> None:
@@ -349,14 +351,16 @@ def on_retrying(state: State, event: ModelCallRetrying, context: Context) -> Non
 
 def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
     run = state.runs[event.run_id]
-    failed = replace(run, model_call=None, updated_at_ms=context.at_ms)
+    failed, steps = replace(run, model_call=None, updated_at_ms=context.at_ms), 0
     if run.model_call is not None and run.model_call.purpose == "summary":
         state.compaction_requested = False
         failed = replace(failed, has_room=True)
     elif is_overflow(run, event.code):
         failed = replace(failed, overflows=run.overflows + 1, has_room=False)
+    else:
+        steps = 1
     state.runs[event.run_id] = failed
-    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=1)
+    budgets.charge(state, event.run_id, event.usage, event.cost_usd, steps=steps)
 
 
 def on_died(state: State, event: ModelCallDied, context: Context) -> None:

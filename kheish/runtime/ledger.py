@@ -19,6 +19,7 @@ from kheish.core.budgets import (
     over,
     plus,
     raised,
+    reached,
     run_account,
     session_account,
 )
@@ -97,6 +98,13 @@ class Ledger:
     def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
         """What a decision of a session needs to know of budgets beyond it."""
         return tuple(other for other in self._outside(session_id, day) if other != Outside(account=other.account))
+
+    def full(self, day: str) -> set[str]:
+        """The budgets, of those that are no session's, that leave no room for any call."""
+        return {standing.account for standing in self.standings(day) if reached(standing, 0, None)}
+
+    def waits_of(self, session_id: str) -> tuple[str, ...]:
+        return self._shares[session_id].waits
 
     def standings(self, day: str) -> list[Standing]:
         """Of the budgets that are no session's."""

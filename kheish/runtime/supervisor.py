@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from datetime import date
+from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from kheish import config
-from kheish.core.budgets import share_of
+from kheish.core.budgets import NONE, share_of
 from kheish.core.commands import Command, Context, CreateSession, Outside, SubmitRun
 from kheish.core.contracts import Message
 from kheish.core.events import Rule, SessionForked
@@ -35,6 +35,7 @@ from kheish.errors import (
 )
 from kheish.ids import new_id, time_of
 from kheish.limits import (
+    BUDGET_DAY_LOOK_EVERY_MS,
     INDEX_SAVE_DELAY_MS,
     PAGE_ITEMS_MAX,
     SETTLED_REQUESTS_KEPT,
@@ -172,7 +173,7 @@ class Supervisor:
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._is_telling = self._tells_again = False
-        self._told_day = self.today
+        self._day_timer: asyncio.TimerHandle | None = None
         self._is_started = False
         self.is_draining = False
 
@@ -283,8 +284,9 @@ class Supervisor:
 
     async def close(self) -> None:
         """After `drain`: puts every session away and saves the index."""
-        if self._save_timer is not None:
-            self._save_timer.cancel()
+        for timer in (self._save_timer, self._day_timer):
+            if timer is not None:
+                timer.cancel()
         self.hub.close()
         await self._residents.close()
         await self._packer.close()
@@ -337,12 +339,31 @@ class Supervisor:
         self._is_telling = True
         try:
             while self._tells_again and not self.is_draining:
-                self._tells_again, self._told_day = False, self.today
+                self._tells_again = False
+                full = self.ledger.full(self.today)
                 for session_id in list(self.ledger.waiting):
-                    with contextlib.suppress(KheishError):
-                        await self._report(await self._residents.open(session_id), BudgetMoved())
+                    if full.isdisjoint(self.ledger.waits_of(session_id)):
+                        with contextlib.suppress(KheishError):
+                            await self._report(await self._residents.open(session_id), BudgetMoved())
+                        full = self.ledger.full(self.today)
         finally:
             self._is_telling = False
+            self._await_next_day()
+
+    def _await_next_day(self) -> None:
+        """Whoever waits for a day's budget looks again on the next one."""
+        if self._day_timer is None and self.ledger.waiting and self.ledger.limits.day != NONE and not self.is_draining:
+            now = datetime.fromtimestamp(self.clock.now_ms() / 1000)
+            left_s = (datetime.combine(now + timedelta(days=1), datetime.min.time()) - now).total_seconds()
+            delay_s = min(left_s, BUDGET_DAY_LOOK_EVERY_MS / 1000)  # the machine may sleep, and the clock be set
+            self._day_timer = asyncio.get_running_loop().call_later(delay_s, self._look_at_day, self.today)
+
+    def _look_at_day(self, day: str) -> None:
+        self._day_timer = None
+        if self.today != day:
+            self._in_background(self._tell_waiting())
+        else:
+            self._await_next_day()
 
     @property
     def today(self) -> str:
@@ -378,8 +399,9 @@ class Supervisor:
         if self._is_started:
             self._reconciler.reconcile(actor)
         row = self.index.rows.get(actor.session_id) if self.ledger.waiting else None
-        if row is not None and (is_loosened(row.share, share_of(actor.state)) or self.today != self._told_day):
+        if row is not None and is_loosened(row.share, share_of(actor.state)):
             self._in_background(self._tell_waiting())
+        self._await_next_day()
         end = actor.journal.end
         self.index.put(
             summarize(

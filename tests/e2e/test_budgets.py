@@ -78,6 +78,9 @@ def test_a_budget_counts_its_children_once_over_a_death_and_goes_on_when_it_is_r
         assert refused.returncode and "operator" in refused.stderr
         refused = daemon.cli("sessions", "budget", "parent", "--cost", "9", env={"KHEISH_RUN_ID": process})
         assert refused.returncode and "operator" in refused.stderr
+    assert daemon.cli("sessions", "fork", "one", "--name", "three", env={"KHEISH_RUN_ID": run_id}).returncode == 0
+    assert daemon.client.sessions.get("three")["parent_run_id"] == run_id, "what it forks is its child, too"
+    assert daemon.client.sessions.fork("one", new_session_id="four")["parent_run_id"] == ""
     shown = daemon.cli("inbox").stdout
     assert f"run {run_id}, set by user:" in shown and "5 of 5 steps" in shown and "--raise 20" in shown
     asked = daemon.cli("approve", approval["request_id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,42 @@ async def test_another_configuration_is_in_force_when_the_daemon_starts(tmp_path
         await kernel.until_status(waiting, "waiting_for_approval")
     async with Kernel(tmp_path, [used()], generation=2, budgets=Limits(session=NONE)) as kernel:
         await kernel.until_status(waiting, "completed")
+
+
+async def test_who_waits_for_a_budget_without_room_is_not_opened(tmp_path: Path) -> None:
+    limits = Limits(daemon=Budget(steps=1))
+    async with Kernel(tmp_path, [used()], budgets=limits) as kernel:
+        for name in ("one", "two", "three"):
+            await kernel.create(name)
+        await kernel.until_status(await submit(kernel, "one"), "completed", "one")
+        second, _ = await submit(kernel, "two"), await submit(kernel, "three")
+    async with Kernel(tmp_path, [used()], generation=2, budgets=limits) as kernel:
+        await asyncio.gather(*kernel.supervisor._background)
+        assert kernel.supervisor.loaded_total == 0
+        (request_id,) = (await kernel.state("two")).approvals
+        raise_it = c.ApprovalResolution(request_id=request_id, resolution="raise", raise_by=Budget(steps=1))
+        await kernel.send(c.ResolveApprovals(resolutions=(raise_it,)), "two")
+        await kernel.until_status(second, "completed", "two")
+        await asyncio.gather(*kernel.supervisor._background)
+        assert kernel.supervisor.loaded_total == 1
+
+
+async def test_who_waits_for_the_budget_of_a_day_goes_on_at_midnight_although_nothing_else_happens(
+    tmp_path: Path,
+) -> None:
+    class Clock:
+        at_ms = 0
+
+        def now_ms(self) -> int:
+            return self.at_ms
+
+    clock, midnight = Clock(), datetime(2026, 11, 27)
+    clock.at_ms = int((midnight - timedelta(milliseconds=50)).timestamp() * 1000)
+    async with Kernel(tmp_path, [used()], budgets=Limits(day=Budget(steps=1)), clock=clock) as kernel:
+        for name in ("one", "two"):
+            await kernel.create(name)
+        await kernel.until_status(await submit(kernel, "one"), "completed", "one")
+        waiting = await submit(kernel, "two")
+        await kernel.until_status(waiting, "waiting_for_approval", "two")
+        clock.at_ms += 60
+        await kernel.until_status(waiting, "completed", "two")

@@ -101,7 +101,15 @@ async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionVie
     title = body.title
     if title is None:
         title = f"fork of {source.title or source.session_id} at {forked.from_seq}"[:TITLE_CHARS_MAX]
-    command = commands.CreateSession(session_id=session_id, cwd=source.cwd, title=title, forked=forked)
+    parent_session_id, parent_run_id = await _parent_of(app, call.caller)
+    command = commands.CreateSession(
+        session_id=session_id,
+        cwd=source.cwd,
+        title=title,
+        forked=forked,
+        parent_session_id=parent_session_id,
+        parent_run_id=parent_run_id,
+    )
     applied = await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
     return app.session_view(applied.state, applied.seq)
 
