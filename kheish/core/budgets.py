@@ -65,6 +65,8 @@ LAST_WORD = (
 
 
 def add(a: Spent, b: Spent, sign: int = 1) -> Spent:
+    if b is NOTHING:
+        return a
     return Spent(
         cost_nanousd=a.cost_nanousd + sign * b.cost_nanousd,
         tokens=a.tokens + sign * b.tokens,
@@ -258,7 +260,7 @@ class Share(Struct, frozen=True):
 
 
 def share_of(state: State) -> Share:
-    budgeted = [run for run in state.runs.values() if run.budget != NONE and run.started_at_ms]
+    budgeted = [r for r in state.runs.values() if r.budget is not NONE and r.budget != NONE and r.started_at_ms]
     return Share(
         used=total_of(state),
         day=state.day,

@@ -107,8 +107,18 @@ _decode_lines = msgspec.json.Decoder(SessionSummary).decode_lines
 
 
 def summarize(
-    state: State, seq: int, gen: int, pos: int, *, is_owed: bool, segment_first_seq: int, size: int, other_bytes: int
+    state: State,
+    seq: int,
+    gen: int,
+    pos: int,
+    *,
+    is_owed: bool,
+    segment_first_seq: int,
+    size: int,
+    other_bytes: int,
+    share: Share | None = None,
 ) -> SessionSummary:
+    """`share` is the state's own, where it is known."""
     run = state.active_run
     latest = run or next(reversed(state.runs.values()), None)
     return SessionSummary(
@@ -135,7 +145,7 @@ def summarize(
         segment_first_seq=segment_first_seq,
         size=size,
         other_bytes=other_bytes,
-        share=share_of(state),
+        share=share or share_of(state),
     )
 
 

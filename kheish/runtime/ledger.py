@@ -103,6 +103,10 @@ class Ledger:
         """The budgets, of those that are no session's, that leave no room for any call."""
         return {standing.account for standing in self.standings(day) if reached(standing, 0, None)}
 
+    def share_of(self, session_id: str) -> Share | None:
+        """As it was told of last."""
+        return self._shares.get(session_id)
+
     def waits_of(self, session_id: str) -> tuple[str, ...]:
         return self._shares[session_id].waits
 
@@ -123,6 +127,8 @@ class Ledger:
     def _outside(self, session_id: str, day: str) -> Iterator[Outside]:
         own = self._shares.get(session_id, _NO_SHARE)
         for account in (session_account(session_id), *map(run_account, self._parents.get(session_id, ()))):
+            if account not in self._below and account not in self._noted:
+                continue
             yield self._entry(account, (session_id,), self._below.get(account, NOTHING))
         for ancestor_id, run_id in self._ancestors(session_id):
             ancestor = self._shares.get(ancestor_id, _NO_SHARE)

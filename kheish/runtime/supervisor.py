@@ -175,6 +175,7 @@ class Supervisor:
         self._is_telling = self._tells_again = False
         self._day_timer: asyncio.TimerHandle | None = None
         self._is_started = False
+        self._minute, self._today = -1, ""
         self.is_draining = False
 
     @property
@@ -367,7 +368,11 @@ class Supervisor:
 
     @property
     def today(self) -> str:
-        return date.fromtimestamp(self.clock.now_ms() / 1000).isoformat()
+        """The daemon's date; reckoned once a minute, for every decision asks."""
+        minute = self.clock.now_ms() // 60_000
+        if minute != self._minute:
+            self._minute, self._today = minute, date.fromtimestamp(minute * 60).isoformat()
+        return self._today
 
     def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()
@@ -402,6 +407,10 @@ class Supervisor:
         if row is not None and is_loosened(row.share, share_of(actor.state)):
             self._in_background(self._tell_waiting())
         self._await_next_day()
+        share = self.ledger.share_of(actor.session_id)
+        if share is None:  # it was taken in from elsewhere
+            share = share_of(actor.state)
+            self.ledger.note(actor.session_id, share)
         end = actor.journal.end
         self.index.put(
             summarize(
@@ -413,6 +422,7 @@ class Supervisor:
                 segment_first_seq=end.segment_first_seq,
                 size=end.offset,
                 other_bytes=actor.journal.other_bytes,
+                share=share,
             )
         )
         self._save_index_later()
