@@ -101,6 +101,12 @@ def plus(a: Budget, b: Budget) -> Budget:
     return _combine(a, b, 1)
 
 
+def minus(a: Budget, b: Budget) -> Budget:
+    """What there is more of in the first."""
+    more = _combine(a, b, -1)
+    return Budget(**{d: getattr(more, d) or None for d in DIMENSIONS})
+
+
 def raised(limit: Budget, by: Budget) -> Budget:
     """A limit raised by an amount; where there is none there is none to raise."""
     total = plus(limit, by)
@@ -162,7 +168,7 @@ def standing_of_run(state: State, run: Run, outside: tuple[Outside, ...] = ()) -
 def standing_of_session(state: State, default: Budget, outside: tuple[Outside, ...] = ()) -> Standing:
     """`default` holds where the session has no limit of its own."""
     other = _find(outside, session_account(state.session_id))
-    elsewhere = _combine(other.raised, state.raised_before, -1)
+    elsewhere = minus(other.raised, state.raised_before)
     limit = raised(over(state.budget, default), plus(_note(state, other.account).raised, elsewhere))
     return Standing(
         account=other.account,
@@ -185,7 +191,7 @@ def standings(state: State, run: Run, default: Budget, outside: tuple[Outside, .
             found.append(
                 Standing(
                     account=other.account,
-                    limit=raised(other.limit, _combine(given, other.raised_before, -1)),
+                    limit=raised(other.limit, minus(given, other.raised_before)),
                     used=add(here, other.used),
                     reserved=reserved_of(state.active_run),
                     by=other.by,
@@ -295,7 +301,8 @@ def set_budget(draft: Draft, command: SetBudget) -> str:
     draft.require_operator("set a budget")
     state = draft.state
     elsewhere = _find(draft.context.outside, session_account(state.session_id)).raised
-    draft.emit(SessionBudgetSet(budget=command.budget, raised_before=elsewhere))
+    # Nothing is written as nothing: a default is known by what it is, not by what it is like.
+    draft.emit(SessionBudgetSet(budget=command.budget, raised_before=elsewhere if elsewhere != NONE else NONE))
     recheck(draft)
     return state.session_id
 

@@ -112,8 +112,9 @@ class Retrace:
         revision = _revision(events, self.state)
         rules = tuple(rule for rule in self._settings.rules if self._made_at.get(rule, 0) < seq)
         settings = replace(self._settings, rules=rules, policy_revision=revision, **_taken_along(events))
+        outside = _outside(events, context, self.state, settings.session_budget)
         try:
-            now = decide(self.state, message, _context(events, context, self.state), settings).events
+            now = decide(self.state, message, _context(events, context, self.state, outside), settings).events
         except KheishError as error:
             self._depart(seq, "refused", command or _name(message), reason=error.message)
             return
@@ -271,6 +272,7 @@ FROM_COMMANDS: dict[str, Callable[[Events], Command | None]] = {
     "answer_question": _answer,
     "recover": _recover,
     "compact_context": lambda events: c.CompactContext(),
+    "set_budget": lambda events: c.SetBudget(budget=_first(events, e.SessionBudgetSet).budget),
 }
 
 
@@ -369,7 +371,7 @@ FROM_OUTCOMES: dict[type[e.Event], Callable[[Any, Context], Outcome | None]] = {
 # -- what it was decided with ---------------------------------------------------------------------------------------
 
 
-def _context(events: Events, context: Context, state: State) -> Context:
+def _context(events: Events, context: Context, state: State, outside: tuple[Outside, ...]) -> Context:
     """As it was, with what the events tell of it."""
     return replace(
         context,
@@ -378,7 +380,7 @@ def _context(events: Events, context: Context, state: State) -> Context:
         body_digest=next((digest for event in events if (digest := getattr(event, "body_digest", ""))), ""),
         cooling=_cooling(events, state),
         day=next((event.day for event in events if isinstance(event, e.ModelCallStarted)), ""),
-        outside=_outside(events),
+        outside=outside,
     )
 
 
@@ -396,14 +398,38 @@ def _cooling(events: Events, state: State) -> tuple[e.Cooling, ...]:
     )
 
 
-def _outside(events: Events) -> tuple[Outside, ...]:
-    """The budgets beyond the session that were told of."""
-    told = [event.standing for event in events if isinstance(event, _TELL_OF_BUDGETS) and event.standing]
-    return tuple(
-        Outside(account=standing.account, used=standing.used, limit=standing.limit, by=standing.by)
-        for standing in told
-        if not standing.account.startswith(("run:", "session:"))
-    )
+def _outside(events: Events, context: Context, state: State, session_budget: e.Budget) -> tuple[Outside, ...]:
+    """What others had used of the budgets that were told of, and raised them by: all that the session does not know."""
+    told = [event for event in events if isinstance(event, _TELL_OF_BUDGETS) and event.standing]
+    after = state.fork()
+    for event in events if told else ():
+        evolve(after, event, context)
+    warned = {event.standing.account for event in told if isinstance(event, e.BudgetWarned) and event.standing}
+    found: dict[str, Outside] = {}
+    for event in told:
+        standing, run = event.standing, after.runs[event.run_id]
+        assert standing is not None
+        account = standing.account
+        own = {
+            budgets.run_account(run.run_id): e.NO_BUDGET,
+            budgets.session_account(after.session_id): after.raised_before,
+        }
+        other = Outside(account=account, limit=None if account in own else standing.limit, by=standing.by)
+        known = [s for s in budgets.standings(after, run, session_budget, (other,)) if s.account == account]
+        if not known:
+            continue
+        limit, used = known[0].limit, known[0].used
+        found[account] = replace(
+            other,
+            used=budgets.add(standing.used, used, -1),
+            raised=budgets.plus(budgets.minus(standing.limit, limit), own.get(account, e.NO_BUDGET)),
+            raised_before=budgets.minus(limit, standing.limit),
+            is_warned=account not in warned,
+        )
+    if made := _first(events, e.SessionBudgetSet):
+        account = budgets.session_account(after.session_id)
+        found.setdefault(account, Outside(account=account, raised=made.raised_before))
+    return tuple(found.values())
 
 
 def _taken_along(events: Events) -> dict[str, Any]:
