@@ -105,7 +105,7 @@ def test_a_cost_that_nobody_knows_is_told_where_the_budget_is_set(daemon: Daemon
     done = daemon.cli("run", "-s", "unpriced", "--model", "scripted/unpriced.json", "--budget", "0.01", "go")
     assert done.returncode == 0 and "the price of scripted/unpriced.json is unknown" in done.stderr
     assert (
-        "1 calls of unknown price"
+        "1 call of unknown price"
         in daemon.cli("runs", "get", daemon.client.sessions.runs("unpriced")[0]["run_id"]).stdout
     )
 
