@@ -108,7 +108,7 @@ def _parts(view: BudgetView) -> Iterator[str]:
     if (tokens := limit["tokens"]) is not None:
         yield f"{used['tokens']:,} of {tokens:,} tokens"
     if (steps := limit["steps"]) is not None:
-        yield f"{used['steps']} of {steps} steps"
+        yield f"{used['steps']:,} of {steps:,} steps"
     if (wall_ms := limit["wall_ms"]) is not None:
         yield f"{(used['wall_ms'] or 0) / 60_000:.1f} of {wall_ms / 60_000:.1f} minutes"
 

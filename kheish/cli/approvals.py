@@ -47,7 +47,9 @@ def approve(
     approval = client.approvals.get(request_id)
     if raise_by or approval["kind"] == "budget":
         if verbs or session or always or edit is not None:
-            raise Invalid("cannot use these options with a budget: --raise AMOUNT raises it, `kheish deny` stops the run")
+            raise Invalid(
+                "cannot use these options with a budget: --raise AMOUNT raises it, `kheish deny` stops the run"
+            )
         return _raise(client, approval, if_digest, raise_by, message, as_json)
     edited = parse_object(edit) if edit is not None else None
     remember: Remember | None = "session" if session else "always" if always else None
