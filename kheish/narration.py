@@ -184,6 +184,8 @@ class Renderer:
                 return "asks for a summary of what went before", "dim"
             case "context.compaction_requested":
                 return f"{who} asked for a compaction before the next model call", ""
+            case "model_call.failed" if event["code"] == "nothing_to_compact":
+                return f"no summary: {event['message']}", "dim"
             case "context.compacted":
                 return compaction_text(event), "yellow"
             case "model_call.died":
