@@ -97,7 +97,7 @@ complete -c kheish -n '__kheish_at secrets' -a get -d 'Show a secret without its
 complete -c kheish -n '__kheish_at secrets' -a delete -d 'Delete a secret that no route uses'
 complete -c kheish -n '__kheish_at secrets' -a generate -d 'Make 32 random bytes: set NAME to them, or print them, for KHEISH_AUTH_STORE_MASTER_KEY'
 complete -c kheish -n '__kheish_at secrets' -a rotate-key -d 'Make another master key and seal all secrets anew with it; their values stay'
-complete -c kheish -n '__kheish_at secrets' -a import-env -d 'Set a secret for each provider\'s key in this environment: ANTHROPIC_API_KEY as `anthropic`, '
+complete -c kheish -n '__kheish_at secrets' -a import-env -d 'Set a secret for each provider\'s key in this environment: ANTHROPIC_API_KEY as `anthropic` and so on'
 complete -c kheish -n __kheish_at -a runtime -d 'What is set while the daemon runs'
 complete -c kheish -n '__kheish_at runtime' -a get -d 'Show the settings, and what a run takes that says nothing'
 complete -c kheish -n '__kheish_at runtime' -a set-model -d 'Choose what later runs take where neither they nor their session name a model'

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from kheish.client import BudgetBody, BudgetView, Dimension
 
-_COUNTS = {"": 1, "k": 1_000, "m": 1_000_000}
+_COUNTS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}  # `m` is a minute: no number
 _SPANS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _EXAMPLES: dict[Dimension, str] = {"cost_usd": "1.00", "tokens": "200k", "steps": "20", "wall_ms": "10m"}
 _NAMES: dict[str, Dimension] = {"cost": "cost_usd", "tokens": "tokens", "steps": "steps", "time": "wall_ms"}
@@ -26,11 +26,11 @@ def read_cost(text: str) -> float:
 
 def read_count(text: str) -> int:
     """`200`, `200k`, `1.5M`. Raises Invalid."""
-    unit = text[-1:].lower() if text[-1:].isalpha() else ""
-    value = _number(text[: len(text) - len(unit)])
-    if value is None or unit not in _COUNTS:
+    unit = text[-1:] if text[-1:].isalpha() else ""
+    value = (_number(text[: len(text) - len(unit)]) or 0) * _COUNTS.get(unit, 0)
+    if not value or value % 1:
         raise Invalid(f"cannot read {text!r} as a number: write 200, 200k or 1.5M")
-    return round(value * _COUNTS[unit])
+    return int(value)
 
 
 def read_time(text: str) -> int:
@@ -71,7 +71,13 @@ def read_raise(text: str, reached: list[Dimension]) -> BudgetBody:
         dimension = _NAMES.get(name) if equals else (reached or ["cost_usd"])[0]
         if dimension is None:
             raise Invalid(f"cannot raise {name!r}: it is one of {', '.join(_NAMES)}")
-        found[dimension] = _READ[dimension](value)
+        try:
+            found[dimension] = _READ[dimension](value)
+        except Invalid as error:
+            if equals:
+                raise
+            used_up = next(name for name, d in _NAMES.items() if d == dimension)
+            raise Invalid(f"{error.message}; what is used up is {used_up}") from None
     return found  # type: ignore[return-value]
 
 
@@ -90,8 +96,8 @@ def say_account(account: str) -> str:
 def used_of(view: BudgetView) -> str:
     """What is used of what."""
     parts = list(_parts(view))
-    if view["unpriced_calls"]:
-        parts.append(f"{view['unpriced_calls']} calls of unknown price")
+    if (unpriced := view["unpriced_calls"]) and view["limit"]["cost_usd"] is not None:
+        parts.append(f"{unpriced} call{'s' * (unpriced != 1)} of unknown price")
     return ", ".join(parts)
 
 
@@ -102,7 +108,7 @@ def _parts(view: BudgetView) -> Iterator[str]:
     if (tokens := limit["tokens"]) is not None:
         yield f"{used['tokens']:,} of {tokens:,} tokens"
     if (steps := limit["steps"]) is not None:
-        yield f"{used['steps']} of {steps} steps"
+        yield f"{used['steps']:,} of {steps:,} steps"
     if (wall_ms := limit["wall_ms"]) is not None:
         yield f"{(used['wall_ms'] or 0) / 60_000:.1f} of {wall_ms / 60_000:.1f} minutes"
 

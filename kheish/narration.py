@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kheish.client import AnyEvent, RecordView
-    from kheish.client.views import Answer, Budget, ContextCompacted, PlanItem, Standing
+    from kheish.client.views import Answer, Budget, BudgetBody, ContextCompacted, PlanItem, Standing
 
 WIDTH = 200
 PLAN_TOOL = "todo_write"
@@ -93,11 +93,11 @@ def account_text(standing: Standing) -> str:
     return one_line(standing["account"].replace(":", " "))
 
 
-def limits_text(budget: Budget) -> str:
+def limits_text(budget: Budget | BudgetBody) -> str:
     """`$1.00, 20 steps`."""
     cost, time = budget.get("cost_usd"), budget.get("wall_ms")
     parts = [f"${cost:.2f}" if cost is not None else "", f"{time / 60_000:g} minutes" if time is not None else ""]
-    parts += [f"{budget[name]} {name}" for name in ("tokens", "steps") if budget.get(name) is not None]
+    parts += [f"{budget[name]:,} {name}" for name in ("tokens", "steps") if budget.get(name) is not None]
     return ", ".join(filter(None, parts))
 
 
@@ -184,6 +184,8 @@ class Renderer:
                 return "asks for a summary of what went before", "dim"
             case "context.compaction_requested":
                 return f"{who} asked for a compaction before the next model call", ""
+            case "model_call.failed" if event["code"] == "nothing_to_compact":
+                return f"no summary: {event['message']}", "dim"
             case "context.compacted":
                 return compaction_text(event), "yellow"
             case "model_call.died":

@@ -35,6 +35,14 @@ def test_what_is_no_amount_is_refused_with_an_example(read: Any, text: str) -> N
         read(text)
 
 
+@pytest.mark.parametrize("text", ["10m", "1.5", "0.0001k"])
+def test_a_count_is_whole_and_minutes_are_no_millions(text: str) -> None:
+    with pytest.raises(Invalid, match="as a number"):
+        amounts.read_count(text)
+    with pytest.raises(Invalid, match="what is used up is steps"):
+        amounts.read_raise(text, ["steps"])
+
+
 def test_a_raise_is_of_what_is_used_up_unless_it_says_otherwise() -> None:
     assert amounts.read_raise("200k", ["tokens", "steps"]) == {"tokens": 200_000}
     assert amounts.read_raise("cost=1, time=5m", ["tokens"]) == {"cost_usd": 1.0, "wall_ms": 300_000}

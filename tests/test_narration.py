@@ -100,12 +100,14 @@ def test_a_summary_is_nothing_that_the_model_said_and_a_compaction_is_told() -> 
         {**compacted, "reason": "requested", "summary": "the gist"},
         {**compacted, "reason": "window"},
         {"type": "context.compaction_requested"},
+        {"type": "model_call.failed", "code": "nothing_to_compact", "message": "it is short"},
     ) == [
         "asks for a summary of what went before",
         "context compacted, as asked for: 1 message summed up, about 9,000 -> 80 tokens",
         "context compacted, it came near the model's window: 1 message left out, without a summary, "
         "about 9,000 -> 80 tokens",
         "user:1 asked for a compaction before the next model call",
+        "no summary: it is short",
     ]
 
 

@@ -9,6 +9,8 @@ import orjson
 
 from kheish.errors import Invalid, KheishError
 from kheish.limits import CONNECTIONS_MAX
+from kheish.wire.body import SESSION_ID
+from kheish.wire.secrets import SECRET_NAME
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -80,11 +82,21 @@ def headers_of(error: KheishError) -> list[tuple[bytes, bytes]]:
     return []
 
 
+_SAID = {
+    SECRET_NAME: "lower-case letters, digits, `.`, `_`, `-`",
+    SESSION_ID: "letters, digits, `.`, `_`, `-`",
+    r"\\S": "more than blanks",
+}
+"""What a text must be, where its pattern is not for people."""
+
+
 def invalid_body(message: str) -> Invalid:
     """A schema error of msgspec: `Object contains unknown field `x` - at `$.a[0]`` -> detail and path."""
     match = re.search(r" - at `(.+)`\Z", message)
     path = match.group(1) if match else "$"
     reason = message[: match.start()] if match else message
+    if pattern := re.fullmatch(r"Expected `str` matching regex '(.+)'", reason):
+        reason = f"Expected {_SAID.get(pattern[1], f'a text of the form {pattern[1]}')}"
     field = re.search(r"unknown field `(.+?)`", reason) or re.search(r"missing required field `(.+?)`", reason)
     if field:
         path = f"{path}.{field.group(1)}"

@@ -65,9 +65,11 @@ PARTS = {
                       ("approval_not_found", "approval_state_conflict", "ambiguous_id")),
     "questions": Part(f"^(question_)?{_DIGITS}{{1,26}}$", "the id of a question, or an unambiguous beginning of it",
                       ("question_not_found", "question_state_conflict", "ambiguous_id")),
-    "debug": Part(DEBUG_ARTIFACT, "the name of a debug artifact", ("debug_artifact_not_found",)),
-    "secrets": Part(SECRET_NAME, "the name of a secret", ("invalid_request", "secret_not_found"), Invalid),
-    "routes": Part(ROUTE_ID, "the id of a route", ("invalid_request", "route_not_found"), Invalid),
+    "debug": Part(DEBUG_ARTIFACT, "a step and an attempt, such as 2.1", ("debug_artifact_not_found",)),
+    "secrets": Part(SECRET_NAME, "the name of a secret: lower-case letters, digits, `.`, `_`, `-`",
+                    ("invalid_request", "secret_not_found"), Invalid),
+    "routes": Part(ROUTE_ID, "the id of a route: lower-case letters, digits, `.`, `_`, `-`",
+                   ("invalid_request", "route_not_found"), Invalid),
     "blobs": Part("^[0-9a-f]{64}$", "the sha256 of the bytes", ("invalid_request", "blob_not_found"), Invalid),
 }  # fmt: skip
 

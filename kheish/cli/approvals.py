@@ -8,7 +8,7 @@ from kheish.amounts import example, read_raise, say_account, used_of
 from kheish.cli.output import paint, print_json, print_table, say, short_ids
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
-from kheish.narration import call_text
+from kheish.narration import call_text, limits_text
 from kheish.terminal import ago, clean, expose, one_line
 
 TYPE_CHECKING = False
@@ -46,6 +46,10 @@ def approve(
     client = connect()
     approval = client.approvals.get(request_id)
     if raise_by or approval["kind"] == "budget":
+        if verbs or session or always or edit is not None:
+            raise Invalid(
+                "cannot use these options with a budget: --raise AMOUNT raises it, `kheish deny` stops the run"
+            )
         return _raise(client, approval, if_digest, raise_by, message, as_json)
     edited = parse_object(edit) if edit is not None else None
     remember: Remember | None = "session" if session else "always" if always else None
@@ -75,7 +79,7 @@ def _raise(
         raise Invalid(f"cannot raise the budget: say by how much, such as --raise {example(budget['reached'])}")
     amount = read_raise(raise_by, budget["reached"])
     run = client.approvals.resolve(id_, "raise", if_digest=if_digest, raise_by=amount, justification=message or None)
-    return _done(approval, run, f"raised by {raise_by}", as_json)
+    return _done(approval, run, f"raised by {limits_text(amount)}", as_json)
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -193,9 +197,12 @@ def approve_hint(approval: ApprovalView | ApprovalRequested, id_: str) -> str:
 def _resolve_all(client: Kheish, session: str | None, resolution: Resolution, message: str, as_json: bool) -> int:
     """Run by run, and each run's all or none."""
     by_run: dict[str, list[ApprovalView]] = {}
+    left = 0
     for row in client.approvals.list(session_id=find_session(client, session) if session else None):
         if row["kind"] == "tool_call":
             by_run.setdefault(row["run_id"], []).append(row)
+        else:
+            left += 1
     runs = []
     for run_id, rows in by_run.items():
         resolutions: list[ResolveOneOfMany] = [
@@ -212,8 +219,10 @@ def _resolve_all(client: Kheish, session: str | None, resolution: Resolution, me
             say(f"{resolution}: {clean(call_text(row['tool'], row['input']))}")
     if as_json:
         print_json(runs)
-    elif not runs:
+    elif not (runs or left):
         say("nothing waits for approval")
+    if left:
+        say(f"{left} more: budgets and uncertain outcomes are decided one by one; see `kheish inbox`", "yellow")
     return 0
 
 

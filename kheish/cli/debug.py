@@ -63,7 +63,8 @@ def _print_artifact(view: DebugArtifact) -> None:
     print(one_line(f"{view['route']}/{view['model']}  {_took(view)}  {_outcome(view)}"))
     for exchange in view["exchanges"]:
         request, response = exchange["request"], exchange["response"]
-        print(paint(one_line(f"> {request['method']} {request['url']}"), "bold"))
+        if request["method"]:
+            print(paint(one_line(f"> {request['method']} {request['url']}"), "bold"))
         _print_headers("> ", request["headers"])
         print(clean(_pretty(request["body"])))
         _print_end(request["bytes"], request["sha256"], cut=request["cut"])
@@ -96,10 +97,13 @@ def _pretty(text: str) -> str:
 def _print_raw(exchange: DebugExchange) -> None:
     """As it went over the wire, but for what was redacted."""
     request, response = exchange["request"], exchange["response"]
-    head = [f"{request['method']} {request['url']}", *_lines(request["headers"]), "", request["body"], ""]
-    head += [str(response["status"] or ""), *_lines(response["headers"]), ""]
-    text = "\n".join(head) + "\n" + "".join(event["text"] for event in response["events"])
-    print(clean(text))
+    events = "".join(event["text"] for event in response["events"])
+    if request["method"]:
+        head = [f"{request['method']} {request['url']}", *_lines(request["headers"]), "", request["body"], ""]
+        head += [str(response["status"] or ""), *_lines(response["headers"]), ""]
+    else:  # a provider that sends nothing
+        head = [request["body"]]
+    print(clean("\n".join(head) + "\n" + events))
 
 
 def _lines(headers: list[HeaderView]) -> list[str]:

@@ -65,6 +65,7 @@ class Follower:
         self._streamed = ""
         self._streamed_calls: dict[str, str] = {}
         self._answer = ""
+        self._has_output = False
         self._status: int | None = None
         self._is_queued = submitted["status"] == "queued"
         self._session_id = submitted["session_id"]
@@ -182,6 +183,8 @@ class Follower:
                 return self._settle(event["request_id"])
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 self._status = RUN_EXIT[event["type"].removeprefix("run.")]
+                # A run whose budget is used up ends with a last word.
+                self._has_output = self._status == 0 or event.get("code") == "budget_exhausted"
         return False
 
     def _settle(self, request_id: str) -> bool:
@@ -230,7 +233,7 @@ class Follower:
         self._lines.end()
         if self._as_json:
             return status
-        if not self._streams_text and status == 0 and self._answer:
+        if not self._streams_text and self._has_output and self._answer:
             print(clean(self._answer).rstrip("\n"))
         if status == EXIT_WAITING and self._waiting:
             say(f"{self._run_id} waits for you:")

@@ -111,6 +111,9 @@ def set_(
     as_json: bool,
 ) -> int:
     chosen: RouteDriver | None = driver  # type: ignore[assignment]  # one of its parameter's choices
+    shown, cost = _multimodal(multimodal, text_only), _price(price)
+    if all(given is None for given in (chosen, model, base_url, auth_ref, key_env, shown, cost, context_tokens)):
+        raise Invalid("cannot tell what to change: give one of the options that `kheish routes set --help` lists")
     view = connect().routes.set(
         route_id,
         driver=chosen,
@@ -118,8 +121,8 @@ def set_(
         base_url=base_url,
         auth_ref=auth_ref,
         api_key_env=key_env,
-        multimodal_input=_multimodal(multimodal, text_only),
-        price=_price(price),
+        multimodal_input=shown,
+        price=cost,
         context_tokens=context_tokens,
         expected_revision=if_revision,
     )

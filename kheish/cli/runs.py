@@ -92,8 +92,8 @@ def print_run(view: RunView) -> None:
     for name, value in rows:
         if value:
             print(f"  {name:<10} {one_line(value)}")
-    for item in view["plan"]:
-        print(f"    {BOXES[item['status']]} {one_line(item['content'])}")
+        for item in view["plan"] if name == "plan" else ():
+            print(f"{'':13}{BOXES[item['status']]} {one_line(item['content'])}")
     for text in view["outputs"]:
         print(clean(text))
 

@@ -38,22 +38,30 @@ def get(as_json: bool) -> int:
 
 
 def set_model(model: str | None, reset: bool, if_revision: int | None, as_json: bool) -> int:
-    return _tell(connect().runtime.set_model(_given("MODEL", model, reset), expected_revision=if_revision), as_json)
+    view = connect().runtime.set_model(_given("MODEL", model, reset), expected_revision=if_revision)
+    return _tell(view, as_json, f"runs that are submitted from now on take {_taken(view)}")
 
 
 def set_permission_mode(mode: str, if_revision: int | None, as_json: bool) -> int:
     chosen: Mode = mode  # type: ignore[assignment]  # one of its parameter's choices
-    return _tell(connect().runtime.set_permission_mode(chosen, expected_revision=if_revision), as_json)
+    view = connect().runtime.set_permission_mode(chosen, expected_revision=if_revision)
+    return _tell(
+        view, as_json, f"sessions that people create from now on have the mode {mode}; those that there are keep theirs"
+    )
 
 
 def set_debug_level(level: str, if_revision: int | None, as_json: bool) -> int:
     chosen: DebugLevel = level  # type: ignore[assignment]  # one of its parameter's choices
-    return _tell(connect().runtime.set_debug_level(chosen, expected_revision=if_revision), as_json)
+    view = connect().runtime.set_debug_level(chosen, expected_revision=if_revision)
+    kept = "nothing is kept" if level == "off" else f"`kheish runs debug RUN` shows what is kept ({level})"
+    return _tell(view, as_json, f"{kept} of model calls that begin from now on")
 
 
 def set_system_prompt(text: list[str], reset: bool, if_revision: int | None, as_json: bool) -> int:
     given = _given("TEXT", read_text(text) if text else None, reset)
-    return _tell(connect().runtime.set_system_prompt(given, expected_revision=if_revision), as_json)
+    view = connect().runtime.set_system_prompt(given, expected_revision=if_revision)
+    added = f"{len(view['settings']['system_prompt'])} characters are" if given else "nothing is"
+    return _tell(view, as_json, f"{added} added to the system text of runs that are submitted from now on")
 
 
 def _given(name: str, value: str | None, reset: bool) -> str:
@@ -74,14 +82,16 @@ def tool_limits(
         if reset or timeout_ms is not None or output_bytes is not None:
             raise Invalid("cannot tell which tool is meant: name it first")
         return _list_limits(as_json)
+    if reset != (timeout_ms is None and output_bytes is None):
+        raise Invalid("cannot tell what to set: give --timeout-ms or --output-bytes, or --reset alone")
     if reset:
         timeout_ms = output_bytes = 0
-    elif timeout_ms is None and output_bytes is None:
-        raise Invalid("cannot tell what to set: give --timeout-ms, --output-bytes or --reset")
     view = connect().runtime.set_tool_limits(
         tool, timeout_ms=timeout_ms, output_bytes=output_bytes, expected_revision=if_revision
     )
-    return _tell(view, as_json)
+    limits = view["settings"]["tool_limits"].get(tool)
+    what = f"has {_limits(limits)}" if limits else "has its own limits"
+    return _tell(view, as_json, f"{tool} {what} in runs that start from now on")
 
 
 def _list_limits(as_json: bool) -> int:
@@ -118,13 +128,23 @@ def revisions(as_json: bool) -> int:
 
 
 def rollback(revision: int, if_revision: int | None, as_json: bool) -> int:
-    return _tell(connect().runtime.rollback(revision, expected_revision=if_revision), as_json)
+    view = connect().runtime.rollback(revision, expected_revision=if_revision)
+    return _tell(
+        view, as_json, f"the settings are those of revision {revision}; runs that were submitted keep what they have"
+    )
 
 
-def _tell(view: RuntimeView, as_json: bool) -> int:
+def _taken(view: RuntimeView) -> str:
+    """What a run takes that says nothing."""
+    return (
+        clean(f"{view['route_id']}/{view['model_id']}") if view["route_id"] else f"nothing: {one_line(view['problem'])}"
+    )
+
+
+def _tell(view: RuntimeView, as_json: bool, what: str) -> int:
     if as_json:
         print_json(view)
     else:
         print(f"revision {view['revision']}")
-        say("runs that were submitted before keep what they have", "dim")
+        say(clean(what), "dim")
     return 0

@@ -33,7 +33,7 @@ def set_(name: str, value: list[str], from_env: str | None, as_json: bool) -> in
 def _variable(name: str) -> str:
     found = os.environ.get(name)
     if not found:
-        raise Invalid(f"cannot take the value from {name}: it is not set here")
+        raise Invalid(f"cannot take the value from {name}: it is not set here, or empty")
     return found
 
 
@@ -44,7 +44,10 @@ def _read_value(name: str) -> str:
 
         found = getpass.getpass(f"value of {name} (not shown): ")
     else:
-        found = sys.stdin.read()
+        try:
+            found = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise Invalid(f"cannot set the secret {name}: the value is not UTF-8 (at byte {error.start})") from error
     found = found.removesuffix("\n").removesuffix("\r")
     if not found:
         raise Invalid(f"cannot set the secret {name}: the value is empty")

@@ -100,8 +100,10 @@ def get(session_id: str | None, as_json: bool) -> int:
         return 0
     print(f"{paint(view['session_id'], 'bold')}  {paint_status(view['status'])}")
     rows = [
+        ("title", view["title"]),
         ("directory", view["cwd"]),
         ("mode", view["permission_mode"]),
+        ("model", view["model"]),
         ("updated", f"{ago(view['updated_at_ms'])} ago"),
         ("records", view["seq"]),
         ("runs", view["runs_total"]),

@@ -100,7 +100,7 @@ def _parameter(param: Param) -> inspect.Parameter:
         kind = list[kind]
     default = param.default
     options: dict[str, Any] = {"help": param.help, "metavar": param.metavar}
-    if param.choices:
+    if param.choices and param.flags:
         del options["metavar"]
     if param.flags:
         if param.kind is bool:

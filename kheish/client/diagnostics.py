@@ -192,7 +192,8 @@ def check_routes(client: Kheish, *, check_auth: bool, canary: bool) -> Iterator[
                 continue
             # Some servers keep no list of models: that says nothing of the key.
             verdict = NOTE if kind == "auth" and found["code"] == "invalid" and verdict != WRONG else WRONG
-            said.append(f"{found['code']}: {found['problem']}{_ADVICE.get(found['code'], '')}")
+            problem = f"{found['code']}: {found['problem']}{_ADVICE.get(found['code'], '')}"
+            said += [problem] * (problem not in said)
         yield name, verdict, "; ".join(said)
 
 

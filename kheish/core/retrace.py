@@ -140,7 +140,8 @@ class Retrace:
             for new in now[:place]:
                 depart("new", new, (Change(field, None, new[field]) for field in _telling(new)))
             new, now = now[place], now[place + 1 :]
-            fields = [field for field in old | new if field not in unknown and old.get(field) != new.get(field)]
+            # A part that says nothing, such as a budget without a limit, may be there or be left out.
+            fields = [f for f in old | new if f not in unknown and old.get(f, {}) != new.get(f, {})]
             if fields:
                 depart("changed", old, (Change(field, old.get(field), new.get(field)) for field in fields))
         for new in now:

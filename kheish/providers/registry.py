@@ -273,7 +273,13 @@ class Routes:
     async def name(self, selector: str) -> str:
         """A choice to keep, which is the same whatever the default becomes: a chain, a route, or a model of a route.
         Raises Invalid or Conflict where it cannot be used now."""
-        await self.resolve(selector)
+        hop, *_ = await self.resolve(selector)
+        if hop.route == SHELL:
+            raise Invalid(
+                f"cannot keep {SHELL} as the model: it takes each input for a command; `kheish run --model {SHELL} "
+                "COMMAND` names it for one",
+                path="$.model",
+            )
         table = await self.table()
         if selector in table.chains or selector in table.routes:
             return selector

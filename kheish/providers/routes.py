@@ -224,7 +224,7 @@ def read_route(route_id: str, table: Any) -> Route:
     if SHELL in (route_id, route.driver):
         raise RouteFault("", f"{SHELL} is built in, for a person's own commands, and no way to a model")
     if not route.model:
-        raise RouteFault("", "it needs a default_model")
+        raise RouteFault("", "it needs a default_model (--model)")
     if problem := _url_problem(route.base_url):
         raise RouteFault("base_url", f"base_url {problem}")
     if route.api_key_env and not _VARIABLE.match(route.api_key_env):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from typing import NamedTuple, Protocol, overload
 
@@ -317,6 +317,12 @@ def json_lines(value: object, width: int, look: Look) -> LazyLines:
     """A value as indented JSON, whole."""
     lines = json.dumps(value, indent=2, ensure_ascii=False, default=str).split("\n")
     return LazyLines([_Code([_exposed(line) for line in lines], "json", width, look)])
+
+
+def fact_lines(facts: Mapping[str, object], width: int, look: Look) -> LazyLines:
+    """What is no call's arguments, a line for each."""
+    lines = [_exposed(f"{name:<8} {value}") for name, value in facts.items()]
+    return LazyLines([_Code(lines, "", width, look)])
 
 
 # -- diffs -----------------------------------------------------------------------------------------------------------

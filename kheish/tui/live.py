@@ -569,6 +569,8 @@ class Conversation:
                 self._reply_whole(event, record, change)
             case "context.compaction_requested":
                 self._note(record, change, f"{who} asked for a compaction before the next model call")
+            case "model_call.failed" if event["code"] == "nothing_to_compact":
+                self._note(record, change, f"no summary: {event['message']}")
             case "context.compacted":
                 self.context_tokens = event["tokens_after"]
                 self._add(Compacted(seq, at_ms, event), change)

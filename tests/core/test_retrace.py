@@ -96,6 +96,14 @@ def test_by_the_code_that_wrote_it_a_life_departs_nowhere(
         assert made.decisions
 
 
+def test_a_budget_without_a_limit_is_none() -> None:
+    told, world = talk()
+    told.change(e.RunSubmitted, budget=e.Budget())  # written as `{}`; NO_BUDGET is left out
+    world.settle()
+    assert b'"budget":{}' in told.journal[0][0] + told.journal[1][0]
+    assert departures(told) == []
+
+
 def act(told: Told, world: World, choice: int) -> None:
     match choice:
         case 0:

@@ -85,7 +85,11 @@ def test_a_budget_counts_its_children_once_over_a_death_and_goes_on_when_it_is_r
     assert f"run {run_id}, set by user:" in shown and "5 of 5 steps" in shown and "--raise 20" in shown
     asked = daemon.cli("approve", approval["request_id"])
     assert asked.returncode == 2 and "--raise 20" in asked.stderr
-    assert daemon.cli("approve", approval["request_id"], "--raise", "steps=1").returncode == 0
+    for call in (["--edit", "{}"], ["--always"], ["--retry"]):
+        assert daemon.cli("approve", approval["request_id"], "--raise", "1", *call).returncode == 2, "it is no call"
+    assert "1 more: budgets" in daemon.cli("approvals", "allow-all", "-s", "parent").stderr
+    raised = daemon.cli("approve", approval["request_id"], "--raise", "steps=1")
+    assert raised.returncode == 0 and raised.stdout.startswith("raised by 1 steps: ")
     run = daemon.finish(run_id)
     assert (run["status"], run["outputs"]) == ("completed", ["all done"])
     assert used(daemon, run_id) == (6, 6 * CALL_TOKENS, round(6 * CALL_USD, 9))
@@ -99,6 +103,7 @@ def test_a_headless_run_says_what_is_left_and_fails(daemon: DaemonProcess) -> No
         "run", "-s", "headless", "--model", "test/headless.json", "--budget-steps", "1", "--on-budget", "stop", "go"
     )
     assert done.returncode == 20 and "budget_exhausted" in done.stderr
+    assert done.stdout == "half is done\n", "the last word is the output"
     run = daemon.client.sessions.runs("headless")[0]
     assert (run["outputs"], run["error"] and run["error"]["code"]) == (["half is done"], "budget_exhausted")
 
@@ -108,7 +113,7 @@ def test_a_cost_that_nobody_knows_is_told_where_the_budget_is_set(daemon: Daemon
     done = daemon.cli("run", "-s", "unpriced", "--model", "scripted/unpriced.json", "--budget", "0.01", "go")
     assert done.returncode == 0 and "the price of scripted/unpriced.json is unknown" in done.stderr
     assert (
-        "1 calls of unknown price"
+        "1 call of unknown price"
         in daemon.cli("runs", "get", daemon.client.sessions.runs("unpriced")[0]["run_id"]).stdout
     )
 

@@ -398,7 +398,7 @@ def test_a_value_is_piped_in_or_taken_from_a_variable(daemon: DaemonProcess, ser
         (["NAME", CANARY], None, "process lists show it"),
         (["NAME"], "", "the value is empty"),
         (["NAME"], "\n", "the value is empty"),
-        (["NAME"], " \t\n", r"matching regex"),
+        (["NAME"], " \t\n", "more than blanks"),
         (["NAME", "--from-env", "NOT_SET"], None, "cannot take the value from NOT_SET"),
         (["Upper"], "x", r"\$\.name"),
     ],

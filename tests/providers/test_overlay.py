@@ -139,6 +139,12 @@ async def test_one_is_added_once_and_not_without_bound(running: Running) -> None
         await running.add("one-more")
 
 
+async def test_what_takes_inputs_for_commands_is_not_kept_as_the_model(running: Running) -> None:
+    for given in ("shell", "shell/bash"):
+        with pytest.raises(Invalid, match="cannot keep shell"):
+            await running.use(given)
+
+
 # -- what may be removed --------------------------------------------------------------------------------------------
 
 

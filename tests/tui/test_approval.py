@@ -497,7 +497,7 @@ async def ask_budget(daemon: DaemonProcess, name: str) -> str:
 async def test_a_budget_is_raised_by_what_is_written(shared_daemon: DaemonProcess) -> None:
     request_id = await ask_budget(shared_daemon, "budget")
     async with approval(shared_daemon, request_id, session_id="budget") as (app, pilot, screen):
-        assert "Raise this budget?" in shown(app) and "2 of 2 steps" in shown(app)
+        assert "Raise this budget?" in shown(app) and "2 of 2 steps" in shown(app) and "used     " in shown(app)
         assert "Once" not in shown(app) and "no rule" not in shown(app)
         await pilot.press("a", "e")
         await pilot.press("r")

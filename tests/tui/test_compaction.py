@@ -93,8 +93,11 @@ def test_without_a_summary_there_is_only_the_line() -> None:
 def test_who_asked_for_a_compaction_is_told() -> None:
     told = Told()
     told.tell({"type": "context.compaction_requested"}, by="user:7")
-    (note,) = [e for e in told.talk.entries if isinstance(e, Note)]
-    assert note.text == "user:7 asked for a compaction before the next model call"
+    told.tell({"type": "model_call.failed", "code": "nothing_to_compact", "message": "it is short"})
+    assert [e.text for e in told.talk.entries if isinstance(e, Note)] == [
+        "user:7 asked for a compaction before the next model call",
+        "no summary: it is short",
+    ]
 
 
 def test_the_story_of_a_run_has_the_summary_in_the_step_that_it_makes_room_for(told: Told) -> None:

@@ -239,7 +239,7 @@ class Approval(Request):
             self.query_one(Payload).show(self._payload, from_top=from_top, is_long=self._is_long)
 
     def _payload(self, width: int) -> Sequence[Strip]:
-        from kheish.tui.diff import SPLIT_WIDTH_MIN, Diff, json_lines, shell_lines
+        from kheish.tui.diff import SPLIT_WIDTH_MIN, Diff, fact_lines, json_lines, shell_lines
 
         arguments = self.arguments
         if self._change:
@@ -249,7 +249,7 @@ class Approval(Request):
             return diff
         if self.view["tool"] == "bash" and isinstance(arguments.get("command"), str):
             return shell_lines(arguments["command"], width, self.look)
-        return json_lines(arguments, width, self.look)
+        return (fact_lines if self.is_budget else json_lines)(arguments, width, self.look)
 
     def _facts(self, width: int) -> list[Strip]:
         if self.view is None:

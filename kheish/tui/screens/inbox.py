@@ -161,7 +161,11 @@ def draw_ask(ask: Ask, width: int, look: Look) -> list[Strip]:
     lines += fact("rule", expose(rule), width, look, look.dim)
     given = view.get("input", {})
     command = given.get("command")
-    is_command = set(given) == {"command"} and isinstance(command, str)
-    text = command if is_command else json.dumps(given, indent=2, ensure_ascii=False)
+    if set(given) == {"command"} and isinstance(command, str):
+        text = command
+    elif view.get("kind") == "budget":
+        text = "\n".join(f"{name:<8} {value}" for name, value in given.items())
+    else:
+        text = json.dumps(given, indent=2, ensure_ascii=False)
     lines += [strip_of(), strip_of((one_line(view.get("tool", "")), look.warning))]
     return lines + [strip_of((f"  {line}", look.text)) for line in wrap(expose(text), width - 2)]
