@@ -18,6 +18,8 @@ _NEVER_SYNCED = ("*.lock", "*/daemon.log", "*/daemon/index.jsonl")
 journal's very end."""
 _CACHES = ("*/checkpoint-*.json",)
 """May vanish; their bytes are owed all the same, before they get their name."""
+_PACKED = ".gz"
+"""How a packed segment is called beside the plain one, which has to be there until that name is durable."""
 _TORN = "*/torn-*.bin"
 """What a crash left of a segment, set aside as it is: nobody was promised any of it."""
 
@@ -59,6 +61,8 @@ class _Debts:
         if kind == "rename" and not fnmatch(path, _TORN):
             owed = [other for other in self.bytes if (other + "/").startswith(old_path + "/")]
             owed += [name for name in self.names if name.startswith(old_path + "/")]
+        if kind == "unlink":
+            owed = [name for name in self.names if name == path + _PACKED]
         self.bytes -= set(owed)  # told once
         self.names -= set(owed)
         if kind in ("write", "ftruncate"):
@@ -85,4 +89,5 @@ class _Debts:
             return []
         owed = [other for other in self.bytes if other.startswith(f"{session}/journal-")]
         owed += [name for name in self.names if name == session or name.startswith(f"{session}/journal-")]
+        owed = [other for other in owed if not other.endswith(_PACKED)]
         return [other for other in owed if not (is_header and other == path)]
