@@ -405,7 +405,7 @@ def _outside(events: Events, context: Context, state: State, session_budget: e.B
     after = state.fork()
     for event in events if told else ():
         evolve(after, event, context)
-    warned = {event.standing.account for event in told if isinstance(event, e.BudgetWarned) and event.standing}
+    warned = {event.standing.account for event in told if isinstance(event, e.BudgetWarned)}
     found: dict[str, Outside] = {}
     for event in told:
         standing, run = event.standing, after.runs[event.run_id]
