@@ -108,6 +108,7 @@ class Renderer:
         self._calls: dict[str, str] = {}
         self._requests: dict[str, tuple[str, str]] = {}
         self._labels: dict[tuple[str, str, str], str] = {}
+        self._summary_call = ""
 
     def lines(self, record: RecordView) -> Iterator[tuple[str, str]]:
         """(text, colour) of each fact worth a line."""
@@ -122,6 +123,8 @@ class Renderer:
         return self._calls.get(tool_call_id, "a tool call")
 
     def _line(self, event: AnyEvent, who: str, origin: str, record: RecordView) -> tuple[str, str] | None:
+        if event["type"] == "model_call.started" and event.get("purpose", "reply") == "summary":
+            self._summary_call = event["model_call_id"]
         match event["type"]:
             case "session.created":
                 return f"session {event['session_id']} created by {who} ({origin}) in {event['cwd']}", "bold"
@@ -182,6 +185,8 @@ class Renderer:
                 return f"takes {event['route']}/{event['model']} ({_WHY[event['reason']]})", "yellow"
             case "model_call.started" if event.get("purpose", "reply") == "summary":
                 return "asks for a summary of what went before", "dim"
+            case "model_call.failed" if event["model_call_id"] == self._summary_call:
+                return f"no summary: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
             case "context.compaction_requested":
                 return f"{who} asked for a compaction before the next model call", ""
             case "model_call.failed" if event["code"] == "nothing_to_compact":

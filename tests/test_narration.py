@@ -93,16 +93,20 @@ def test_a_budget_is_told_with_whose_it_is_and_what_became_of_it() -> None:
 def test_a_summary_is_nothing_that_the_model_said_and_a_compaction_is_told() -> None:
     summary = {"type": "model_call.completed", "purpose": "summary", "text": "the gist"}
     compacted = {"type": "context.compacted", "messages": 1, "tokens_before": 9_000, "tokens_after": 80}
-    started = {"type": "model_call.started", "purpose": "summary"}
+    started = {"type": "model_call.started", "model_call_id": "modelcall_1", "purpose": "summary"}
+    failed = {"type": "model_call.failed", "model_call_id": "modelcall_1", "code": "auth", "message": "no key"}
     assert lines(
         started,
         summary,
+        failed,
+        {**failed, "model_call_id": "modelcall_2"},
         {**compacted, "reason": "requested", "summary": "the gist"},
         {**compacted, "reason": "window"},
         {"type": "context.compaction_requested"},
         {"type": "model_call.failed", "code": "nothing_to_compact", "message": "it is short"},
     ) == [
         "asks for a summary of what went before",
+        "no summary: auth: no key",
         "context compacted, as asked for: 1 message summed up, about 9,000 -> 80 tokens",
         "context compacted, it came near the model's window: 1 message left out, without a summary, "
         "about 9,000 -> 80 tokens",

@@ -379,9 +379,9 @@ class DebugResponse(TypedDict):
 
 
 class DebugSummary(TypedDict):
-    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`, or `STEPs.ATTEMPT` of a summary. `outcome`: `replied`,
-    the code of a failure, `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that
-    of the last response."""
+    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`, or `STEPs.ATTEMPT` of a summary; with a letter more,
+    `STEPb` to `STEPd`, after a provider found the context too large. `outcome`: `replied`, the code of a failure,
+    `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that of the last response."""
 
     artifact: str
     session_id: str

@@ -61,6 +61,15 @@ class ModelRequest(Struct, frozen=True):
     may_use_tools: bool = True
     """Where it may not, the tools are there all the same: the transcript has calls of them."""
     purpose: Purpose = "reply"
+    overflows: int = 0
+    """How often a provider found the context too large in this step."""
+
+    @property
+    def name(self) -> str:
+        """Among the attempts of its run: `STEP.ATTEMPT`, of a summary `STEPs.ATTEMPT`; with a letter more, from `b` on,
+        after the context was too large."""
+        again = chr(ord("a") + self.overflows) if self.overflows else ""
+        return f"{self.step}{again}{'s' * (self.purpose == 'summary')}.{self.attempt}"
 
 
 class TextDelta(Struct, tag_field="kind", tag="text", frozen=True):

@@ -99,6 +99,7 @@ def _build(
         output_tokens_max=min(output_tokens_max, call.output_tokens_max or output_tokens_max),
         purpose=call.purpose,
         may_use_tools=run.stopped is None,
+        overflows=run.overflows,
     )
 
 

@@ -61,15 +61,15 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retrace:
-    """Is shown the records of a session in order, up to the end of one run. `sent` gives the digests of what the model
-    call of a step and attempt was really shown, where they are known; `until_step` is the last step to be looked at;
+    """Is shown the records of a session in order, up to the end of one run. `sent` gives the digests of what an
+    attempt (`ModelRequest.name`) was really shown, where they are known; `until_step` is the last step to be looked at;
     `made_at` are the records that made those of the rules that this very session made for all, and that hold after."""
 
     def __init__(
         self,
         run_id: str,
         settings: Settings,
-        sent: Callable[[int, int], RequestDigests | None] = lambda step, attempt: None,
+        sent: Callable[[str], RequestDigests | None] = lambda name: None,
         until_step: int = 0,
         made_at: Mapping[e.Rule, int] = {},
     ) -> None:
@@ -148,14 +148,15 @@ class Retrace:
             depart("new", new, (Change(field, None, new[field]) for field in _telling(new)))
 
     def _compare_request(self, event: e.ModelCallStarted, seq: int) -> None:
-        was = self._sent(event.step, event.attempt) if event.purpose == "reply" else None
+        if event.purpose != "reply":
+            return
+        run, shown = self.state.runs[self._run_id], self.state.shown or self.state.entered
+        request = build_request(self.state, run, shown, self._settings.tools)
+        was = self._sent(request.name)
         if was is None:
             return
         self.requests += 1
-        run = self.state.runs[self._run_id]
-        now = digest_request(
-            build_request(self.state, run, self.state.shown or self.state.entered, self._settings.tools)
-        )
+        now = digest_request(request)
         changes = [Change("system", was.system, now.system)] if was.system != now.system else []
         changes += [
             Change(f"tool {name}", was.tools.get(name), now.tools.get(name))
@@ -405,7 +406,7 @@ def _outside(events: Events, context: Context, state: State, session_budget: e.B
     after = state.fork()
     for event in events if told else ():
         evolve(after, event, context)
-    warned = {event.standing.account for event in told if isinstance(event, e.BudgetWarned) and event.standing}
+    warned = {event.standing.account for event in told if isinstance(event, e.BudgetWarned)}
     found: dict[str, Outside] = {}
     for event in told:
         standing, run = event.standing, after.runs[event.run_id]

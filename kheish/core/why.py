@@ -95,6 +95,8 @@ class Inquiry:
                     duration_ms=event.duration_ms,
                     waited_ms=max(0, retrying.retry_at_ms - at_ms) if retrying else 0,
                     discarded=retrying is not None and retrying.discarded,
+                    usage=event.usage,
+                    cost_usd=event.cost_usd,
                 )
             case ModelCallDied():
                 self._finish("died")
@@ -190,17 +192,21 @@ def _result(attempt: Attempt) -> str:
         case "failed":
             after = f" after {_span(attempt.duration_ms)}" if attempt.duration_ms else ""
             discarded = "; what it had said was discarded" if attempt.discarded else ""
-            return f"failed{after}: {attempt.code}: {attempt.message}{discarded}{by}"
+            took = f"; it took all the same {_took(attempt)}" if attempt.usage != Usage() else ""
+            return f"failed{after}: {attempt.code}: {attempt.message}{discarded}{took}{by}"
         case "replied":
             after = f" after {_span(attempt.duration_ms)}" if attempt.duration_ms else ""
             first = f", the first piece after {_span(attempt.first_ms)}" if attempt.first_ms else ""
-            usage = attempt.usage
-            tokens_in = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-            cached = f" ({usage.cache_read_tokens} from the cache)" if usage.cache_read_tokens else ""
-            reasoning = f" ({usage.reasoning_tokens} of reasoning)" if usage.reasoning_tokens else ""
-            cost = "price unknown" if attempt.cost_usd is None else f"${attempt.cost_usd:.6f}"
-            tokens = f"{tokens_in} tokens in{cached}, {usage.output_tokens} out{reasoning}"
-            return f"answered{after}{first}: {tokens}; {cost}{by}"
+            return f"answered{after}{first}: {_took(attempt)}{by}"
+
+
+def _took(attempt: Attempt) -> str:
+    usage = attempt.usage
+    tokens_in = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+    cached = f" ({usage.cache_read_tokens} from the cache)" if usage.cache_read_tokens else ""
+    reasoning = f" ({usage.reasoning_tokens} of reasoning)" if usage.reasoning_tokens else ""
+    cost = "price unknown" if attempt.cost_usd is None else f"${attempt.cost_usd:.6f}"
+    return f"{tokens_in} tokens in{cached}, {usage.output_tokens} out{reasoning}; {cost}"
 
 
 def _span(ms: int) -> str:

@@ -27,9 +27,9 @@ from kheish.tools.registry import load_tools
 def retrace(root: Path, config_dir: Path, session_id: str, run_id: str, until_step: int = 0) -> Retrace:
     """Raises Corrupt, NewerFormat, Invalid where the journal or config.toml cannot be read."""
 
-    def sent(step: int, attempt: int) -> RequestDigests | None:
+    def sent(name: str) -> RequestDigests | None:
         try:
-            return read_artifact(root / "debug", session_id, run_id, f"{step}.{attempt}").digests
+            return read_artifact(root / "debug", session_id, run_id, name).digests
         except NotFound:
             return None
 

@@ -52,7 +52,13 @@ def list_artifacts(root: Path, session_id: str, run_id: str) -> list[DebugSummar
     for stored in _files(directory_of(root, session_id, run_id)):
         with contextlib.suppress(OSError, msgspec.MsgspecError), open(stored.path, "rb") as file:
             found.append(msgspec.json.decode(file.readline(), type=DebugSummary))
-    return sorted(found, key=lambda summary: (summary.step, summary.attempt))
+    return sorted(found, key=_place)
+
+
+def _place(summary: DebugSummary) -> tuple[int, str, bool, int]:
+    """A summary goes before the reply that it makes room for."""
+    marks = summary.artifact.partition(".")[0].lstrip("0123456789")
+    return summary.step, marks.rstrip("s"), not marks.endswith("s"), summary.attempt
 
 
 def read_artifact(root: Path, session_id: str, run_id: str, artifact: str) -> DebugArtifact:

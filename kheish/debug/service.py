@@ -163,7 +163,7 @@ def artifact_of(recording: Recording, known: Iterable[str]) -> DebugArtifact:
     said = redactor.text(outcome.message) if isinstance(outcome, ModelFailed) else ""
     code = outcome.code if isinstance(outcome, ModelFailed) else "replied" if outcome else ""
     return DebugArtifact(
-        artifact=f"{request.step}{'s' * (request.purpose == 'summary')}.{request.attempt}",
+        artifact=request.name,
         session_id=request.session_id,
         run_id=request.run_id,
         model_call_id=request.model_call_id,

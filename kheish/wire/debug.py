@@ -6,8 +6,8 @@ from kheish.core.prompt import RequestDigests
 from kheish.wire.body import View
 from kheish.wire.runtime import DebugLevel
 
-DEBUG_ARTIFACT = r"^[0-9]{1,6}s?\.[0-9]{1,6}$"
-"""Step and attempt; with an `s` those of the summary that the step began with."""
+DEBUG_ARTIFACT = r"^[0-9]{1,6}[b-d]?s?\.[0-9]{1,6}$"
+"""As `ModelRequest.name` says."""
 
 
 class HeaderView(View, frozen=True):
@@ -57,9 +57,9 @@ class DebugExchange(View, frozen=True):
 
 
 class DebugSummary(View, frozen=True):
-    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`, or `STEPs.ATTEMPT` of a summary. `outcome`: `replied`,
-    the code of a failure, `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that
-    of the last response."""
+    """One attempt at a model call. `artifact` is `STEP.ATTEMPT`, or `STEPs.ATTEMPT` of a summary; with a letter more,
+    `STEPb` to `STEPd`, after a provider found the context too large. `outcome`: `replied`, the code of a failure,
+    `cancelled`, or nothing where the attempt is at work or its daemon died. `status` is that of the last response."""
 
     artifact: str
     session_id: str

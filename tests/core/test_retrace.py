@@ -287,22 +287,22 @@ def test_another_end_departs() -> None:
 def test_what_the_model_is_shown_otherwise_is_named_part_by_part() -> None:
     told, world = talk(("read_file", {"path": "a"}))
     world.settle()
-    shown: dict[tuple[int, int], RequestDigests] = {}
+    shown: dict[str, RequestDigests] = {}
 
     class Noted(Retrace):
         def _compare_request(self, event: e.ModelCallStarted, seq: int) -> None:
             run = self.state.runs[event.run_id]
             request = retrace.build_request(self.state, run, self.state.entered, SETTINGS.tools)
-            shown[event.step, event.attempt] = retrace.digest_request(request)
+            shown[request.name] = retrace.digest_request(request)
 
     noted = Noted(next(iter(told.state.runs)), SETTINGS)
     for seq, ((raw, context), command) in enumerate(zip(told.journal, told.commands, strict=True), 1):
         noted.add(decode_events(raw), context, seq, command)
-    made = told.retraced(sent=lambda step, attempt: shown.get((step, attempt)))
+    made = told.retraced(sent=shown.get)
     assert (made.departures, made.requests) == ([], 2)
-    first = shown[1, 1]
-    shown[1, 1] = replace(first, system="other", tools={**first.tools, "bash": "other"}, messages=[])
-    (departure,) = departures(told, sent=lambda step, attempt: shown.get((step, attempt)))
+    first = shown["1.1"]
+    shown["1.1"] = replace(first, system="other", tools={**first.tools, "bash": "other"}, messages=[])
+    (departure,) = departures(told, sent=shown.get)
     assert (departure.how, departure.event, departure.step) == ("request", "model_call.started", 1)
     assert [change.field for change in departure.changes] == ["system", "tool bash", "message 1"]
 

@@ -98,7 +98,8 @@ def test_why_tells_each_attempt_with_its_reason_and_what_came_of_it() -> None:
     talk.cooling = cooling(0, 2)
     talk.fail("overloaded", request_id="req_0", duration_ms=80)
     talk.die()
-    talk.fail("connection", has_output=True, duration_ms=2500, jitter=0.5)
+    taken = e.Usage(input_tokens=700, output_tokens=3)
+    talk.fail("connection", has_output=True, duration_ms=2500, jitter=0.5, usage=taken, cost_usd=0.25)
     talk.wake()
     answer(talk)
     inquiry = Inquiry(run_id, price)
@@ -118,7 +119,11 @@ def test_why_tells_each_attempt_with_its_reason_and_what_came_of_it() -> None:
     assert lines[2] == "  failed after 80 ms: overloaded: overloaded [req_0]"
     assert lines[3].startswith("step 1, attempt 2: gpt/gpt-model, since claude/claude-model failed (overloaded); ")
     assert lines[4] == "  was cut off: the daemon died"
-    assert lines[6] == "  failed after 2.5 s: connection: connection; what it had said was discarded"
+    assert lines[6] == (
+        "  failed after 2.5 s: connection: connection; what it had said was discarded; "
+        "it took all the same 700 tokens in, 3 out; $0.250000"
+    )
+    assert [a.usage.input_tokens for a in inquiry.attempts] == [0, 0, 700, 10]
     assert lines[7].startswith("  waited 251 ms")
     assert lines[9] == (
         "  answered after 1.2 s, the first piece after 300 ms: "

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.core.contracts import Reply, UserMessage
+from kheish.core.contracts import ModelRequest, Reply, UserMessage
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.debug import files, service
 from kheish.debug.redaction import MASK
 from kheish.debug.service import split
-from kheish.errors import NotFound
-from kheish.limits import DEBUG_AGE_MS_MAX, DEBUG_LOOK_EVERY_MS
+from kheish.errors import NotFound, ProviderError
+from kheish.limits import CONTEXT_KEPT_TOKENS_MIN, DEBUG_AGE_MS_MAX, DEBUG_LOOK_EVERY_MS
 from kheish.store.disk_space import DiskSpace
 from tests.debug.recordings import begin, make_debugging, receive, step
 from tests.runtime.kernel import Kernel, reply
@@ -94,6 +94,31 @@ async def test_what_went_over_no_wire_is_the_request_and_the_reply(tmp_path: Pat
         assert (asked["messages"][0]["text"], len(asked["messages"])) == ("hello", 3)
         assert (answered["text"], exchange.request.method, exchange.response.complete) == ("done", "", True)
         assert len(kept.digests.messages) == 3 and set(kept.digests.tools) == set(kernel.tools)
+
+
+async def test_each_attempt_is_kept_also_where_a_step_is_made_again_since_its_context_was_too_large(
+    tmp_path: Path,
+) -> None:
+    async def answer(request: ModelRequest) -> Reply:
+        if not request.overflows:
+            raise ProviderError("too many tokens", code="too_large")
+        return reply("done")
+
+    long = "x" * 8 * CONTEXT_KEPT_TOKENS_MIN
+    async with Kernel(tmp_path / "state", [reply(long), reply(long), answer]) as kernel:
+        debugging = make_debugging(tmp_path, "full")
+        await kernel.create()
+        for text in ("the first", "the second"):
+            await kernel.until_status(await kernel.submit(text), "completed")
+        kernel.supervisor._reconciler._recorder = debugging
+        run_id = await kernel.submit("the third")
+        await kernel.until_status(run_id, "completed")
+        await debugging.close()
+        rows = await debugging.list_artifacts("s", run_id)
+        assert [(row.artifact, row.outcome) for row in rows] == [
+            ("1.1", "too_large"), ("1bs.1", "replied"), ("1b.1", "replied"),
+        ]  # fmt: skip
+        assert len({row.model_call_id for row in rows}) == 3
 
 
 async def test_at_off_nothing_is_recorded_and_a_new_level_is_for_the_next_attempt(tmp_path: Path) -> None:
