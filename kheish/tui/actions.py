@@ -69,6 +69,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("session", "timeline", "ctrl+t", "Timeline", "Show every record with its time", False, True),
     Action("session", "run", "ctrl+d", "Run", "Show the run's attempts, usage and permissions", False, True),
     Action("session", "mode", "shift+tab", "Mode", "Change the permission mode", False, True),
+    Action("session", "compact", "ctrl+g", "Compact", "Have what was said summed up before the next call", False, True),
     Action("session", "queue_focus", "ctrl+u", "Queue", "Edit, order or withdraw what is queued", False, True),
     Action("session", "page_up", "pageup", "Page up", "Scroll the transcript up", False, True),
     Action("session", "page_down", "pagedown", "Page down", "Scroll the transcript down", False, True),

@@ -234,6 +234,21 @@ async def test_shift_tab_changes_the_permission_mode(api: DaemonProcess) -> None
     assert api.client.sessions.get(session)["permission_mode"] == "accept_edits"
 
 
+async def test_ctrl_g_asks_for_a_compaction_once_something_was_said(api: DaemonProcess) -> None:
+    session = api.session("compact")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "nothing was said" in " ".join(n.message for n in app._notifications))
+        api.script(text("A long story."))
+        api.finish(api.submit(session))
+        await until(pilot, lambda: "A long story." in shown(app))
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "compaction" in shown(app))
+    context = api.client.sessions.get(session)["context"]
+    assert context and context["compaction_requested"]
+
+
 async def test_a_shell_line_runs_as_a_run_of_its_own(api: DaemonProcess) -> None:
     session = api.session("shell")
     api.client.sessions.add_rule(session, "bash(echo *)", "allow")

@@ -497,6 +497,15 @@ class Session(KheishScreen[None]):
         except KheishError as error:
             self.kheish.say(error)
 
+    def action_compact(self) -> None:
+        self.run_worker(self._compact())
+
+    async def _compact(self) -> None:
+        try:
+            await self.client.sessions.compact(self.session_id)
+        except KheishError as error:
+            self.kheish.say(error)
+
     def action_aside(self) -> None:
         from kheish.tui.screens.aside_question import AsideQuestion
 
