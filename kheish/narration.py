@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from kheish.amounts import say_account
 from kheish.terminal import clean, cut, expose, one_line
 
 TYPE_CHECKING = False
@@ -90,7 +91,7 @@ def _visible(text: str, width: int) -> str:
 
 def account_text(standing: Standing) -> str:
     """Whose budget it is."""
-    return one_line(standing["account"].replace(":", " "))
+    return one_line(say_account(standing["account"]))
 
 
 def limits_text(budget: Budget | BudgetBody) -> str:

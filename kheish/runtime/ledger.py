@@ -110,6 +110,17 @@ class Ledger:
     def waits_of(self, session_id: str) -> tuple[str, ...]:
         return self._shares[session_id].waits
 
+    def waited_for(self) -> set[str]:
+        return {account for session_id in self.waiting for account in self.waits_of(session_id)}
+
+    def accounts_of(self, session_id: str) -> set[str]:
+        """The budgets that change with what a session uses and decides."""
+        share = self._shares.get(session_id, _NO_SHARE)
+        found = {DAEMON, day_account(share.day), session_account(session_id), *map(run_account, share.runs)}
+        for ancestor_id, run_id in self._ancestors(session_id):
+            found |= {session_account(ancestor_id), run_account(run_id)}
+        return found.union(share.notes)
+
     def standings(self, day: str) -> list[Standing]:
         """Of the budgets that are no session's."""
         used = {

@@ -172,7 +172,9 @@ class Supervisor:
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
-        self._is_telling = self._tells_again = False
+        self._is_telling = False
+        self._to_tell: set[str] = set()
+        """Budgets of which those that wait for them have to be told."""
         self._day_timer: asyncio.TimerHandle | None = None
         self._is_started = False
         self._minute, self._today = -1, ""
@@ -213,7 +215,7 @@ class Supervisor:
         if stale:
             self._in_background(self._save_index())
         if self.ledger.waiting:
-            self._in_background(self._tell_waiting())
+            self._in_background(self._tell_waiting(self.ledger.waited_for()))
 
     async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
         """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
@@ -331,19 +333,20 @@ class Supervisor:
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
         return await actor.submit(outcome, lambda: self._context(actor.session_id, DAEMON))
 
-    async def _tell_waiting(self) -> None:
-        """A budget may have room again: whoever waits for one looks again. One round at a time, and another one where
-        something changed during it."""
-        self._tells_again = True
+    async def _tell_waiting(self, accounts: set[str]) -> None:
+        """These budgets may have room again: whoever waits for one looks again. One round at a time, and another one
+        where something changed during it."""
+        self._to_tell |= accounts
         if self._is_telling:
             return
         self._is_telling = True
         try:
-            while self._tells_again and not self.is_draining:
-                self._tells_again = False
+            while self._to_tell and not self.is_draining:
+                told, self._to_tell = self._to_tell, set()
                 full = self.ledger.full(self.today)
                 for session_id in list(self.ledger.waiting):
-                    if full.isdisjoint(self.ledger.waits_of(session_id)):
+                    waits = self.ledger.waits_of(session_id)
+                    if full.isdisjoint(waits) and not told.isdisjoint(waits):
                         with contextlib.suppress(KheishError):
                             await self._report(await self._residents.open(session_id), BudgetMoved())
                         full = self.ledger.full(self.today)
@@ -362,7 +365,7 @@ class Supervisor:
     def _look_at_day(self, day: str) -> None:
         self._day_timer = None
         if self.today != day:
-            self._in_background(self._tell_waiting())
+            self._in_background(self._tell_waiting(self.ledger.waited_for()))
         else:
             self._await_next_day()
 
@@ -405,7 +408,7 @@ class Supervisor:
             self._reconciler.reconcile(actor)
         row = self.index.rows.get(actor.session_id) if self.ledger.waiting else None
         if row is not None and is_loosened(row.share, share_of(actor.state)):
-            self._in_background(self._tell_waiting())
+            self._in_background(self._tell_waiting(self.ledger.accounts_of(actor.session_id)))
         self._await_next_day()
         share = self.ledger.share_of(actor.session_id)
         if share is None:  # it was taken in from elsewhere

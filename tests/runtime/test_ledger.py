@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from kheish.core.events import Budget, Spent, Usage
 from kheish.core.usage import PriceOf
 from kheish.errors import ProviderError
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
+from kheish.runtime.residents import Residents
 from tests.core.test_properties import QUICK
 from tests.runtime.kernel import Answer, Kernel, Scripted, reply
 
@@ -229,6 +231,24 @@ async def test_who_waits_for_a_budget_without_room_is_not_opened(tmp_path: Path)
         await kernel.until_status(second, "completed", "two")
         await asyncio.gather(*kernel.supervisor._background)
         assert kernel.supervisor.loaded_total == 1
+
+
+async def test_who_waits_for_a_budget_of_its_own_is_not_opened_for_what_others_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Kernel(tmp_path, [used(READ), used(READ), used()]) as kernel:
+        for name in ("one", "two"):
+            await kernel.create(name)
+        waiting = await submit(kernel, "one", budget=Budget(steps=1))
+        await kernel.until_status(waiting, "waiting_for_approval", "one")
+        opened: list[str] = []
+        residents = kernel.supervisor._residents
+        monkeypatch.setattr(
+            residents, "open", lambda name, **_: [opened.append(name), Residents.open(residents, name)][1]
+        )
+        await kernel.until_status(await submit(kernel, "two"), "completed", "two")
+        await asyncio.gather(*kernel.supervisor._background)
+        assert set(opened) == {"two"}
 
 
 async def test_who_waits_for_the_budget_of_a_day_goes_on_at_midnight_although_nothing_else_happens(
