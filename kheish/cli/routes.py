@@ -5,6 +5,7 @@ from __future__ import annotations
 from kheish.cli.output import paint, print_json, print_table, say
 from kheish.cli.targets import connect
 from kheish.errors import Invalid, NotFound
+from kheish.limits import CANARY_TIMEOUT_MS
 from kheish.terminal import clean, one_line
 
 TYPE_CHECKING = False
@@ -184,7 +185,10 @@ def _show(view: RouteView, as_json: bool) -> int:
 
 
 def test(route_id: str, model: str | None, auth: bool, as_json: bool) -> int:
-    view = connect().routes.test(route_id, kind="auth" if auth else "canary", model=model)
+    client = connect()
+    if not as_json:
+        say(f"asking {route_id}, for {CANARY_TIMEOUT_MS // 1000} s at most ...", "dim")
+    view = client.routes.test(route_id, kind="auth" if auth else "canary", model=model)
     if as_json:
         print_json(view)
     elif view["ok"]:

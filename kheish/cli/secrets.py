@@ -42,7 +42,13 @@ def _read_value(name: str) -> str:
     if sys.stdin.isatty():
         import getpass
 
-        found = getpass.getpass(f"value of {name} (not shown): ")
+        try:
+            found = getpass.getpass(f"value of {name} (not shown): ")
+        except (EOFError, KeyboardInterrupt) as left:
+            say()
+            if isinstance(left, KeyboardInterrupt):
+                raise
+            found = ""
     else:
         try:
             found = sys.stdin.buffer.read().decode()

@@ -69,7 +69,8 @@ def start_daemon(transport: Transport) -> None:
             if child.returncode == EXIT_LOCKED and time.monotonic() > spawned_s + _LOCKED_S and not is_up(transport):
                 child, spawned_s = _spawn(said), time.monotonic()
         said.seek(0)
-        reason = said.read(4000).decode("utf-8", "replace").strip() or "it said nothing"
+        words = said.read(4000).decode("utf-8", "replace").strip()
+        reason = words.removeprefix("kheish: ") or "it said nothing"
     raise DaemonUnreachable(
         f"cannot start the daemon: {reason}; its log is {paths.log_name()}, and `kheish daemon run` starts it in the "
         "foreground"

@@ -177,7 +177,15 @@ class Routes:
         async with self._opening:
             known = self._open.get(route_id)
             if known is None or known[:2] != (route, key):
-                known = self._open[route_id] = (route, key, await self._connect(route, key))
+                try:
+                    known = self._open[route_id] = (route, key, await self._connect(route, key))
+                except KheishError:
+                    raise
+                except Exception as error:  # such as a host that is none; its words may hold a key
+                    raise ProviderError(
+                        f"cannot use route {route_id}: its client refuses it ({type(error).__name__})",
+                        code="route_not_ready",
+                    ) from error
         return known[2]
 
     async def _connect(self, route: Route, key: str) -> Provider:

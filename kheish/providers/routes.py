@@ -282,6 +282,8 @@ def _url_problem(base_url: str) -> str:
         url = urlsplit(base_url)
         is_whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
         is_bare = "@" not in url.netloc and not url.query and not url.fragment
+        # What no client takes in a URL: blanks, control characters, what is no ASCII.
+        is_bare = is_bare and base_url.isascii() and base_url.isprintable() and " " not in base_url
     except ValueError:
         is_whole = is_bare = False
     return "" if not base_url or (is_whole and is_bare) else "must be http(s)://host[:port][/path]"

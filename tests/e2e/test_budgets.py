@@ -137,6 +137,7 @@ def test_the_day_and_the_session_have_budgets_too(tmp_path: Path) -> None:
         shown = made.cli("sessions", "budget", "b", "--cost", "2.50", "--time", "2h").stdout
         assert "session b: $0.0000 of $2.50, 0.0 of 120.0 minutes" in shown and "2 of 2 steps" in shown
         assert made.cli("deny", waiting["pending_approval_ids"][0]).stdout.startswith("stopped")
-        assert made.finish(waiting["run_id"])["error"]["code"] == "budget_exhausted"
+        error = made.finish(waiting["run_id"])["error"]
+        assert error and error["code"] == "budget_exhausted" and error["message"].startswith("the day ")
     finally:
         made.close()

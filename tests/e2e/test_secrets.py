@@ -413,7 +413,8 @@ def test_what_is_no_value_or_no_name_is_refused(
     assert daemon.client.secrets.list() == before
 
 
-def test_at_a_terminal_the_value_is_asked_for_and_not_shown(daemon: DaemonProcess, server: BlockingWireServer) -> None:
+def at_a_terminal(daemon: DaemonProcess, typed: bytes) -> tuple[int, bytes]:
+    """The status of `kheish secrets set key-anthropic`, and what it showed."""
     leader, follower = pty.openpty()
     popen = subprocess.Popen(
         [sys.executable, "-m", "kheish", "secrets", "set", "key-anthropic"],
@@ -430,13 +431,29 @@ def test_at_a_terminal_the_value_is_asked_for_and_not_shown(daemon: DaemonProces
     with contextlib.suppress(OSError):
         while b"(not shown): " not in shown:
             shown += os.read(leader, 4096)
-        os.write(leader, b"typed-by-hand\n")
+        os.write(leader, typed)
         while data := os.read(leader, 4096):
             shown += data
-    assert popen.wait(30) == 0
+    status = popen.wait(30)
     os.close(leader)
-    assert b"replaced key-anthropic" in shown and b"typed" not in shown
+    return status, shown
+
+
+def test_at_a_terminal_the_value_is_asked_for_and_not_shown(daemon: DaemonProcess, server: BlockingWireServer) -> None:
+    status, shown = at_a_terminal(daemon, b"typed-by-hand\n")
+    assert status == 0 and b"replaced key-anthropic" in shown and b"typed" not in shown
     assert value_of(daemon, server) == "typed-by-hand"
+
+
+@pytest.mark.parametrize(("key", "status", "said"), [(b"\x04", 2, b"the value is empty"), (b"\x03", 130, b"")])
+def test_leaving_the_place_for_the_value_sets_nothing(
+    daemon: DaemonProcess, key: bytes, status: int, said: bytes
+) -> None:
+    before = daemon.client.secrets.list()
+    left, shown = at_a_terminal(daemon, key)
+    assert left == status and said in shown and b"Traceback" not in shown
+    assert shown.endswith(b"\n"), "the shell's prompt begins a line of its own"
+    assert daemon.client.secrets.list() == before
 
 
 def test_list_and_get_tell_all_but_the_value(daemon: DaemonProcess) -> None:

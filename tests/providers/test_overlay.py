@@ -114,6 +114,7 @@ async def test_what_is_set_on_a_route_of_the_file_keeps_the_rest_of_it(running: 
         ("a", RouteFields(driver="scripted"), "it needs a default_model"),
         ("a", RouteFields(driver="ollama"), "it needs a default_model"),
         ("a", RouteFields(driver="openai", base_url="http://me:pw@h", default_model="m"), "base_url must be"),
+        ("a", RouteFields(driver="openai", base_url="http://h/\x1b[31m", default_model="m"), "base_url must be"),
         ("a", RouteFields(driver="openai", api_key_env="sk-pw"), "must be the name of an environment variable"),
         ("a", RouteFields(driver="openai", auth_ref="sk-PW"), "must be the name of a secret"),
         ("a", RouteFields(driver="openai", auth_ref="a", api_key_env="K"), "it has both"),
@@ -143,6 +144,14 @@ async def test_what_takes_inputs_for_commands_is_not_kept_as_the_model(running: 
     for given in ("shell", "shell/bash"):
         with pytest.raises(Invalid, match="cannot keep shell"):
             await running.use(given)
+
+
+async def test_a_server_that_no_client_takes_is_a_route_that_is_not_ready(running: Running) -> None:
+    await running.add(
+        "a", RouteFields(driver="openai_compatible", base_url="http://999.1.1.1", default_model="m", api_key_env="K")
+    )
+    found = await running.routes.probe("a", "", "auth")
+    assert (found.code, found.problem) == ("route_not_ready", "cannot use route a: its client refuses it (InvalidURL)")
 
 
 # -- what may be removed --------------------------------------------------------------------------------------------
