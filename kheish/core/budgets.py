@@ -393,9 +393,11 @@ def stop(draft: Draft, run_id: str, standing: Standing) -> None:
     draft.emit(BudgetStopped(run_id=run_id, standing=standing))
 
 
-def exhausted(standing: Standing) -> tuple[str, str]:
+def exhausted(run: Run, standing: Standing) -> tuple[str, str]:
     """The code and the message that a run without room fails with."""
-    return "budget_exhausted", f"its budget is used up: {say(standing)}"
+    is_own = standing.account == run_account(run.run_id)
+    whose = "its" if is_own else f"the {standing.account.replace(':', ' ')}'s"
+    return "budget_exhausted", f"{whose} budget is used up: {say(standing)}"
 
 
 def check_raise(approval: Approval, item: ApprovalResolution) -> None:

@@ -215,7 +215,8 @@ def give_up(
     if goes_on:
         compaction.compact(draft, run, compaction_reason, context)
     else:
-        runs.fail(draft, run.run_id, *(budgets.exhausted(run.stopped) if run.stopped else (code, explained or message)))
+        why = budgets.exhausted(run, run.stopped) if run.stopped else (code, explained or message)
+        runs.fail(draft, run.run_id, *why)
 
 
 def retry_delay_ms(failures: int, retry_after_ms: int | None, jitter: float) -> int:

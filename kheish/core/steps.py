@@ -23,7 +23,7 @@ def advance(draft: Draft) -> bool:
     if run.model_call is not None or not all(call.phase == "done" for call in run.calls):
         return _advance_calls(draft, run)
     if run.stopped is not None and (run.answered or not run.step):
-        runs.fail(draft, run.run_id, *budgets.exhausted(run.stopped))
+        runs.fail(draft, run.run_id, *budgets.exhausted(run, run.stopped))
         return True
     if run.steered:
         draft.emit(InputEntered(input_id=run.steered[0].input_id, run_id=run.run_id))
