@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kheish.amounts import example, read_raise
-from kheish.cli.approvals import call_lines, parse_object
+from kheish.cli.approvals import approve_hint, call_lines, parse_object
 from kheish.cli.output import paint, say
 from kheish.cli.questions import make_answers, question_lines
 from kheish.client import ApiError, AsyncKheish
@@ -46,6 +46,7 @@ class Prompt:
         self.is_open = True
         self._client = client
         self._title = title
+        self._hint = f"kheish answer {request_id}"
 
     async def ask(self) -> None:
         """Settles the request, or leaves it waiting. Raises KheishError where the daemon has it no more."""
@@ -53,7 +54,7 @@ class Prompt:
         while True:
             decision = await (self._ask_question() if is_question else self._ask_approval())
             if decision is None:
-                say(f"left waiting: kheish {'answer' if is_question else 'approve'} {self.request_id}", "dim")
+                say(f"left waiting: {clean(self._hint)}", "dim")
                 return
             self.is_open = False
             try:
@@ -67,6 +68,7 @@ class Prompt:
 
     async def _ask_approval(self) -> Decision | None:
         approval = await self._client.approvals.get(self.request_id)
+        self._hint = approve_hint(approval, self.request_id)
         if approval["budget"] is not None:
             return await self._ask_budget(approval, approval["budget"])
         is_uncertain = approval["kind"] == "uncertain"

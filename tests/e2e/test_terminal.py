@@ -189,7 +189,7 @@ def test_what_is_left_for_later_waits_and_is_not_asked_twice(terminal: Terminal,
     start(terminal, shared_daemon, "later", bash("echo later"))
     terminal.until(PROMPT)
     terminal.enter("")
-    shown = terminal.until("left waiting: kheish approve approval_")
+    shown = terminal.until("left waiting: kheish approve approval_[^\\n]* --if-digest ")
     request_id = shown.rpartition("kheish approve ")[2].split()[0]
     shared_daemon.client.approvals.allow(request_id)
     shown = terminal.until("goodbye")
