@@ -290,7 +290,7 @@ def of_run(draft: Draft, given: Budget | None) -> tuple[Budget, str]:
     """The budget of a new run, and who set it. Only an operator may go beyond the daemon's default."""
     default = draft.settings.run_budget
     if given is None or given == NONE:
-        return default, CONFIG if default != NONE else ""
+        return (default, CONFIG) if default != NONE else (NONE, "")
     chosen = over(given, default) if draft.context.is_operator else tightest(given, default)
     return chosen, draft.context.principal
 
@@ -299,7 +299,7 @@ def set_budget(draft: Draft, command: SetBudget) -> str:
     draft.require_operator("set a budget")
     state = draft.state
     elsewhere = _find(draft.context.outside, session_account(state.session_id)).raised
-    # Nothing is written as nothing: a default is known by what it is, not by what it is like.
+    # A default is left out of a journal where it is that very value.
     draft.emit(SessionBudgetSet(budget=command.budget, raised_before=elsewhere if elsewhere != NONE else NONE))
     recheck(draft)
     return state.session_id
