@@ -301,7 +301,7 @@ def set_budget(draft: Draft, command: SetBudget) -> str:
     draft.require_operator("set a budget")
     state = draft.state
     elsewhere = _find(draft.context.outside, session_account(state.session_id)).raised
-    # Nothing is written as nothing: a default is known by what it is, not by what it is like.
+    # A default is left out of a journal where it is that very value.
     draft.emit(SessionBudgetSet(budget=command.budget, raised_before=elsewhere if elsewhere != NONE else NONE))
     recheck(draft)
     return state.session_id
@@ -332,7 +332,7 @@ def is_asking(state: State, run: Run) -> bool:
 def find_reached(draft: Draft, run: Run) -> Standing | None:
     """The nearest budget that has no room for the run's next call."""
     hop, _ = chains.choose(run, draft.context.cooling)
-    needs, rate = _input_tokens(draft.state), _rate(run, hop)
+    needs, rate = compaction.tokens_due(draft.state), _rate(run, hop)
     for standing in _standings(draft, run):
         if found := reached(standing, needs, rate):
             return replace(standing, reached=found)
@@ -343,17 +343,13 @@ def _standings(draft: Draft, run: Run) -> list[Standing]:
     return standings(draft.state, run, draft.settings.session_budget, draft.context.outside)
 
 
-def _input_tokens(state: State) -> int:
-    return compaction.tokens_due(state)
-
-
 def _rate(run: Run, hop: int) -> Rate | None:
     return run.rates[hop] if hop < len(run.rates) else None
 
 
 def reserve(draft: Draft, run: Run, hop: int, purpose: Purpose) -> tuple[int, Spent]:
     """How long the reply to an attempt may be (0: as long as usual), and what is set aside for it."""
-    rate, input_tokens = _rate(run, hop), _input_tokens(draft.state)
+    rate, input_tokens = _rate(run, hop), compaction.tokens_due(draft.state)
     usual = MODEL_OUTPUT_TOKENS_MAX if purpose == "reply" else SUMMARY_OUTPUT_TOKENS_MAX
     if run.stopped is not None:
         room = BUDGET_LAST_WORD_TOKENS_MAX

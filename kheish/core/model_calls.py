@@ -72,7 +72,17 @@ def replied(draft: Draft, outcome: ModelReplied) -> None:
     reply, purpose = outcome.reply, run.model_call.purpose
     compaction_reason = compaction.reason_of(draft.state, run)
     if problem := unfit(reply):
-        give_up(draft, run, "invalid_reply", f"the reply cannot be recorded: {problem}")
+        lost = ModelFailed(
+            run_id=run.run_id,
+            model_call_id=outcome.model_call_id,
+            attempt=outcome.attempt,
+            code="invalid_reply",
+            message=f"the reply cannot be recorded: {problem}",
+            duration_ms=outcome.duration_ms,
+            usage=reply.usage,
+            cost_usd=outcome.cost_usd,
+        )
+        give_up(draft, run, lost.code, lost.message, outcome=lost)
         return
     requests = tuple(
         ToolRequest(

@@ -130,8 +130,6 @@ class Actor:
             if not letter.answer.done():
                 letter.answer.set_result(Applied(decision.result, self.seq, self.state))
             return
-        self.kernel.circuits.note_decided(decision.events, context.at_ms)
-        self.kernel.ledger.note(self.session_id, share_of(decision.state))
         by = {"principal": context.principal, "origin": context.origin}
         if not isinstance(letter.message, Outcome):
             by["command"] = str(letter.message.__struct_config__.tag)
@@ -140,6 +138,8 @@ class Actor:
         events_json = encode_events(decision.events)
         pos = self.kernel.next_pos()
         framed = self.journal.frame(at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json)
+        self.kernel.circuits.note_decided(decision.events, context.at_ms)
+        self.kernel.ledger.note(self.session_id, share_of(decision.state))
         made = _Made(letter.answer, decision, context, pos, by, events_json, framed)
         self.kernel.committer.append(self.journal, framed, partial(self._written, made))
         self._writing = self._loop.create_future()

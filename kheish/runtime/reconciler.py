@@ -255,7 +255,10 @@ def _failure(effect: AnyEffect, outcome: Outcome, reason: str) -> Outcome:
     """What is reported of an effect whose outcome cannot be recorded."""
     match effect:
         case CallModel():
-            return _failed(effect, "reply_too_large", reason)
+            failed = _failed(effect, "reply_too_large", reason)
+            assert isinstance(outcome, ModelReplied | ModelFailed)
+            usage = outcome.reply.usage if isinstance(outcome, ModelReplied) else outcome.usage
+            return replace(failed, usage=usage, cost_usd=outcome.cost_usd)
         case RunTool():
             return ToolFinished(
                 run_id=effect.run_id, tool_call_id=effect.tool_call_id, output=reason, is_error=True, output_bytes=0

@@ -7,7 +7,7 @@ from kheish.wire.body import View
 from kheish.wire.runtime import DebugLevel
 
 DEBUG_ARTIFACT = r"^[0-9]{1,6}[b-d]?s?\.[0-9]{1,6}$"
-"""As `ModelRequest.name` says."""
+"""As `ModelRequest.name` says, with as many letters as CONTEXT_OVERFLOWS_MAX."""
 
 
 class HeaderView(View, frozen=True):

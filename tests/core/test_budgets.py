@@ -352,6 +352,13 @@ def test_a_budget_is_not_allowed_edited_or_remembered() -> None:
         talk.resolve("stop", if_digest="0000")
 
 
+def test_where_there_is_no_budget_none_is_written() -> None:
+    talk, _ = begin(replace(SETTINGS, run_budget=Budget()))
+    talk.outside = (c.Outside(account="session:s", raised=Budget()),)
+    talk.send(c.SetBudget(budget=Budget(steps=1)))
+    assert b'"budget":{}' not in talk.journal[1][0] and b"raised_before" not in talk.journal[2][0]
+
+
 def test_what_steers_brings_no_budget() -> None:
     talk, _ = begin()
     with pytest.raises(Invalid, match="steers"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core.contracts import FailureCode, Reply, ReplyToolCall
 from kheish.core.effects import CallModel, WakeAt
+from kheish.core.events import Usage
 from kheish.core.model_calls import FAILURES, retry_delay_ms
 from kheish.core.outcomes import ModelReplied, RetryDue
 from kheish.core.prompt import build_request
@@ -162,9 +164,10 @@ def test_a_reply_that_no_record_can_hold_fails_the_run_once(reply: Reply, said: 
     """It is not asked for again: the same call would cost the same and bring the same."""
     talk = Conversation()
     run_id = talk.submit("go")
+    reply = replace(reply, usage=Usage(input_tokens=70, output_tokens=7))
     assert kinds(deliver(talk, reply)) == ["model_call.failed", "run.failed"]
     run = talk.state.runs[run_id]
-    assert run.error_code == "invalid_reply"
+    assert (run.error_code, run.used.tokens) == ("invalid_reply", 77), "what it took counts all the same"
     assert "cannot be recorded" in run.error_message and said in run.error_message
     assert talk.effects() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,9 +18,12 @@ from kheish.core.budgets import NONE, Share, add
 from kheish.core.contracts import Delta, ModelRequest, Reply, UsageDelta
 from kheish.core.events import Budget, Spent, Usage
 from kheish.core.usage import PriceOf
-from kheish.errors import ProviderError
+from kheish.errors import Invalid, ProviderError
+from kheish.limits import RECORD_BYTES_MAX
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
 from kheish.runtime.residents import Residents
+from kheish.store import journal
+from kheish.store.session_dir import session_path
 from tests.core.test_properties import QUICK
 from tests.runtime.kernel import Answer, Kernel, Scripted, reply
 
@@ -213,6 +217,36 @@ async def test_another_configuration_is_in_force_when_the_daemon_starts(tmp_path
         await kernel.until_status(waiting, "waiting_for_approval")
     async with Kernel(tmp_path, [used()], generation=2, budgets=Limits(session=NONE)) as kernel:
         await kernel.until_status(waiting, "completed")
+
+
+async def test_a_decision_that_no_record_can_hold_reserves_nothing(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [used()], budgets=Limits(daemon=Budget(tokens=100_000))) as kernel:
+        await kernel.create()
+        with pytest.raises(Invalid, match="a record at most"):
+            await submit(kernel, metadata={"large": "x" * RECORD_BYTES_MAX})
+        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        assert standing.used.tokens == 0
+
+
+async def test_a_reply_that_no_record_can_hold_is_charged_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "RECORD_BYTES_MAX", 10_000)
+    async with Kernel(tmp_path, [Reply(text="x" * 10_000, stop_reason="end", usage=USED)]) as kernel:
+        await kernel.create()
+        run = await kernel.until_status(await submit(kernel), "failed")
+        assert (run.error_code, run.used.tokens, run.used.cost_nanousd) == ("reply_too_large", 1_100, 2_000_000)
+
+
+async def test_what_a_session_used_elsewhere_counts_from_when_it_is_first_opened(tmp_path: Path) -> None:
+    async with Kernel(tmp_path / "there", [used()]) as kernel:
+        await kernel.create("elsewhere")
+        await kernel.until_status(await submit(kernel, "elsewhere"), "completed", "elsewhere")
+    async with Kernel(tmp_path / "here", [used()], budgets=Limits(daemon=Budget(tokens=10_000))) as kernel:
+        shutil.copytree(session_path(tmp_path / "there", "elsewhere"), session_path(tmp_path / "here", "elsewhere"))
+        await kernel.state("elsewhere")
+        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        assert standing.used.tokens == 1_100
 
 
 async def test_who_waits_for_a_budget_without_room_is_not_opened(tmp_path: Path) -> None:
