@@ -118,4 +118,7 @@ def unpriced_note(view: BudgetView) -> str:
     if not view["unpriced"]:
         return ""
     models = ", ".join(view["unpriced"])
-    return f"the price of {models} is unknown: what it costs is not counted, only its tokens; routes.toml may say it"
+    return (
+        f"the price of {models} is unknown: what it costs is not counted, only its tokens; `kheish routes set ROUTE "
+        "--price 3/15` says it"
+    )
