@@ -28,9 +28,10 @@ def read_count(text: str) -> int:
     """`200`, `200k`, `1.5M`. Raises Invalid."""
     unit = text[-1:] if text[-1:].isalpha() else ""
     value = (_number(text[: len(text) - len(unit)]) or 0) * _COUNTS.get(unit, 0)
-    if not value or value % 1:
+    whole = round(value)
+    if not whole or abs(whole - value) > 1e-6:
         raise Invalid(f"cannot read {text!r} as a number: write 200, 200k or 1.5M")
-    return int(value)
+    return whole
 
 
 def read_time(text: str) -> int:
@@ -118,4 +119,7 @@ def unpriced_note(view: BudgetView) -> str:
     if not view["unpriced"]:
         return ""
     models = ", ".join(view["unpriced"])
-    return f"the price of {models} is unknown: what it costs is not counted, only its tokens; routes.toml may say it"
+    return (
+        f"the price of {models} is unknown: what it costs is not counted, only its tokens; `kheish routes set ROUTE "
+        "--price 3/15` says it"
+    )

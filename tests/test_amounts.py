@@ -18,6 +18,7 @@ from kheish.errors import Invalid
         (amounts.read_count, "20", 20),
         (amounts.read_count, "200k", 200_000),
         (amounts.read_count, "1.5M", 1_500_000),
+        (amounts.read_count, "1.001k", 1_001),
         (amounts.read_time, "90s", 90_000),
         (amounts.read_time, "10m", 600_000),
         (amounts.read_time, "1.5h", 5_400_000),

@@ -39,7 +39,7 @@ def _variable(name: str) -> str:
 
 def _read_value(name: str) -> str:
     """Of standard input, without the newline that ends it; typed, it is not shown."""
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():
         import getpass
 
         try:
@@ -51,7 +51,7 @@ def _read_value(name: str) -> str:
             found = ""
     else:
         try:
-            found = sys.stdin.buffer.read().decode()
+            found = sys.stdin.buffer.read().decode() if sys.stdin else ""
         except UnicodeDecodeError as error:
             raise Invalid(f"cannot set the secret {name}: the value is not UTF-8 (at byte {error.start})") from error
     found = found.removesuffix("\n").removesuffix("\r")

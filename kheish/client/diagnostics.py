@@ -192,8 +192,9 @@ def check_routes(client: Kheish, *, check_auth: bool, canary: bool) -> Iterator[
                 continue
             # Some servers keep no list of models: that says nothing of the key.
             verdict = NOTE if kind == "auth" and found["code"] == "invalid" and verdict != WRONG else WRONG
-            problem = f"{found['code']}: {found['problem']}{_ADVICE.get(found['code'], '')}"
-            said += [problem] * (problem not in said)
+            said.append(f"{found['code']}: {found['problem']}{_ADVICE.get(found['code'], '')}")
+            if found["code"] in ("auth", "connection"):
+                break  # a call would fail in the same way
         yield name, verdict, "; ".join(said)
 
 

@@ -30,7 +30,8 @@ class Attempt:
 
 @dataclass
 class ToolCall:
-    """`decisions` says in order who or what decided whether it may run. `outcome` is empty until it is known."""
+    """`decisions` says in order who or what decided whether it may run. `outcome` is empty until it is known. Or, as
+    `is_budget`, a budget that was used up and what was decided about it."""
 
     tool: str
     arguments: dict[str, Any]
@@ -40,6 +41,7 @@ class ToolCall:
     ended_ms: int = 0
     outcome: str = ""
     asked_ms: int = 0
+    is_budget: bool = False
 
 
 @dataclass
@@ -52,6 +54,9 @@ class Step:
     model: str = ""
     usage: Usage | None = None
     compactions: list[str] = field(default_factory=list)
+
+
+_REFUSED = {"deny": "denied", "give_up": "denied", "stop": "not raised"}
 
 
 class Story:
@@ -142,12 +147,13 @@ class Story:
                 call = self._call(event["tool_call_id"] or event["request_id"], event["tool"], event["arguments"])
                 call.asked_ms = event["requested_at_ms"]
                 call.outcome = "waits for an approval"
+                call.is_budget = event.get("kind") == "budget"
                 self._requests[event["request_id"]] = call
             case "approval.resolved":
                 asked = self._requests.pop(event["request_id"], None)
                 if asked is not None:
                     asked.decisions.append(_resolution(event, asked, at_ms))
-                    asked.outcome = "denied" if event["resolution"] in ("deny", "give_up", "stop") else ""
+                    asked.outcome = _REFUSED.get(event["resolution"], "")
             case "approval.withdrawn":
                 asked = self._requests.pop(event["request_id"], None)
                 if asked is not None:

@@ -115,7 +115,8 @@ def test_the_doctor_looks_at_each_hop_of_each_chain(daemon: DaemonProcess, serve
     tables = "".join(wire.route(server.url, name) for wire, name in ((MESSAGES, "claude"), (RESPONSES, "gpt")))
     chain = '[chains.main]\nroutes = ["claude", "gpt/gpt-bad", "keyless"]\n'
     keyless = '[routes.keyless]\ndriver = "xai"\n'
-    (daemon.config / "routes.toml").write_text(f'version = 1\ndefault_route = "main"\n{tables}{keyless}{chain}')
+    gone = '[routes.gone]\ndriver = "ollama"\nbase_url = "http://127.0.0.1:1"\ndefault_model = "m"\n'
+    (daemon.config / "routes.toml").write_text(f'version = 1\ndefault_route = "main"\n{tables}{keyless}{gone}{chain}')
     listed = Answer(
         [b'{"object": "list", "data": [], "has_more": false}'], headers={"content-type": "application/json"}
     )
@@ -131,6 +132,7 @@ def test_the_doctor_looks_at_each_hop_of_each_chain(daemon: DaemonProcess, serve
     assert rows["gpt/gpt-bad"].startswith("wrong ") and "invalid: 404: no such model" in rows["gpt/gpt-bad"]
     assert "`kheish routes set ROUTE --model MODEL`" in rows["gpt/gpt-bad"]
     assert rows["keyless/grok-4-fast-reasoning"].startswith("wrong ") and "XAI_API_KEY" in done.stdout
+    assert rows["gone/m"].count("connection: ") == 1, "what the key's test found is not found again"
     asked_before = len(server.requests)
     assert daemon.cli("doctor", "routes").returncode == 1 and len(server.requests) == asked_before, "it asks nobody"
 

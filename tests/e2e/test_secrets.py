@@ -413,6 +413,11 @@ def test_what_is_no_value_or_no_name_is_refused(
     assert daemon.client.secrets.list() == before
 
 
+def test_without_standard_input_there_is_no_value(daemon: DaemonProcess) -> None:
+    done = daemon.shell("python -m kheish secrets set refused <&-")
+    assert done.returncode == 2 and "the value is empty" in done.stderr
+
+
 def at_a_terminal(daemon: DaemonProcess, typed: bytes) -> tuple[int, bytes]:
     """The status of `kheish secrets set key-anthropic`, and what it showed."""
     leader, follower = pty.openpty()

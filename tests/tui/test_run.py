@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kheish.tui.screens.run import Run
+from kheish.tui.screens.run import Run, counts
 from kheish.tui.story import STEPS_KEPT, Story
 from tests.daemon_process import DaemonProcess, bash, text
 from tests.tui.harness import check_picture, open_app, shown, until
@@ -93,6 +93,31 @@ def test_a_record_that_comes_twice_and_one_of_another_run_change_nothing() -> No
     other = {**event("model_call.started", step=2, attempt=1, at_ms=1), "run_id": "other"}
     found.apply({"seq": 2, "at_ms": 1, "events": [other]})  # type: ignore[typeddict-item,list-item]
     assert [step.number for step in found.steps] == [1] and len(found.steps[0].attempts) == 1
+
+
+def test_neither_a_budget_nor_a_summary_counts_as_a_call_or_an_attempt_made_again() -> None:
+    found = story(
+        event("model_call.started", step=1, attempt=1, at_ms=1, purpose="summary"),
+        event("model_call.started", step=1, attempt=1, at_ms=2),
+        event(
+            "model_call.completed",
+            at_ms=3,
+            text="",
+            tool_requests=[{"tool_call_id": "c", "tool": "a", "arguments": {}}],
+        ),
+        event(
+            "approval.requested",
+            kind="budget",
+            tool_call_id="",
+            tool="budget",
+            arguments={},
+            request_id="b",
+            requested_at_ms=4,
+        ),
+        event("approval.resolved", request_id="b", resolution="stop", principal="user:7"),
+    )
+    assert counts(found) == "1, 1 tool call"
+    assert [call.outcome for call in found.steps[0].calls] == ["", "not raised"]
 
 
 def test_a_call_of_a_daemon_that_died_says_so_and_who_settled_it() -> None:

@@ -162,7 +162,7 @@ def draw_run(view: RunView, story: Story, width: int, look: Look, now_ms: int) -
     lines += fact("model", one_line(f"{request['provider']}/{request['model']}"), width, look)
     lines += fact("time", _times(story, view, now_ms), width, look)
     lines += fact("tokens", _tokens(view["usage"]), width, look)
-    lines += fact("steps", _counts(story), width, look)
+    lines += fact("steps", counts(story), width, look)
     if story.steps_dropped:
         lines += heading(f"{story.steps_dropped} earlier steps", look, "are in the timeline of the session")
     for step in story.steps:
@@ -250,11 +250,12 @@ def _tokens(usage: Usage | UsageView | None) -> str:
     )
 
 
-def _counts(story: Story) -> str:
+def counts(story: Story) -> str:
+    """`3, 5 tool calls, 1 attempt made again`."""
     total = story.steps_dropped + len(story.steps)
     if not total:
         return ""
-    again = sum(len(step.attempts) - 1 for step in story.steps)
-    calls = sum(len(step.calls) for step in story.steps)
+    again = sum(attempt.number > 1 for step in story.steps for attempt in step.attempts)
+    calls = sum(not call.is_budget for step in story.steps for call in step.calls)
     parts = [str(total), f"{calls} tool call{'s' * (calls != 1)}" if calls else ""]
     return ", ".join(filter(None, [*parts, f"{again} attempt{'s' * (again != 1)} made again" if again else ""]))
