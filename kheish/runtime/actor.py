@@ -151,6 +151,7 @@ class Actor:
         answer, decision = made.answer, made.decision
         try:
             if error is not None:
+                self.kernel.ledger.note(self.session_id, share_of(self.state))
                 _fail(answer, error)
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos

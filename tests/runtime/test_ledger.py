@@ -18,7 +18,7 @@ from kheish.core.budgets import NONE, Share, add
 from kheish.core.contracts import Delta, ModelRequest, Reply, UsageDelta
 from kheish.core.events import Budget, Spent, Usage
 from kheish.core.usage import PriceOf
-from kheish.errors import Invalid, ProviderError
+from kheish.errors import Invalid, Poisoned, ProviderError
 from kheish.limits import RECORD_BYTES_MAX
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
 from kheish.runtime.residents import Residents
@@ -224,6 +224,21 @@ async def test_a_decision_that_no_record_can_hold_reserves_nothing(tmp_path: Pat
         await kernel.create()
         with pytest.raises(Invalid, match="a record at most"):
             await submit(kernel, metadata={"large": "x" * RECORD_BYTES_MAX})
+        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        assert standing.used.tokens == 0
+
+
+async def test_a_decision_that_the_disk_did_not_take_reserves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: journal.Journal, records: object) -> None:
+        raise self.poison("the disk failed")
+
+    async with Kernel(tmp_path, [used()], budgets=Limits(daemon=Budget(tokens=100_000))) as kernel:
+        await kernel.create()
+        monkeypatch.setattr(journal.Journal, "commit", fails)
+        with pytest.raises(Poisoned):
+            await submit(kernel)
         (standing,) = kernel.supervisor.ledger.standings(DAY)
         assert standing.used.tokens == 0
 
