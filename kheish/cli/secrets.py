@@ -44,11 +44,12 @@ def _read_value(name: str) -> str:
 
         try:
             found = getpass.getpass(f"value of {name} (not shown): ")
-        except (EOFError, KeyboardInterrupt) as left:
+        except EOFError:
             say()
-            if isinstance(left, KeyboardInterrupt):
-                raise
             found = ""
+        except KeyboardInterrupt:
+            say()
+            raise
     else:
         try:
             found = sys.stdin.buffer.read().decode() if sys.stdin else ""

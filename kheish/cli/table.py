@@ -315,7 +315,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("debug", "debug:debug",
                     "Show what the model calls of a run sent and got, as far as the debug level had it kept; without "
                     "ATTEMPT, list them.\n\nExamples:\n\n  kheish runs debug 01KB\n\n  kheish runs debug 01KB 2.1\n\n"
-                    "  kheish runs debug 01KB 2.1 --json | jq -r '.exchanges[].request.body' | jq .messages",
+                    "  kheish runs debug 01KB 2.1 --json | jq -r '.exchanges[].request.body'",
                     _ID, Param("artifact", default=None, metavar="ATTEMPT", help="STEP.ATTEMPT, such as 2.1."),
                     Param("raw", "--raw", kind=bool, help="As it went over the wire, but for what was redacted."),
                     JSON),

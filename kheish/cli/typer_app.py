@@ -18,6 +18,9 @@ _ABOUT = (
 )
 
 
+_CHOICES_COLUMNS = 60
+"""Longer choices stand in the help of an option."""
+
 Chosen = tuple[Command, dict[str, Any]]
 
 
@@ -100,8 +103,10 @@ def _parameter(param: Param) -> inspect.Parameter:
         kind = list[kind]
     default = param.default
     options: dict[str, Any] = {"help": param.help, "metavar": param.metavar}
-    if param.choices and param.flags:
+    if param.choices and param.flags and len("|".join(param.choices)) <= _CHOICES_COLUMNS:
         del options["metavar"]
+    elif param.choices and param.flags:
+        options["help"] += f" One of {', '.join(param.choices)}."
     if param.flags:
         if param.kind is bool:
             options.pop("metavar", None)

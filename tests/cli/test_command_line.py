@@ -173,7 +173,9 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stop:
         APP.main(args=[*words, "--help"], prog_name="kheish")
     assert stop.value.code == 0
-    help_text = " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80, "no line of it is broken by a terminal"
+    help_text = " ".join(shown.split())
     assert f"Usage: kheish {' '.join(words)} " in help_text
     assert " ".join(command.help.split()) in help_text
     for param in command.params:
