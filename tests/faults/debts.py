@@ -34,7 +34,10 @@ def check_debts(starts: Iterable[Iterable[Call]], folder: Path, nameless: set[st
             yield from (f"{call} while {owed} was owed" for owed in debts.note(call))
     for name in sorted((debts.bytes | debts.names) - nameless):
         exempt = (*_NEVER_SYNCED, *_CACHES) if name in debts.names else _NEVER_SYNCED
-        if (folder / name).exists() and not any(fnmatch(name, pattern) for pattern in exempt):
+        is_beside_the_plain = name.endswith(_PACKED) and (folder / name.removesuffix(_PACKED)).exists()
+        if is_beside_the_plain or any(fnmatch(name, pattern) for pattern in exempt):
+            continue
+        if (folder / name).exists():
             yield f"{name} is owed to the disk at the end"
 
 

@@ -208,3 +208,19 @@ def test_a_failed_blob_leaves_no_rubbish(root: Path, monkeypatch: pytest.MonkeyP
 def test_where_no_directory_can_be_made_it_says_so() -> None:
     with pytest.raises(FileNotFoundError):
         atomic.make_private_dir(Path("/proc/kheish-test/state"))
+
+
+def test_an_unfinished_file_that_its_maker_takes_away_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens a session clears what a vacuum, which ends for that, clears too."""
+    atomic.temp_beside(tmp_path / "journal-000000000001.jsonl").write_bytes(b"half")
+    unlink = os.unlink
+
+    def unlink_second(path: str) -> None:
+        unlink(path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", unlink_second)
+    atomic.clear_temps(tmp_path)
+    assert list(tmp_path.iterdir()) == []
