@@ -142,8 +142,8 @@ def read_file(path: Path) -> bytes:
 
 
 def clear_temps(directory: Path) -> None:
-    """Delete unfinished files; only for the holder of the lock over this directory. A vacuum, which holds it only now and
-    then, may be there first with its own."""
+    """Delete unfinished files; only for the holder of the lock over this directory. A vacuum, which holds it only now
+    and then, may be there first with its own."""
     for entry in os.scandir(directory):
         if entry.name.startswith(TEMP_PREFIX) and entry.is_file(follow_symlinks=False):
             with contextlib.suppress(FileNotFoundError):
