@@ -68,12 +68,12 @@ class App:
             return None
 
     def session_view(self, state: State, seq: int) -> SessionView:
-        default = self.supervisor.ledger.limits.session
-        standing = standing_of_session(state, default, self.supervisor.outside(state.session_id))
+        default = self.supervisor.budgets.ledger.limits.session
+        standing = standing_of_session(state, default, self.supervisor.budgets.outside(state.session_id))
         return session_view(state, seq, self.supervisor.hub.attached_to(state.session_id), budget_view(standing))
 
     def run_view(self, state: State, run: Run) -> RunView:
-        return run_view(state, run, self.supervisor.outside(state.session_id))
+        return run_view(state, run, self.supervisor.budgets.outside(state.session_id))
 
     def drain(self, reason: str) -> None:
         """Ends every stream with a `bye`, and whoever waits for a run."""

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import msgspec
 
 from kheish import config
-from kheish.core.budgets import NONE, share_of
-from kheish.core.commands import Command, Context, CreateSession, Outside, SubmitRun
+from kheish.core.commands import Command, Context, CreateSession, SubmitRun
 from kheish.core.contracts import Message
 from kheish.core.events import Rule, SessionForked
 from kheish.core.machine import decide, pending
@@ -35,20 +33,20 @@ from kheish.errors import (
 )
 from kheish.ids import new_id, time_of
 from kheish.limits import (
-    BUDGET_DAY_LOOK_EVERY_MS,
     INDEX_SAVE_DELAY_MS,
     PAGE_ITEMS_MAX,
     SETTLED_REQUESTS_KEPT,
     STREAM_CHUNK_BYTES,
 )
 from kheish.runtime.actor import Actor, Applied, Kernel
+from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.forks import copy_transcript
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
-from kheish.runtime.ledger import Ledger, Limits, is_loosened
+from kheish.runtime.ledger import Limits
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
@@ -133,13 +131,13 @@ class Supervisor:
         self.runtime = runtime or RuntimeConfig(root / "daemon" / "runtime.json", self.clock)
         self.policy.take(self.runtime.settings)
         self.runtime.on_change.append(self.policy.take)
-        self.ledger = Ledger(budgets)
+        self.budgets = BudgetWatch(budgets, self.clock, self._look_again)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,
             policy=self.policy,
             circuits=self.circuits,
-            ledger=self.ledger,
+            ledger=self.budgets.ledger,
             generation=generation,
             next_pos=self._next_pos,
             on_change=self._changed,
@@ -172,12 +170,8 @@ class Supervisor:
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
-        self._is_telling = False
-        self._to_tell: set[str] = set()
         """Budgets of which those that wait for them have to be told."""
-        self._day_timer: asyncio.TimerHandle | None = None
         self._is_started = False
-        self._minute, self._today = -1, ""
         self.is_draining = False
 
     @property
@@ -202,7 +196,7 @@ class Supervisor:
         for row in await asyncio.gather(*[self.committer.run(self._summarize_from_disk, name) for name in stale]):
             if row.created_at_ms or row.problem:
                 self.index.put(row)
-        self.ledger.load({row.session_id: row.share for row in self.index.rows.values()})
+        self.budgets.load({row.session_id: row.share for row in self.index.rows.values()})
         owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
         await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
         self._is_started = True
@@ -214,8 +208,7 @@ class Supervisor:
                 self._packer.take(row)
         if stale:
             self._in_background(self._save_index())
-        if self.ledger.waiting:
-            self._in_background(self._tell_waiting(self.ledger.waited_for()))
+        self.budgets.start()
 
     async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
         """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
@@ -283,14 +276,15 @@ class Supervisor:
         """Stops taking work and lets tool calls finish within the grace."""
         self.is_draining = True
         self._packer.stop()
+        self.budgets.stop()
         await self._reconciler.stop(grace_ms)
 
     async def close(self) -> None:
         """After `drain`: puts every session away and saves the index."""
-        for timer in (self._save_timer, self._day_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._save_timer is not None:
+            self._save_timer.cancel()
         self.hub.close()
+        await self.budgets.close()
         await self._residents.close()
         await self._packer.close()
         if self._background:
@@ -333,49 +327,8 @@ class Supervisor:
     async def _report(self, actor: Actor, outcome: Outcome) -> object:
         return await actor.submit(outcome, lambda: self._context(actor.session_id, DAEMON))
 
-    async def _tell_waiting(self, accounts: set[str]) -> None:
-        """These budgets may have room again: whoever waits for one looks again. One round at a time, and another one
-        where something changed during it."""
-        self._to_tell |= accounts
-        if self._is_telling:
-            return
-        self._is_telling = True
-        try:
-            while self._to_tell and not self.is_draining:
-                told, self._to_tell = self._to_tell, set()
-                full = self.ledger.full(self.today)
-                for session_id in list(self.ledger.waiting):
-                    waits = self.ledger.waits_of(session_id)
-                    if full.isdisjoint(waits) and not told.isdisjoint(waits):
-                        with contextlib.suppress(KheishError):
-                            await self._report(await self._residents.open(session_id), BudgetMoved())
-                        full = self.ledger.full(self.today)
-        finally:
-            self._is_telling = False
-            self._await_next_day()
-
-    def _await_next_day(self) -> None:
-        """Whoever waits for a day's budget looks again on the next one."""
-        if self._day_timer is None and self.ledger.waiting and self.ledger.limits.day != NONE and not self.is_draining:
-            now = datetime.fromtimestamp(self.clock.now_ms() / 1000)
-            left_s = (datetime.combine(now + timedelta(days=1), datetime.min.time()) - now).total_seconds()
-            delay_s = min(left_s, BUDGET_DAY_LOOK_EVERY_MS / 1000)  # the machine may sleep, and the clock be set
-            self._day_timer = asyncio.get_running_loop().call_later(delay_s, self._look_at_day, self.today)
-
-    def _look_at_day(self, day: str) -> None:
-        self._day_timer = None
-        if self.today != day:
-            self._in_background(self._tell_waiting(self.ledger.waited_for()))
-        else:
-            self._await_next_day()
-
-    @property
-    def today(self) -> str:
-        """The daemon's date; reckoned once a minute, for every decision asks."""
-        minute = self.clock.now_ms() // 60_000
-        if minute != self._minute:
-            self._minute, self._today = minute, date.fromtimestamp(minute * 60).isoformat()
-        return self._today
+    async def _look_again(self, session_id: str) -> None:
+        await self._report(await self._residents.open(session_id), BudgetMoved())
 
     def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()
@@ -389,13 +342,9 @@ class Supervisor:
             key=key,
             body_digest=body_digest,
             cooling=self.circuits.cooling(at_ms),
-            outside=self.outside(session_id),
-            day=self.today,
+            outside=self.budgets.outside(session_id),
+            day=self.budgets.today,
         )
-
-    def outside(self, session_id: str) -> tuple[Outside, ...]:
-        """What there is to know of budgets beyond a session."""
-        return self.ledger.outside(session_id, self.today)
 
     def _next_pos(self) -> int:
         self._pos += 1
@@ -406,14 +355,8 @@ class Supervisor:
             self._published_pos = max(self._published_pos, actor.pos)
         if self._is_started:
             self._reconciler.reconcile(actor)
-        row = self.index.rows.get(actor.session_id) if self.ledger.waiting else None
-        if row is not None and is_loosened(row.share, share_of(actor.state)):
-            self._in_background(self._tell_waiting(self.ledger.accounts_of(actor.session_id)))
-        self._await_next_day()
-        share = self.ledger.share_of(actor.session_id)
-        if share is None:  # it was taken in from elsewhere
-            share = share_of(actor.state)
-            self.ledger.note(actor.session_id, share)
+        row = self.index.rows.get(actor.session_id)
+        share = self.budgets.take(actor.session_id, row.share if row else None, actor.state)
         end = actor.journal.end
         self.index.put(
             summarize(

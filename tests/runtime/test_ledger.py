@@ -162,15 +162,15 @@ async def test_children_count_for_the_run_that_made_them_and_for_its_session(tmp
         assert run.step == 1, "two of the run itself, two of its child, one of this"
         (approval,) = (await kernel.state("grandchild")).approvals.values()
         assert approval.standing is not None and approval.standing.account == f"run:{run_id}"
-        before = {name: kernel.supervisor.outside(name) for name in ("parent", "child", "grandchild")}
+        before = {name: kernel.supervisor.budgets.outside(name) for name in ("parent", "child", "grandchild")}
     (tmp_path / "daemon" / "index.jsonl").unlink()
     async with Kernel(tmp_path, [used(READ), used()], generation=2) as kernel:
-        assert {name: kernel.supervisor.outside(name) for name in before} == before
+        assert {name: kernel.supervisor.budgets.outside(name) for name in before} == before
         (request_id,) = (await kernel.state("grandchild")).approvals
         raise_it = c.ApprovalResolution(request_id=request_id, resolution="raise", raise_by=Budget(steps=1))
         await kernel.send(c.ResolveApprovals(resolutions=(raise_it,)), "grandchild")
         await kernel.until_status(last, "completed", "grandchild")
-        raised = {other.account: other.raised for other in kernel.supervisor.outside("parent")}
+        raised = {other.account: other.raised for other in kernel.supervisor.budgets.outside("parent")}
         assert raised[f"run:{run_id}"] == Budget(steps=1), "the parent knows of it"
 
 
@@ -192,7 +192,7 @@ async def test_two_calls_never_have_the_same_room(tmp_path: Path) -> None:
         release.set()
         await kernel.until_status(first, "completed", "one")
         await kernel.until_status(second, "completed", "two")
-        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        (standing,) = kernel.supervisor.budgets.ledger.standings(DAY)
         assert standing.used.tokens == 2_200
 
 
@@ -224,7 +224,7 @@ async def test_a_decision_that_no_record_can_hold_reserves_nothing(tmp_path: Pat
         await kernel.create()
         with pytest.raises(Invalid, match="a record at most"):
             await submit(kernel, metadata={"large": "x" * RECORD_BYTES_MAX})
-        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        (standing,) = kernel.supervisor.budgets.ledger.standings(DAY)
         assert standing.used.tokens == 0
 
 
@@ -239,7 +239,7 @@ async def test_a_decision_that_the_disk_did_not_take_reserves_nothing(
         monkeypatch.setattr(journal.Journal, "commit", fails)
         with pytest.raises(Poisoned):
             await submit(kernel)
-        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        (standing,) = kernel.supervisor.budgets.ledger.standings(DAY)
         assert standing.used.tokens == 0
 
 
@@ -260,7 +260,7 @@ async def test_what_a_session_used_elsewhere_counts_from_when_it_is_first_opened
     async with Kernel(tmp_path / "here", [used()], budgets=Limits(daemon=Budget(tokens=10_000))) as kernel:
         shutil.copytree(session_path(tmp_path / "there", "elsewhere"), session_path(tmp_path / "here", "elsewhere"))
         await kernel.state("elsewhere")
-        (standing,) = kernel.supervisor.ledger.standings(DAY)
+        (standing,) = kernel.supervisor.budgets.ledger.standings(DAY)
         assert standing.used.tokens == 1_100
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 async def list_budgets(app: App, call: Call[None, NoQuery]) -> list[BudgetView]:
     supervisor = app.supervisor
-    views = map(budget_view, supervisor.ledger.standings(supervisor.today))
+    views = map(budget_view, supervisor.budgets.standings())
     return [view for view in views if view is not None]
 
 
