@@ -527,6 +527,7 @@ class Conversation:
         run_id = event["run_id"]  # type: ignore[typeddict-item]
         self.queue = [q for q in self.queue if q.id != run_id and not (q.is_steered and run_id == self.active)]
         self._inputs.pop(run_id, None)
+        self._routes.pop(run_id, None)
         for request_id, entry in list(self.asks.items()):
             if run_id == self.active:
                 del self.asks[request_id]

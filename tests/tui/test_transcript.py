@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
+from textual.geometry import Offset
 from textual.pilot import Pilot
 
 from kheish.tui.live import Call, Change, Entry, Note, Reply, Said
@@ -198,6 +199,18 @@ async def test_selected_lines_are_copied_as_they_stand() -> None:
         await pilot.pause()
         copied = app.screen.get_selected_text() or ""
         assert "copy me" in copied and "and me" in copied
+
+
+async def test_a_line_says_where_it_is_to_who_marks_it_and_not_to_who_draws_it() -> None:
+    """Textual keeps the styles that it drew: with a place in each they would be others for every line of a long day."""
+    async with page([said(1, "mark me")], size=(60, 10)) as (app, _):
+        view = app.transcript
+        drawn = view.render_lines(view.size.region)
+        assert not any("offset" in segment.style.meta for line in drawn for segment in line if segment.style)
+        region = view.content_region
+        y = next(y for y, line in enumerate(drawn) if "mark me" in line.text)
+        widget, offset = app.screen.get_widget_and_offset_at(region.x + 4, region.y + y)
+        assert widget is view and offset == Offset(4, round(view.scroll_y) + y)
 
 
 async def test_the_first_line_is_seen_where_one_goes_to_the_start() -> None:

@@ -10,13 +10,13 @@ from rich.style import Style
 from textual import events
 from textual.geometry import Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
 from kheish.tui.actions import bindings
 from kheish.tui.lines import strip_of, wrap
 from kheish.tui.look import Look
+from kheish.tui.widgets.lines_view import LinesView
 from kheish.tui.widgets.rows import on_style
 
 NAME_WIDTH = 12
@@ -24,7 +24,7 @@ Draw = Callable[[int], Sequence[Strip]]
 """Makes the lines for a width."""
 
 
-class Sheet(ScrollView, can_focus=True):
+class Sheet(LinesView, can_focus=True):
     """`draw` makes the lines for a width; it is asked again when that changes."""
 
     DEFAULT_CSS = """
@@ -92,7 +92,7 @@ class Sheet(ScrollView, can_focus=True):
             start, end = span[0], width if span[1] == -1 else span[1]
             chosen = strip.crop(start, end).apply_style(self.screen.get_component_rich_style("screen--selection"))
             strip = Strip.join([strip.crop(0, start), chosen, strip.crop(end)])
-        return strip.apply_offsets(0, line)
+        return self.marked(strip, line)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         return selection.extract("\n".join(line.text.rstrip() for line in self.lines)), "\n"

@@ -24,6 +24,7 @@ from textual.strip import Strip
 from kheish.tui.entries import Drawing, drawings_of
 from kheish.tui.live import Call, Change, Entry
 from kheish.tui.look import Look
+from kheish.tui.widgets.lines_view import LinesView
 from kheish.tui.widgets.rows import on_style
 
 DRAWN_KEPT = 150
@@ -32,7 +33,7 @@ _EDGE_LINES = 40
 """How near to its end a window asks for more."""
 
 
-class Transcript(ScrollView, can_focus=True):
+class Transcript(LinesView, can_focus=True):
     DEFAULT_CSS = """
     Transcript {
         background: $background; scrollbar-size-vertical: 1; scrollbar-gutter: stable; padding: 0 1; overflow-x: hidden;
@@ -292,7 +293,7 @@ class Transcript(ScrollView, can_focus=True):
             start, end = span
             style = self.screen.get_component_rich_style("screen--selection")
             strip = _select(strip, start, width if end == -1 else end, style)
-        return strip.apply_offsets(0, line)
+        return self.marked(strip, line)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         first = selection.start.y if selection.start else 0
