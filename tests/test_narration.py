@@ -91,7 +91,7 @@ def test_a_budget_is_told_with_whose_it_is_and_what_became_of_it() -> None:
 
 
 def test_a_summary_is_nothing_that_the_model_said_and_a_compaction_is_told() -> None:
-    summary = {"type": "model_call.completed", "purpose": "summary", "text": "the gist"}
+    summary = {"type": "model_call.completed", "model_call_id": "m", "purpose": "summary", "text": "the gist"}
     compacted = {"type": "context.compacted", "messages": 1, "tokens_before": 9_000, "tokens_after": 80}
     started = {"type": "model_call.started", "model_call_id": "modelcall_1", "purpose": "summary"}
     failed = {"type": "model_call.failed", "model_call_id": "modelcall_1", "code": "auth", "message": "no key"}

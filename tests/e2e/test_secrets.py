@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -418,6 +419,11 @@ def test_without_standard_input_there_is_no_value(daemon: DaemonProcess) -> None
     assert done.returncode == 2 and "the value is empty" in done.stderr
 
 
+def _take_terminal() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background hands down that it is ignored
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def at_a_terminal(daemon: DaemonProcess, typed: bytes) -> tuple[int, bytes]:
     """The status of `kheish secrets set key-anthropic`, and what it showed."""
     leader, follower = pty.openpty()
@@ -429,7 +435,7 @@ def at_a_terminal(daemon: DaemonProcess, typed: bytes) -> tuple[int, bytes]:
         env=daemon.env,
         cwd=daemon.work,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_take_terminal,
     )
     os.close(follower)
     shown = b""
