@@ -186,12 +186,12 @@ class Renderer:
                 return f"takes {event['route']}/{event['model']} ({_WHY[event['reason']]})", "yellow"
             case "model_call.started" if event.get("purpose", "reply") == "summary":
                 return "asks for a summary of what went before", "dim"
+            case "model_call.failed" if event["code"] == "nothing_to_compact":
+                return f"no summary: {event['message']}", "dim"
             case "model_call.failed" if event["model_call_id"] == self._summary_call:
                 return f"no summary: {event['code']}: {one_line(event['message'], WIDTH)}", "yellow"
             case "context.compaction_requested":
                 return f"{who} asked for a compaction before the next model call", ""
-            case "model_call.failed" if event["code"] == "nothing_to_compact":
-                return f"no summary: {event['message']}", "dim"
             case "context.compacted":
                 return compaction_text(event), "yellow"
             case "model_call.died":
