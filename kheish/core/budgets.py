@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from kheish.core import chains, compaction
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import ApprovalResolution, Context, Outside, SetBudget
-from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
     NO_BUDGET,
@@ -37,6 +36,7 @@ from kheish.core.events import (
     Standing,
     Struct,
     Usage,
+    UserMessage,
 )
 from kheish.core.outcomes import BudgetMoved
 from kheish.core.state import Approval, BudgetNote, Run, State, keep_newest, status_of

@@ -10,11 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kheish.core.events import NO_USAGE, Effect, Purpose, StopReason, Struct, ToolKind, Usage
-from kheish.core.events import AssistantMessage as AssistantMessage
-from kheish.core.events import Message as Message
-from kheish.core.events import ToolMessage as ToolMessage
-from kheish.core.events import UserMessage as UserMessage
+from kheish.core.events import NO_USAGE, Effect, Message, Purpose, StopReason, Struct, ToolKind, Usage
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,11 +8,12 @@ from msgspec.structs import replace
 from kheish.core import budgets, chains, compaction, runs
 from kheish.core.codec import canonical_digest
 from kheish.core.commands import Context
-from kheish.core.contracts import AssistantMessage, FailureCode, Reply
+from kheish.core.contracts import FailureCode, Reply
 from kheish.core.draft import Draft
 from kheish.core.events import (
     NO_SPENT,
     NO_USAGE,
+    AssistantMessage,
     Choice,
     ModelCallCompleted,
     ModelCallDied,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from kheish.core.codec import canonical_digest
-from kheish.core.contracts import Message, ModelRequest, ToolDefinition, ToolSpec, UserMessage
-from kheish.core.events import Attachment
+from kheish.core.contracts import ModelRequest, ToolDefinition, ToolSpec
+from kheish.core.events import Attachment, Message, UserMessage
 from kheish.core.state import Run, State
 from kheish.limits import (
     CONTEXT_FILL_SHARE_MAX,

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from kheish.core import budgets, compaction, tool_calls
 from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
-from kheish.core.contracts import UserMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
     ApprovalWithdrawn,
@@ -27,6 +26,7 @@ from kheish.core.events import (
     RunMoved,
     RunStarted,
     RunSubmitted,
+    UserMessage,
 )
 from kheish.core.state import KeyUse, Run, RunPhase, State, SteeredInput, keep_newest
 from kheish.errors import Conflict, Invalid, NotFound

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from kheish.core import compaction, plans
 from kheish.core.commands import Context
-from kheish.core.contracts import ToolMessage
 from kheish.core.draft import Draft
 from kheish.core.events import (
     ProcessEnded,
@@ -15,6 +14,7 @@ from kheish.core.events import (
     ToolCallDied,
     ToolCallStarted,
     ToolCallUncertain,
+    ToolMessage,
 )
 from kheish.core.outcomes import ProcessGone, ToolFinished, ToolProcessMade
 from kheish.core.state import Run, State, ToolCall

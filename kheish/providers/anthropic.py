@@ -13,20 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from kheish.core.contracts import (
-    AssistantMessage,
-    Delta,
-    Message,
-    ModelRequest,
-    ReasoningDelta,
-    Reply,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UsageDelta,
-    UserMessage,
-)
-from kheish.core.events import Attachment, StopReason, Usage
+from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, TextDelta, ToolCallDelta, UsageDelta
+from kheish.core.events import AssistantMessage, Attachment, Message, StopReason, ToolMessage, Usage, UserMessage
 from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.providers.failures import request_id, translate

@@ -15,20 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from kheish.core.contracts import (
-    AssistantMessage,
-    Delta,
-    Message,
-    ModelRequest,
-    ReasoningDelta,
-    Reply,
-    ReplyToolCall,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UserMessage,
-)
-from kheish.core.events import Attachment, StopReason, Usage
+from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, ReplyToolCall, TextDelta, ToolCallDelta
+from kheish.core.events import AssistantMessage, Attachment, Message, StopReason, ToolMessage, Usage, UserMessage
 from kheish.errors import ProviderError
 from kheish.limits import CACHE_KEY_CHARS_MAX
 from kheish.providers import sdk

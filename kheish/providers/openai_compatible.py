@@ -13,19 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from kheish.core.contracts import (
-    AssistantMessage,
-    Delta,
-    Message,
-    ModelRequest,
-    ReasoningDelta,
-    Reply,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UserMessage,
-)
-from kheish.core.events import StopReason, Usage
+from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, TextDelta, ToolCallDelta
+from kheish.core.events import AssistantMessage, Message, StopReason, ToolMessage, Usage, UserMessage
 from kheish.core.prompt import VIEWABLE
 from kheish.errors import ProviderError
 from kheish.providers import sdk

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 
-from kheish.core.contracts import ModelRequest, Reply, UserMessage
+from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.events import UserMessage
 from kheish.errors import ProviderError
 from kheish.limits import CANARY_OUTPUT_TOKENS_MAX, CANARY_TIMEOUT_MS
 from kheish.runtime.ports import Probe, Provider

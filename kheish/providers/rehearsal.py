@@ -6,16 +6,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from kheish.core.contracts import (
-    Delta,
-    ModelRequest,
-    Reply,
-    ReplyToolCall,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UserMessage,
-)
+from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, TextDelta, ToolCallDelta
+from kheish.core.events import ToolMessage, UserMessage
 
 NOTICE = """\
 This is a rehearsal: there is no language model behind it. Three ways to get one: set a key such as ANTHROPIC_API_KEY \

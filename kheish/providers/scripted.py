@@ -15,9 +15,7 @@ import msgspec
 
 from kheish.core.compaction import estimate_tokens
 from kheish.core.contracts import (
-    AssistantMessage,
     Delta,
-    Message,
     ModelRequest,
     ReasoningDelta,
     Reply,
@@ -26,7 +24,7 @@ from kheish.core.contracts import (
     ToolCallDelta,
     UsageDelta,
 )
-from kheish.core.events import StopReason, Usage
+from kheish.core.events import AssistantMessage, Message, StopReason, Usage
 from kheish.core.model_calls import FAILURES
 from kheish.errors import ProviderError
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, ToolCallDelta, UserMessage
+from kheish.core.contracts import Delta, ModelRequest, Reply, ReplyToolCall, ToolCallDelta
+from kheish.core.events import UserMessage
 
 
 class Shell:

@@ -19,8 +19,7 @@ import orjson
 from kheish.core.budgets import share_of
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
-from kheish.core.contracts import Message
-from kheish.core.events import ContextCompacted, RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import ContextCompacted, Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kheish.core.codec import encode_events
-from kheish.core.contracts import AssistantMessage
-from kheish.core.events import SessionForked
+from kheish.core.events import AssistantMessage, SessionForked
 from kheish.core.state import State
 from kheish.errors import Conflict
 from kheish.limits import FORK_BYTES_MAX

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from kheish.core.budgets import tokens_of
 from kheish.core.compaction import make_plan, shorten
-from kheish.core.contracts import Message, ModelRequest
+from kheish.core.contracts import ModelRequest
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Hop, Process, ToolLimits
+from kheish.core.events import Hop, Message, Process, ToolLimits
 from kheish.core.machine import pending
 from kheish.core.outcomes import (
     ModelFailed,

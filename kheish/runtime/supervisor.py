@@ -15,8 +15,7 @@ import msgspec
 
 from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
-from kheish.core.contracts import Message
-from kheish.core.events import Rule, SessionForked
+from kheish.core.events import Message, Rule, SessionForked
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.recovery import in_flight

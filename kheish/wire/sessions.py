@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from kheish.core.compaction import context_tokens, is_estimate
-from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
-from kheish.core.events import Mode
+from kheish.core.events import AssistantMessage, Message, Mode, ToolMessage, UserMessage
 from kheish.core.state import Run, State, last_run_status, status_of
 from kheish.limits import PAGE_BYTES_MAX
 from kheish.wire.body import Body, OptionalSession, View

@@ -8,10 +8,10 @@ from kheish.core import commands as c
 from kheish.core import outcomes as o
 from kheish.core.codec import decode_events, decode_state, encode_events, encode_state
 from kheish.core.compaction import divide
-from kheish.core.contracts import Message, Reply, ReplyToolCall, ToolSpec, UserMessage
+from kheish.core.contracts import Reply, ReplyToolCall, ToolSpec
 from kheish.core.draft import Settings
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Answer, Behavior, Cooling, Event, Process, Rule, RuleScope, Usage
+from kheish.core.events import Answer, Behavior, Cooling, Event, Message, Process, Rule, RuleScope, Usage, UserMessage
 from kheish.core.machine import decide, evolve, fold, pending
 from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.state import State, status_of

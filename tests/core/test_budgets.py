@@ -13,9 +13,8 @@ from kheish.core import budgets
 from kheish.core import commands as c
 from kheish.core import outcomes as o
 from kheish.core.budgets import LAST_WORD, NONE, NOTHING, total_of
-from kheish.core.contracts import UserMessage
 from kheish.core.effects import CallModel
-from kheish.core.events import Budget, Rate, Spent, Standing, Usage
+from kheish.core.events import Budget, Rate, Spent, Standing, Usage, UserMessage
 from kheish.core.prompt import build_request
 from kheish.errors import Conflict, Forbidden, Invalid
 from kheish.limits import (

@@ -12,9 +12,9 @@ from kheish.core import budgets
 from kheish.core import events as e
 from kheish.core.budgets import NOTHING
 from kheish.core.compaction import divide, tokens_due
-from kheish.core.contracts import Reply, UserMessage
+from kheish.core.contracts import Reply
 from kheish.core.effects import CallModel, WakeAt
-from kheish.core.events import Budget, Rate, Usage
+from kheish.core.events import Budget, Rate, Usage, UserMessage
 from kheish.core.outcomes import ModelReplied
 from kheish.core.state import Run
 from kheish.limits import SUMMARY_OUTPUT_TOKENS_MAX

@@ -22,8 +22,8 @@ from kheish.core.compaction import (
     shorten,
     split,
 )
-from kheish.core.contracts import AssistantMessage, Message, NewContext, ToolMessage, UserMessage
-from kheish.core.events import Attachment, ToolRequest, Usage
+from kheish.core.contracts import NewContext
+from kheish.core.events import AssistantMessage, Attachment, Message, ToolMessage, ToolRequest, Usage, UserMessage
 from kheish.core.machine import evolve
 from kheish.core.prompt import build_request, build_summary_request, tokens_max
 from kheish.core.state import State

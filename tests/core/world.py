@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from kheish.core.contracts import AssistantMessage, ToolMessage, UserMessage
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
+from kheish.core.events import AssistantMessage, ToolMessage, UserMessage
 from kheish.core.outcomes import RetryDue
 from tests.core.conversation import Conversation
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.core.contracts import ModelRequest, Reply, UserMessage
+from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.events import UserMessage
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.debug import files, service
 from kheish.debug.redaction import MASK

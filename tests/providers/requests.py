@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kheish.core.contracts import Delta, Message, ModelRequest, Reply, ToolDefinition, UsageDelta, UserMessage
-from kheish.core.events import ToolRequest
+from kheish.core.contracts import Delta, ModelRequest, Reply, ToolDefinition, UsageDelta
+from kheish.core.events import Message, ToolRequest, UserMessage
 from kheish.core.model_calls import FAILURES
 from kheish.errors import ProviderError
 from kheish.runtime.ports import Provider

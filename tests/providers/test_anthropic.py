@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
-from kheish.core.events import Attachment
+from kheish.core.events import AssistantMessage, Attachment, Message, ToolMessage, UserMessage
 from kheish.providers.anthropic import to_body
 from kheish.runtime.ports import Provider
 from tests.providers.requests import make_call, make_request, read

@@ -15,19 +15,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from kheish.core.contracts import (
-    AssistantMessage,
-    ReasoningDelta,
-    Reply,
-    ReplyToolCall,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UsageDelta,
-    UserMessage,
-)
+from kheish.core.contracts import ReasoningDelta, Reply, ReplyToolCall, TextDelta, ToolCallDelta, UsageDelta
 from kheish.core.effects import CallModel
-from kheish.core.events import Attachment, StopReason, Usage
+from kheish.core.events import AssistantMessage, Attachment, StopReason, ToolMessage, Usage, UserMessage
 from kheish.core.outcomes import ModelFailed
 from kheish.errors import ProviderError
 from kheish.providers import sdk

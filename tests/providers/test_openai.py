@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kheish.core.contracts import AssistantMessage, Reply, ToolMessage, UserMessage
-from kheish.core.events import Attachment
+from kheish.core.contracts import Reply
+from kheish.core.events import AssistantMessage, Attachment, ToolMessage, UserMessage
 from kheish.runtime.ports import Provider
 from tests.providers.requests import fail, make_call, make_request, read
 from tests.providers.wire_server import Answer, WireServer, sse

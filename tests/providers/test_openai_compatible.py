@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kheish.core.contracts import AssistantMessage, ReasoningDelta, ToolMessage, UserMessage
-from kheish.core.events import Attachment, ToolRequest
+from kheish.core.contracts import ReasoningDelta
+from kheish.core.events import AssistantMessage, Attachment, ToolMessage, ToolRequest, UserMessage
 from kheish.providers.openai_compatible import to_body
 from kheish.runtime.ports import Provider
 from tests.providers.requests import fail, make_call, make_request, read

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from kheish.core.contracts import UserMessage
 from kheish.core.effects import CallModel
-from kheish.core.events import Attachment
+from kheish.core.events import Attachment, UserMessage
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.debug.redaction import MASK
 from kheish.debug.service import Debugging

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kheish.core.contracts import AssistantMessage, Message, TextDelta, ToolCallDelta, ToolMessage, UserMessage
-from kheish.core.events import ToolRequest
+from kheish.core.contracts import TextDelta, ToolCallDelta
+from kheish.core.events import AssistantMessage, Message, ToolMessage, ToolRequest, UserMessage
 from kheish.providers.rehearsal import NOTICE, Rehearsal
 from kheish.tools.registry import load_tools
 from tests.daemon_process import DaemonProcess

@@ -10,18 +10,8 @@ from typing import Any
 
 import pytest
 
-from kheish.core.contracts import (
-    AssistantMessage,
-    Message,
-    ReasoningDelta,
-    Reply,
-    ReplyToolCall,
-    TextDelta,
-    ToolCallDelta,
-    ToolMessage,
-    UserMessage,
-)
-from kheish.core.events import Usage
+from kheish.core.contracts import ReasoningDelta, Reply, ReplyToolCall, TextDelta, ToolCallDelta
+from kheish.core.events import AssistantMessage, Message, ToolMessage, Usage, UserMessage
 from kheish.errors import ProviderError
 from kheish.providers.scripted import Scripted
 from tests.daemon_process import DaemonProcess, bash, calls, text, tool

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kheish.client import ApiError
-from kheish.core.contracts import AssistantMessage, Message, ToolCallDelta, ToolMessage, UserMessage
-from kheish.core.events import ToolRequest
+from kheish.core.contracts import ToolCallDelta
+from kheish.core.events import AssistantMessage, Message, ToolMessage, ToolRequest, UserMessage
 from kheish.errors import Invalid
 from kheish.providers.registry import Routes
 from kheish.providers.routes import load_routes

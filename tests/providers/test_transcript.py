@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.core.contracts import Message, UserMessage
-from kheish.core.events import Attachment
+from kheish.core.events import Attachment, Message, UserMessage
 from kheish.core.prompt import choose_shown
 from kheish.limits import MIB
 from kheish.providers.failures import shorten

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from kheish.core import commands as c
-from kheish.core.contracts import ModelRequest, Reply, ToolMessage
-from kheish.core.events import Usage
+from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.events import ToolMessage, Usage
 from kheish.core.prompt import tokens_max
 from kheish.core.state import State
 from kheish.errors import ProviderError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kheish.core import commands as c
-from kheish.core.contracts import AssistantMessage, Message, ToolMessage, UserMessage
+from kheish.core.events import AssistantMessage, Message, ToolMessage, UserMessage
 from kheish.errors import Conflict
 from kheish.runtime import forks
 from kheish.runtime.forks import copy_transcript
