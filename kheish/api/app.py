@@ -63,7 +63,7 @@ class App:
         """A session's state for a list over many; None where it turns out to be damaged, gone or another's, which must
         not hide the others (the status names it)."""
         try:
-            return await self.supervisor.peek(session_id)
+            return await self.supervisor.reader.peek(session_id)
         except (KheishError, OSError):
             return None
 

@@ -86,12 +86,12 @@ class Streams:
         and all of the run has been shown it is empty."""
         subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
         try:
-            _, seq = await self._supervisor.state(session_id)
+            _, seq = await self._supervisor.reader.state(session_id)
             after = seq if cursor == TAIL else min(parse_seq(cursor), seq)
             run, pages = None, self._read_all(session_id, after)
             if run_id is not None:
-                _, run = await self._supervisor.run(session_id, run_id)
-                pages = self._supervisor.read_run(session_id, run_id, after)
+                _, run = await self._supervisor.reader.run(session_id, run_id)
+                pages = self._supervisor.reader.read_run(session_id, run_id, after)
             is_shown = False
             async for page in pages:
                 is_shown, after = True, page[-1].seq
@@ -107,7 +107,7 @@ class Streams:
             subscription.close()
 
     async def _read_all(self, session_id: str, after: int) -> AsyncGenerator[list[Record], None]:
-        while page := await self._supervisor.read_records(
+        while page := await self._supervisor.reader.read_records(
             session_id, after, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES
         ):
             after = page[-1].seq
@@ -123,7 +123,7 @@ class Streams:
             end = self._supervisor.position
             after = end if cursor in ("", TAIL) else parse_global(cursor)
             gathered = bytearray()
-            async for session_id, record in self._supervisor.replay(after, end):
+            async for session_id, record in self._supervisor.reader.replay(after, end):
                 gathered += encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
                 if len(gathered) >= STREAM_CHUNK_BYTES:
                     yield bytes(gathered)

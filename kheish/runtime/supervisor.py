@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,28 @@ import msgspec
 
 from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
-from kheish.core.events import Message, Rule, SessionForked
+from kheish.core.events import Rule
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.recovery import in_flight
-from kheish.core.state import REDUCER_VERSION, Run, State
+from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import (
     Conflict,
     Corrupt,
     Draining,
     KheishError,
     NewerFormat,
-    NotFound,
     Poisoned,
     StoreError,
 )
-from kheish.ids import new_id, time_of
+from kheish.ids import new_id
 from kheish.limits import (
     INDEX_SAVE_DELAY_MS,
-    PAGE_ITEMS_MAX,
-    SETTLED_REQUESTS_KEPT,
-    STREAM_CHUNK_BYTES,
 )
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
-from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
-from kheish.runtime.forks import copy_transcript
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, SessionSummary, summarize
 from kheish.runtime.ledger import Limits
@@ -50,23 +42,19 @@ from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.quotas import Quotas, quota_exceeded
+from kheish.runtime.reader import Reader
 from kheish.runtime.reconciler import KillTree, Reconciler
-from kheish.runtime.replay import replay
 from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 from kheish.store.packed import first_seq_of
-from kheish.store.records import Record
-from kheish.store.segments import OffsetIndex, read_records
 from kheish.store.session_dir import (
-    Loaded,
     SessionDir,
     clear_unfinished,
     make_sessions_dir,
     session_info,
-    session_path,
 )
 
 log = logging.getLogger(__name__)
@@ -164,6 +152,7 @@ class Supervisor:
             on_opened=self._changed,
             packer=self._packer,
         )
+        self.reader = Reader(root, self.index, self._residents, self.committer, self.policy)
         self._pos = 0
         self._published_pos = 0
         self._save_timer: asyncio.TimerHandle | None = None
@@ -244,7 +233,7 @@ class Supervisor:
         info = session_info(self.root, session_id)
         first_seq = first_seq_of(info.segment) or 0
         try:
-            loaded, state = self._read_state(session_id)
+            loaded, state = self.reader.read_state(session_id)
             is_owed = not loaded.fault and (loaded.torn is not None or _is_owed(state))
             is_begun = loaded.last is not None and loaded.last.seq < first_seq
             if (loaded.tail or is_begun) and not (loaded.fault or is_owed):
@@ -383,167 +372,7 @@ class Supervisor:
         if row is not None:
             row.problem = str(error)
 
-    # -- reading -------------------------------------------------------------------------------------------------
-
-    async def state(self, session_id: str) -> tuple[State, int]:
-        """The session's state and last seq. Raises NotFound."""
-        actor = await self._created(session_id)
-        return actor.state, actor.seq
-
-    async def _created(self, session_id: str) -> Actor:
-        actor = await self._residents.open(session_id)
-        if not actor.state.session_id:
-            raise NotFound(f"cannot find session {session_id}", code="session_not_found")
-        return actor
-
-    async def peek(self, session_id: str) -> State:
-        """The state for a list over many sessions: one that is not loaded is read where it lies. It is opened if it is
-        damaged, which is noted then, or if what it waits for was asked under other rules, and is then asked again.
-        Raises NotFound, Corrupt, OSError."""
-        actor, row = self._residents.get(session_id), self.index.rows.get(session_id)
-        if actor is not None:
-            return actor.state
-        if row is not None:
-            loaded, state = await self.committer.run(self._read_state, session_id, row.seq)
-            revision = self.policy.settings.policy_revision
-            is_current = all(approval.policy_revision == revision for approval in state.approvals.values())
-            if is_current and loaded.fault is None:
-                return state
-        return (await self.state(session_id))[0]
-
-    def _read_state(self, session_id: str, until_seq: int | None = None) -> tuple[Loaded, State]:
-        """Without opening it; a record after the row's may not be durable yet."""
-        loaded = SessionDir.read_only(self.root, session_id, reducer=REDUCER_VERSION)
-        return loaded, fold_session(loaded, until_seq)
-
-    async def messages(self, session_id: str) -> Sequence[Message]:
-        """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
-        return await (await self._created(session_id)).messages()
-
-    async def copy_transcript(self, session_id: str, at_seq: int) -> tuple[SessionForked, State]:
-        """What a fork begins with, as `forks.copy_transcript` says. Raises NotFound too."""
-        read, until = self._reader(session_id)
-        return await self.committer.run(lambda: copy_transcript(read(until_seq=until), session_id, at_seq))
-
-    async def read_records(
-        self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None
-    ) -> list[Record]:
-        """Durable records after a seq, oldest first; no more after `bytes_max` is reached. Of a damaged session those
-        before the fault; where it comes next, raises Corrupt."""
-        read, until = self._reader(session_id)
-        if until is not None and after_seq >= until:
-            return []
-        return await self.committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
-
-    def _reader(self, session_id: str) -> tuple[Read, int | None]:
-        """What reads a session's journal, and up to which seq it may. Raises NotFound."""
-        actor = self._residents.get(session_id)
-        row = self.index.rows.get(session_id)
-        path = session_path(self.root, session_id)
-        if not path.is_dir():
-            raise NotFound(f"cannot find session {session_id}", code="session_not_found")
-        if actor is not None:
-            return actor.journal.read, actor.seq
-        # While a session is being opened its journal may hold a record that is not durable yet.
-        until = row.seq if row is not None and not row.problem else None
-        return partial(read_records, path, index=OffsetIndex()), until
-
-    async def run(self, session_id: str, run_id: str) -> tuple[State, Run]:
-        """A run and the state that it is shown with: the session's, or, once the run has left that, what the journal
-        says of it alone. Raises NotFound."""
-        state, seq = await self.state(session_id)
-        if state.past_runs and run_id not in state.runs:
-            read, _ = self._reader(session_id)
-            state = await self.committer.run(fold_run, read, seq, session_id, run_id)
-        if (run := state.runs.get(run_id)) is None:
-            raise NotFound(f"cannot find run {run_id} in session {session_id}", code="run_not_found")
-        return state, run
-
-    async def read_run(self, session_id: str, run_id: str, after_seq: int) -> AsyncGenerator[list[Record], None]:
-        """The durable records after a seq that concern a run, page by page, up to its end if it is over."""
-        after_seq = max(after_seq, await self._find_made(session_id, run_id) - 1)
-        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
-            after_seq = page[-1].seq
-            if found := [record for record in page if concerns(record, run_id)]:
-                yield found
-                if ends(found[-1], run_id):
-                    return
-
-    async def read_since(self, session_id: str, since_ms: int) -> AsyncGenerator[list[Record], None]:
-        """The durable records of a session from shortly before a time on, page by page."""
-        read, until = self._reader(session_id)
-        after_seq = await self.committer.run(find_time, read, until, since_ms) - 1 if until and since_ms else 0
-        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
-            after_seq = page[-1].seq
-            yield page
-
-    async def _find_made(self, session_id: str, id_: str) -> int:
-        """The seq of the record that made a run, an approval or a question, or 0. Raises NotFound, Corrupt, OSError."""
-        read, until = self._reader(session_id)
-        return await self.committer.run(find_made, read, until, id_) if until else 0
-
-    def replay(self, after: tuple[int, int], until: tuple[int, int]) -> AsyncIterator[tuple[str, Record]]:
-        """Durable records of all sessions between two (generation, position), in the order they were published; without
-        those of a session that cannot be read."""
-        rows = [row for row in self.index.rows.values() if (row.gen, row.pos) > after]
-        return replay(self.read_records, {row.session_id: row.seq for row in rows}, after, until)
-
-    async def find_run(self, run_id: str) -> tuple[str, str]:
-        """(session id, full run id) of a run id or an unambiguous prefix of one."""
-        full = run_id if run_id.startswith("run_") else f"run_{run_id}"
-        session_id = await self.session_of_run(full)
-        if session_id is None:
-            found = self.index.runs_with_prefix(full)
-            full = _one(list(found), "run", run_id)
-            session_id = found[full]
-        return session_id, full
-
-    async def session_of_run(self, run_id: str) -> str | None:
-        """By full id. Where no state holds it, the journals are asked of those sessions that have past runs and lived
-        when it was made."""
-        if (session_id := self.index.session_of_run(run_id)) is not None:
-            return session_id
-        for row in self._living_at(time_of(run_id)):
-            with contextlib.suppress(KheishError, OSError):
-                if row.past_runs and await self._find_made(row.session_id, run_id):
-                    return row.session_id
-        return None
-
-    def _living_at(self, at_ms: int | None) -> list[SessionSummary]:
-        if at_ms is None:
-            return []
-        return [
-            row
-            for row in self.index.rows.values()
-            if not row.problem and row.created_at_ms - ID_CLOCK_MS <= at_ms <= row.updated_at_ms + ID_CLOCK_MS
-        ]
-
-    async def find_request(self, request_id: str) -> tuple[str, str]:
-        """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
-        a prefix while its session is loaded and by its full id always, so that a late answer learns of the first."""
-        for row in self.index.rows.values():
-            if request_id in row.approval_ids or request_id in row.question_ids:
-                return row.session_id, request_id
-        found: dict[str, str] = {}
-        for row in self.index.rows.values():
-            for full in (*row.approval_ids, *row.question_ids):
-                if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
-                    found[full] = row.session_id
-        if not found:
-            for actor in self._residents:
-                for full in actor.state.settled:
-                    if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
-                        found[full] = actor.session_id
-        if not found:
-            for row in self._living_at(time_of(request_id)):
-                with contextlib.suppress(KheishError, OSError):
-                    settled = (await self.peek(row.session_id)).settled
-                    if request_id in settled or (
-                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(row.session_id, request_id)
-                    ):
-                        return row.session_id, request_id
-        full = _one(list(found), "approval or question", request_id)
-        return found[full], full
+    # -- blobs ---------------------------------------------------------------------------------------------------
 
     async def put_blob(self, data: bytes) -> str:
         """Stores bytes of a new input durably; returns their sha256."""
@@ -579,32 +408,5 @@ class Supervisor:
                 log.warning("cannot save the index: %s", error)
 
 
-def _before_fault(records: Iterator[Record], bytes_max: int | None) -> list[Record]:
-    found: list[Record] = []
-    total_bytes = 0
-    try:
-        for record in records:
-            found.append(record)
-            total_bytes += len(record.events_json)
-            if bytes_max is not None and total_bytes >= bytes_max:
-                break
-    except Corrupt:
-        if not found:
-            raise
-    return found
-
-
 def _is_owed(state: State) -> bool:
     return in_flight(state) or bool(pending(state))
-
-
-def _one(found: list[str], noun: str, given: str) -> str:
-    if not found:
-        hint = "; what has been over for long is found by its whole id" if time_of(given) is None else ""
-        raise NotFound(f"cannot find {noun} {given}{hint}", code=f"{noun.partition(' ')[0]}_not_found")
-    if len(found) > 1:
-        raise Conflict(
-            f"cannot tell which {noun} {given} is: {', '.join(sorted(found)[:5])}",
-            code="ambiguous_id",
-        )
-    return found[0]

@@ -15,7 +15,7 @@ from kheish.api.router import Call
 from kheish.core.state import State
 from kheish.daemon.wiring import build_debugging, build_secrets
 from kheish.providers.registry import Routes
-from kheish.runtime.supervisor import Supervisor
+from kheish.runtime.reader import Reader
 from tests.api.raw_http import ask, refusal
 from tests.daemon_process import DaemonProcess, Json
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -41,13 +41,13 @@ async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatc
         made = [await kernel.submit() for _ in range(3)]
         await kernel.until_status(made[-1], "completed")
     peeked: list[str] = []
-    peek = Supervisor.peek
+    peek = Reader.peek
 
-    def note(supervisor: Supervisor, session_id: str) -> Awaitable[State]:
+    def note(reader: Reader, session_id: str) -> Awaitable[State]:
         peeked.append(session_id)
-        return peek(supervisor, session_id)
+        return peek(reader, session_id)
 
-    monkeypatch.setattr(Supervisor, "peek", note)
+    monkeypatch.setattr(Reader, "peek", note)
     async with Kernel(tmp_path, [], generation=2) as kernel:
         secrets = build_secrets(tmp_path, tmp_path)
         debugging = build_debugging(tmp_path, Routes(tmp_path), secrets, kernel.supervisor.runtime)

@@ -120,7 +120,7 @@ async def test_a_replay_of_all_sessions_misses_nothing_that_is_written_meanwhile
         supervisor = kernel.supervisor
         await kernel.create("a")
         await kernel.create("b")
-        read_records = supervisor.read_records
+        read_records = supervisor.reader.read_records
         modes = {"a": "plan", "b": "plan"}
 
         async def read_and_write(session_id: str, *place: int) -> list[Record]:
@@ -130,7 +130,7 @@ async def test_a_replay_of_all_sessions_misses_nothing_that_is_written_meanwhile
                 await kernel.send(c.SetMode(mode=modes.pop(other)), other)  # type: ignore[arg-type]
             return found
 
-        monkeypatch.setattr(supervisor, "read_records", read_and_write)
+        monkeypatch.setattr(supervisor.reader, "read_records", read_and_write)
         stream = Streams(supervisor).everything("0.0")
         frames = await read(stream, "sync")
         await kernel.send(c.SetMode(mode="bypass"), "a")

@@ -271,9 +271,11 @@ def create(folder: Path, count: int) -> list[Figure]:
 def block(folder: Path, count: int) -> list[Figure]:
     """The longest that a callback holds the event loop while a hundred sessions write and twenty clients read: with
     no other session, and with 10,000 in the index."""
+    own = folder / "busy"
+    own.mkdir()
     return [
         _busy(folder, DaemonProcess(folder / "block"), "no other session"),
-        _busy(folder, many(folder), "10,000 other sessions"),
+        _busy(folder, many(own), "10,000 other sessions"),  # its sessions are still at work when it ends
     ]
 
 

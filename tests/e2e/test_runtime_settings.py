@@ -279,10 +279,12 @@ async def _ask_four_times(root: Path, routes: Routes, clock: Clock) -> list[Any]
             subscription = supervisor.hub.subscribe(session_id="s")
             applied = await supervisor.submit("s", submit, OPERATOR)
             async with asyncio.timeout(30):
-                while not (run := (await supervisor.state("s"))[0].runs[applied.result]).is_terminal:
+                while not (run := (await supervisor.reader.state("s"))[0].runs[applied.result]).is_terminal:
                     await subscription.wait()
             subscription.close()
-            events = [e for r in await supervisor.read_records("s", 0, 100) for e in decode_events(r.events_json)]
+            events = [
+                e for r in await supervisor.reader.read_records("s", 0, 100) for e in decode_events(r.events_json)
+            ]
             ways = [(e.route, e.reason) for e in events if isinstance(e, ModelCallStarted) and e.run_id == run.run_id]
             found.append((run.output, ways))
     finally:

@@ -126,11 +126,11 @@ class Kernel:
         return await self.send(c.SubmitRun(text=text, route="test", model="m"), session_id, **fields)
 
     async def state(self, session_id: str = "s") -> State:
-        return (await self.supervisor.state(session_id))[0]
+        return (await self.supervisor.reader.state(session_id))[0]
 
     async def replayed(self, *after: int) -> list[tuple[str, Record]]:
         """What was published after a (generation, position)."""
-        return [item async for item in self.supervisor.replay((after[0], after[1]), (1_000_000, 0))]
+        return [item async for item in self.supervisor.reader.replay((after[0], after[1]), (1_000_000, 0))]
 
     async def until(self, wanted: Callable[[State], bool], session_id: str = "s") -> State:
         """The state once it is as wanted, told by the hub."""

@@ -99,7 +99,7 @@ async def taken(kernel: Kernel, session_id: str) -> list[tuple[str, str]]:
     """The route and the reason of each attempt in a session."""
     return [
         (event["route"], event.get("reason", "primary"))
-        for record in await kernel.supervisor.read_records(session_id, 0, 100)
+        for record in await kernel.supervisor.reader.read_records(session_id, 0, 100)
         for event in record.events
         if event["type"] == "model_call.started"
     ]

@@ -46,7 +46,7 @@ async def run_through(kernel: Kernel, text: str = "go on") -> str:
 
 
 async def facts(kernel: Kernel) -> list[dict[str, Any]]:
-    return [event for record in await kernel.supervisor.read_records("s", 0, 1_000) for event in record.events]
+    return [event for record in await kernel.supervisor.reader.read_records("s", 0, 1_000) for event in record.events]
 
 
 def texts(request: ModelRequest) -> list[str]:
@@ -64,7 +64,7 @@ async def test_a_summary_comes_before_the_window_is_full_and_stands_for_what_was
         assert texts(last)[0] == "the first" and texts(last)[-1] == "the third"
         assert texts(last)[1].endswith("the gist") and LONG not in texts(last)
         assert last.output_tokens_max == WINDOW - tokens_max(WINDOW)
-        transcript = await kernel.supervisor.messages("s")
+        transcript = await kernel.supervisor.reader.messages("s")
         assert [message.text for message in transcript] == ["the first", LONG, "the second", LONG, "the third", "done"]
 
 
@@ -110,7 +110,7 @@ async def test_after_a_compaction_a_restarted_daemon_reads_nothing_before_it(
         (request,) = kernel.provider.requests
         assert read_from == ([] if is_compacted else [1])
         assert texts(request)[0] == "the first" and texts(request)[-1] == "after it"
-        transcript = await kernel.supervisor.messages("s")
+        transcript = await kernel.supervisor.reader.messages("s")
         assert len(transcript) == 8, "people see all of it"
 
 
@@ -122,9 +122,9 @@ async def test_the_transcript_is_let_go_of_when_models_are_shown_it_no_longer(
         for text in ("the first", "the second", "the third"):
             await run_through(kernel, text)
         assert read_from == []
-        assert len(await kernel.supervisor.messages("s")) == 6
+        assert len(await kernel.supervisor.reader.messages("s")) == 6
         assert read_from == [1]
-        assert await kernel.supervisor.messages("s") == await kernel.supervisor.messages("s")
+        assert await kernel.supervisor.reader.messages("s") == await kernel.supervisor.reader.messages("s")
         assert read_from == [1]
 
 

@@ -137,23 +137,23 @@ async def test_a_past_run_is_found_by_its_whole_id(tmp_path: Path) -> None:
         whole = (await kernel.state()).runs[first]
         for _ in range(2):
             await finish(kernel)
-        find = kernel.supervisor.find_run
+        find = kernel.supervisor.reader.find_run
         assert first not in (await kernel.state()).runs and kernel.supervisor.index.session_of_run(first) is None
         assert await find(first) == await find(first.removeprefix("run_")) == ("s", first)
-        assert await kernel.supervisor.session_of_run(first) == "s"
-        state, run = await kernel.supervisor.run("s", first)
+        assert await kernel.supervisor.reader.session_of_run(first) == "s"
+        state, run = await kernel.supervisor.reader.run("s", first)
         assert run == whole and run.output == "one" and state.session_id == "s"
         with pytest.raises(NotFound, match="by its whole id"):
             await find(first[:-1])
         other = f"{first[:-2]}ZZ"
-        assert await kernel.supervisor.session_of_run(other) is None
+        assert await kernel.supervisor.reader.session_of_run(other) is None
         for given in (other, other.removeprefix("run_"), f"approval_{first.removeprefix('run_')}"):
             with pytest.raises(NotFound):
                 await find(given)
         with pytest.raises(NotFound):
-            await kernel.supervisor.run("s", other)
+            await kernel.supervisor.reader.run("s", other)
         with pytest.raises(NotFound):
-            await kernel.supervisor.run("other", first)
+            await kernel.supervisor.reader.run("other", first)
 
 
 @pytest.mark.usefixtures("few")
@@ -168,7 +168,7 @@ async def test_the_index_holds_the_runs_of_the_state_and_counts_all(tmp_path: Pa
             row = kernel.supervisor.index.rows["s"]
             assert (list(row.run_ids), row.runs_total) == (made[-2:], 4)
             assert [kernel.supervisor.index.session_of_run(run_id) for run_id in made] == [None, None, "s", "s"]
-            assert await kernel.supervisor.find_run(made[0]) == ("s", made[0])
+            assert await kernel.supervisor.reader.find_run(made[0]) == ("s", made[0])
         for path in saved:
             path.unlink(missing_ok=True)
 
@@ -184,7 +184,7 @@ async def test_a_past_run_is_read_from_its_own_records_alone(tmp_path: Path, mon
         for _ in range(2):
             await finish(kernel)
         await toggle(kernel, 200)
-        expected = [r async for page in kernel.supervisor.read_run("s", run_id, 0) for r in page]
+        expected = [r async for page in kernel.supervisor.reader.read_run("s", run_id, 0) for r in page]
         assert expected[0].events[0]["type"] == "run.submitted"
         assert expected[-1].events[-1]["type"] == "run.completed"
         journal = next((tmp_path / "sessions" / "s").glob("journal-*"))
@@ -193,9 +193,9 @@ async def test_a_past_run_is_read_from_its_own_records_alone(tmp_path: Path, mon
             assert b"mode_changed" in lines[seq]
             lines[seq] = lines[seq].replace(b"mode", b"node")
         journal.write_bytes(b"".join(lines))
-        _, run = await kernel.supervisor.run("s", run_id)
+        _, run = await kernel.supervisor.reader.run("s", run_id)
         assert run.output == "the one" and run.step == 2
-        found = [r async for page in kernel.supervisor.read_run("s", run_id, 0) for r in page]
+        found = [r async for page in kernel.supervisor.reader.read_run("s", run_id, 0) for r in page]
         assert [r.seq for r in found] == [r.seq for r in expected]
 
 
@@ -204,7 +204,7 @@ async def test_a_decision_can_be_repeated_when_its_request_has_left_the_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its key is known for longer, where requests are settled by the dozen."""
-    for module in ("kheish.core.approvals", "kheish.runtime.supervisor"):
+    for module in ("kheish.core.approvals", "kheish.runtime.reader"):
         monkeypatch.setattr(f"{module}.SETTLED_REQUESTS_KEPT", 2)
     asking = reply("", *(("bash", {"command": text}) for text in "abcd"))
     async with Kernel(tmp_path, [asking, reply("done")]) as kernel:
@@ -213,14 +213,14 @@ async def test_a_decision_can_be_repeated_when_its_request_has_left_the_state(
         first, *others = (await kernel.until(lambda s: len(s.approvals) == 4)).approvals
         denied = c.ResolveApprovals(resolutions=(c.ApprovalResolution(request_id=first, resolution="deny"),))
         await kernel.send(denied, key="k", body_digest="d")
-        assert await kernel.supervisor.find_request(first) == ("s", first)
+        assert await kernel.supervisor.reader.find_request(first) == ("s", first)
         rest = tuple(c.ApprovalResolution(request_id=request_id, resolution="deny") for request_id in others)
         await kernel.send(c.ResolveApprovals(resolutions=rest))
         await kernel.until_status(run_id, "completed")
         assert list((await kernel.state()).settled) == others[-2:]
-        assert await kernel.supervisor.find_request(first) == ("s", first)
+        assert await kernel.supervisor.reader.find_request(first) == ("s", first)
         assert await kernel.send(denied, key="k", body_digest="d") == run_id
         with pytest.raises(NotFound, match="last 2"):
             await kernel.send(denied)
         with pytest.raises(NotFound):
-            await kernel.supervisor.find_request(f"{first[:-2]}ZZ")
+            await kernel.supervisor.reader.find_request(f"{first[:-2]}ZZ")

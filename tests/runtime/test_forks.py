@@ -25,11 +25,11 @@ async def life(kernel: Kernel) -> list[Record]:
     await kernel.create()
     for text in ("look", "and again"):
         await kernel.until_status(await kernel.submit(text), "completed")
-    return await kernel.supervisor.read_records("s", 0, 100)
+    return await kernel.supervisor.reader.read_records("s", 0, 100)
 
 
 async def fork(kernel: Kernel, name: str, at: int = 0) -> str:
-    forked, source = await kernel.supervisor.copy_transcript("s", at)
+    forked, source = await kernel.supervisor.reader.copy_transcript("s", at)
     return await kernel.send(c.CreateSession(session_id=name, cwd=source.cwd, forked=forked), name)
 
 
@@ -55,7 +55,7 @@ async def test_at_each_record_it_holds_what_was_said_by_then_or_names_the_neares
         assert [type(m) for m in full] == [
             UserMessage, AssistantMessage, ToolMessage, AssistantMessage, UserMessage, AssistantMessage,
         ]  # fmt: skip
-        assert list(full) == await kernel.supervisor.messages("s")
+        assert list(full) == await kernel.supervisor.reader.messages("s")
         for seq, messages in whole.items():
             assert messages == full[: len(messages)], seq
         assert [len(messages) for messages in whole.values()] == sorted(len(messages) for messages in whole.values())
@@ -78,14 +78,14 @@ async def test_it_is_whole_by_itself_and_goes_on_from_there(tmp_path: Path) -> N
     async with Kernel(tmp_path, REPLIES) as kernel:
         records = await life(kernel)
         await fork(kernel, "other", 5)
-        assert await kernel.supervisor.read_records("s", 0, 100) == records, "the other stays as it is"
+        assert await kernel.supervisor.reader.read_records("s", 0, 100) == records, "the other stays as it is"
     shutil.rmtree(session_path(tmp_path, "s"))
     async with Kernel(tmp_path, [reply("From here.")], generation=2) as kernel:
         run_id = await kernel.submit("now what?", "other")
         await kernel.until_status(run_id, "completed", "other")
         (request,) = kernel.provider.requests
         assert texts(request.messages)[0] == "look" and texts(request.messages)[-2:] == ["It says hello.", "now what?"]
-        assert texts(await kernel.supervisor.messages("other"))[-1] == "From here."
+        assert texts(await kernel.supervisor.reader.messages("other"))[-1] == "From here."
 
 
 async def test_a_session_that_exists_is_not_forked_into(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_a_session_that_exists_is_not_forked_into(tmp_path: Path) -> None:
         await kernel.create("other")
         with pytest.raises(Conflict, match="exists"):
             await fork(kernel, "other")
-        assert await kernel.supervisor.messages("other") == []
+        assert await kernel.supervisor.reader.messages("other") == []
 
 
 async def test_what_is_too_large_for_one_record_is_refused_and_an_earlier_place_is_not(

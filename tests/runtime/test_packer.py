@@ -57,8 +57,8 @@ async def test_a_session_that_is_put_away_is_packed_and_goes_on_as_before(tmp_pa
         for number in range(3):
             await run(kernel)
             await until(lambda packed=number + 1: packed_of(tmp_path) == [True] * packed + [False])
-        assert [record.seq for record in await kernel.supervisor.read_records("s", 0, 100)] == list(range(1, 8))
-        assert len(await kernel.supervisor.messages("s")) == 6
+        assert [record.seq for record in await kernel.supervisor.reader.read_records("s", 0, 100)] == list(range(1, 8))
+        assert len(await kernel.supervisor.reader.messages("s")) == 6
         await until(lambda: not kernel.supervisor.loaded_total)
         row = kernel.supervisor.index.rows["s"]
         await until(lambda: row.bytes_total == sum(file_sizes(tmp_path / "sessions" / "s").values()))
@@ -131,7 +131,7 @@ async def test_one_that_is_used_meanwhile_is_not_waited_for_and_is_packed_later(
         monkeypatch.setattr(residents, "SESSION_UNLOAD_AFTER_MS", 1)
         kernel.supervisor._residents._unload_idle()
         await until(lambda: packed_of(tmp_path) == [True, True, False])
-        assert len(await kernel.supervisor.messages("s")) == 4
+        assert len(await kernel.supervisor.reader.messages("s")) == 4
 
 
 async def test_a_daemon_that_stops_does_not_wait_for_the_end_of_it(

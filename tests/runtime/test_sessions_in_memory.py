@@ -38,7 +38,7 @@ async def test_a_session_that_nobody_uses_any_more_is_put_away(tmp_path: Path, m
         while not any(frame.ends for frame in await subscription.wait() or ()):
             pass
         await put_away(kernel)
-        assert (await kernel.supervisor.messages("s"))[-1].text == "done"
+        assert (await kernel.supervisor.reader.messages("s"))[-1].text == "done"
         await put_away(kernel)
         await kernel.submit("again")
 
@@ -71,11 +71,11 @@ async def test_what_a_list_shows_of_a_session_is_read_without_opening_it(tmp_pat
     names = ["a", "b", "c"]
     await waiting(tmp_path, *names)
     async with Kernel(tmp_path, [ASK], generation=2) as kernel:
-        peeked = [await kernel.supervisor.peek(name) for name in names]
+        peeked = [await kernel.supervisor.reader.peek(name) for name in names]
         assert kernel.supervisor.loaded_total == 0
         opened = [await kernel.state(name) for name in names]
         assert peeked == [replace(state, entered=before.entered) for state, before in zip(opened, peeked, strict=True)]
-        assert await kernel.supervisor.peek("a") is opened[0], "one that is open is not read"
+        assert await kernel.supervisor.reader.peek("a") is opened[0], "one that is open is not read"
 
 
 async def test_what_was_asked_under_other_rules_is_asked_again_before_a_list_shows_it(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ async def test_what_was_asked_under_other_rules_is_asked_again_before_a_list_sho
     async with Kernel(tmp_path, [ASK], generation=2) as kernel:
         policy = kernel.supervisor.policy
         policy.settings = replace(policy.settings, policy_revision="another")
-        (approval,) = (await kernel.supervisor.peek("s")).approvals.values()
+        (approval,) = (await kernel.supervisor.reader.peek("s")).approvals.values()
         assert approval.policy_revision == "another"
 
 
@@ -100,7 +100,7 @@ async def test_a_list_does_not_show_what_may_not_be_durable_yet(
 
     await waiting(tmp_path, "s")
     async with Kernel(tmp_path, [ASK], generation=2) as kernel:
-        (approval,) = (await kernel.supervisor.peek("s")).approvals
+        (approval,) = (await kernel.supervisor.reader.peek("s")).approvals
         policy = kernel.supervisor.policy
         settings = policy.settings
         policy.settings = replace(settings, policy_revision="another")
@@ -109,7 +109,7 @@ async def test_a_list_does_not_show_what_may_not_be_durable_yet(
         opening = asyncio.ensure_future(kernel.state())
         await asyncio.to_thread(is_writing.wait, 10)
         policy.settings = settings
-        assert list((await kernel.supervisor.peek("s")).approvals) == [approval]
+        assert list((await kernel.supervisor.reader.peek("s")).approvals) == [approval]
         may_go.set()
         assert list((await opening).approvals) != [approval]
 
@@ -119,13 +119,13 @@ async def test_a_settled_request_is_found_without_opening_sessions_and_whatever_
 ) -> None:
     await waiting(tmp_path, "a", "b", "c")
     async with Kernel(tmp_path, [ASK], generation=2) as kernel:
-        (wanted,) = (await kernel.supervisor.peek("c")).approvals
+        (wanted,) = (await kernel.supervisor.reader.peek("c")).approvals
         for name in ("a", "b", "c"):
             await kernel.send(c.EndSession(), name)
     (journal,) = (tmp_path / "sessions" / "a").glob("journal-*")
     async with Kernel(tmp_path, [ASK], generation=3) as kernel:
         journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
-        assert await kernel.supervisor.find_request(wanted) == ("c", wanted)
+        assert await kernel.supervisor.reader.find_request(wanted) == ("c", wanted)
         assert kernel.supervisor.loaded_total == 0
 
 
@@ -139,10 +139,10 @@ async def test_a_session_that_cannot_be_read_raises_what_is_wrong_with_it(tmp_pa
         else:
             journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
         with pytest.raises(NotFound if harm == "gone" else Corrupt):
-            await kernel.supervisor.peek("s")
+            await kernel.supervisor.reader.peek("s")
         assert bool(kernel.supervisor.index.rows["s"].problem) == (harm == "damaged")
         with pytest.raises(NotFound):
-            await kernel.supervisor.peek("never")
+            await kernel.supervisor.reader.peek("never")
 
 
 async def test_the_order_of_all_records_is_known_without_the_index(
@@ -204,7 +204,7 @@ async def test_a_transcript_from_before_a_checkpoint_is_read_when_a_model_needs_
             await kernel.until_status(await kernel.submit(text), "completed")
         assert [m.text for m in kernel.provider.requests[0].messages] == ["one", "first", "two"]
         assert [m.text for m in kernel.provider.requests[1].messages] == ["one", "first", "two", "second", "three"]
-        assert [m.text for m in await kernel.supervisor.messages("s")][-1] == "third"
+        assert [m.text for m in await kernel.supervisor.reader.messages("s")][-1] == "third"
 
 
 async def test_a_run_whose_session_cannot_be_read_back_fails_and_says_so(

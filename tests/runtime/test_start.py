@@ -265,7 +265,7 @@ async def test_a_session_whose_records_do_not_follow_from_each_other_keeps_no_ot
             with pytest.raises(Corrupt, match="record 2 does not follow"):
                 await kernel.state(name)
             assert "record 2 " in kernel.supervisor.index.rows[name].problem
-            assert [record.seq for record in await kernel.supervisor.read_records(name, 0, 10)] == [1, 2]
+            assert [record.seq for record in await kernel.supervisor.reader.read_records(name, 0, 10)] == [1, 2]
 
 
 async def test_a_session_that_somebody_else_holds_for_a_moment_is_taken_up_after_it(

@@ -109,7 +109,7 @@ async def test_a_large_result_goes_to_a_blob(tmp_path: Path) -> None:
         await kernel.until_status(run_id, "completed")
         (completed,) = [
             event
-            for record in await kernel.supervisor.read_records("s", 0, 100)
+            for record in await kernel.supervisor.reader.read_records("s", 0, 100)
             for event in record.events
             if event["type"] == "tool_call.completed"
         ]
@@ -148,7 +148,7 @@ async def test_subscribers_see_every_record_once_in_order(tmp_path: Path) -> Non
         await kernel.until_status(run_id, "completed")
         frames = [f for f in subscription.take() if f.event == "record"]
         assert [f.seq for f in frames] == list(range(2, 2 + len(frames)))
-        journal = await kernel.supervisor.read_records("s", 1, 100)
+        journal = await kernel.supervisor.reader.read_records("s", 1, 100)
         assert [orjson.loads(f.data)["events"] for f in frames] == [r.events for r in journal]
         assert frames[-1].ends == {run_id}
 
@@ -199,16 +199,16 @@ async def test_ids_are_found_by_unambiguous_prefix(tmp_path: Path) -> None:
         run_id = await kernel.submit()
         state = await kernel.until(lambda s: bool(s.approvals))
         (request_id,) = state.approvals
-        assert await kernel.supervisor.find_run(run_id[:-3]) == ("s", run_id)
-        assert await kernel.supervisor.find_request(request_id[:-1]) == ("s", request_id)
+        assert await kernel.supervisor.reader.find_run(run_id[:-3]) == ("s", run_id)
+        assert await kernel.supervisor.reader.find_request(request_id[:-1]) == ("s", request_id)
         with pytest.raises(NotFound):
-            await kernel.supervisor.find_run("run_zzz")
+            await kernel.supervisor.reader.find_run("run_zzz")
 
 
 async def test_unknown_sessions_are_not_made_by_asking(tmp_path: Path) -> None:
     async with Kernel(tmp_path, [reply()]) as kernel:
         with pytest.raises(NotFound):
-            await kernel.supervisor.state("nope")
+            await kernel.supervisor.reader.state("nope")
         with pytest.raises(NotFound):
             await kernel.supervisor.submit("nope", c.EndSession(), OPERATOR)
     assert not (tmp_path / "sessions" / "nope").exists()

@@ -48,13 +48,13 @@ async def list_approvals(app: App, call: Call[None, ListQuery]) -> list[Approval
 
 
 async def list_session_approvals(app: App, call: Call[None, NoQuery]) -> list[ApprovalView]:
-    state, _ = await app.supervisor.state(call.path["id"])
+    state, _ = await app.supervisor.reader.state(call.path["id"])
     return [view(app, state, approval) for approval in state.approvals.values()]
 
 
 async def get_approval(app: App, call: Call[None, NoQuery]) -> ApprovalView:
-    session_id, request_id = await app.supervisor.find_request(call.path["id"])
-    state, _ = await app.supervisor.state(session_id)
+    session_id, request_id = await app.supervisor.reader.find_request(call.path["id"])
+    state, _ = await app.supervisor.reader.state(session_id)
     return view(app, state, find(state, request_id))
 
 
@@ -76,7 +76,7 @@ async def _resolve(app: App, session_id: str, items: list[ResolveOneOfMany], cal
 
 
 async def resolve_approval(app: App, call: Call[ResolveApproval, NoQuery]) -> RunView:
-    session_id, request_id = await app.supervisor.find_request(call.path["id"])
+    session_id, request_id = await app.supervisor.reader.find_request(call.path["id"])
     body = call.body
     item = ResolveOneOfMany(request_id=request_id, **{n: getattr(body, n) for n in body.__struct_fields__})
     applied = await _resolve(app, session_id, [item], call)
@@ -94,7 +94,7 @@ async def resolve_as_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> Run
 
 
 async def resolve_in_run(app: App, call: Call[ResolveApprovals, NoQuery]) -> RunView:
-    session_id, _ = await app.supervisor.find_run(call.path["id"])
+    session_id, _ = await app.supervisor.reader.find_run(call.path["id"])
     applied = await _resolve(app, session_id, call.body.resolutions, call)
     return await view_result(app, applied)
 

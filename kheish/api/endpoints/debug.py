@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 async def list_debug_artifacts(app: App, call: Call[None, NoQuery]) -> list[DebugSummary]:
     _require_operator(call.caller)
-    return await app.debugging.list_artifacts(*await app.supervisor.find_run(call.path["id"]))
+    return await app.debugging.list_artifacts(*await app.supervisor.reader.find_run(call.path["id"]))
 
 
 async def get_debug_artifact(app: App, call: Call[None, NoQuery]) -> DebugArtifact:
     _require_operator(call.caller)
-    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    session_id, run_id = await app.supervisor.reader.find_run(call.path["id"])
     return await app.debugging.read_artifact(session_id, run_id, call.path["artifact"])
 
 

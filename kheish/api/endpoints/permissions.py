@@ -37,7 +37,7 @@ class PatternQuery(Body, frozen=True):
 
 async def list_rules(app: App, call: Call[None, NoQuery]) -> list[RuleView]:
     """All that apply to a session, nearest scope first."""
-    state, _ = await app.supervisor.state(call.path["id"])
+    state, _ = await app.supervisor.reader.state(call.path["id"])
     return [rule_view(rule) for rule in (*state.rules, *app.supervisor.policy.settings.rules)]
 
 
@@ -59,7 +59,7 @@ async def remove_user_rule(app: App, call: Call[None, PatternQuery]) -> list[Rul
 
 async def _state(app: App, session_id: str) -> State:
     """That of the session, or of one that has nothing of its own."""
-    return (await app.supervisor.state(session_id))[0] if session_id else State()
+    return (await app.supervisor.reader.state(session_id))[0] if session_id else State()
 
 
 async def check_permission(app: App, call: Call[CheckPermission, NoQuery]) -> PermissionView:
@@ -105,8 +105,8 @@ async def list_audits(app: App, call: Call[None, NoQuery]) -> list[PermissionAud
     """The last decisions of the session, oldest first."""
     audits: deque[PermissionAudit] = deque(maxlen=PAGE_ITEMS_MAX)
     after = 0
-    await app.supervisor.state(call.path["id"])
-    while page := await app.supervisor.read_records(
+    await app.supervisor.reader.state(call.path["id"])
+    while page := await app.supervisor.reader.read_records(
         call.path["id"], after, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES
     ):
         for record in page:

@@ -33,21 +33,21 @@ async def list_questions(app: App, call: Call[None, ListQuery]) -> list[Question
 
 
 async def list_session_questions(app: App, call: Call[None, NoQuery]) -> list[QuestionView]:
-    state, _ = await app.supervisor.state(call.path["id"])
+    state, _ = await app.supervisor.reader.state(call.path["id"])
     return [question_view(state, question) for question in state.questions.values()]
 
 
 async def _find(app: App, given: str) -> tuple[str, str]:
     """(session id, full id), by id or unambiguous prefix."""
     try:
-        return await app.supervisor.find_request(given)
+        return await app.supervisor.reader.find_request(given)
     except NotFound as error:
         raise NotFound(error.message, code="question_not_found") from error
 
 
 async def get_question(app: App, call: Call[None, NoQuery]) -> QuestionView:
     session_id, request_id = await _find(app, call.path["id"])
-    state, _ = await app.supervisor.state(session_id)
+    state, _ = await app.supervisor.reader.state(session_id)
     return question_view(state, find(state, request_id))
 
 
@@ -76,7 +76,7 @@ async def answer_in_session(app: App, call: Call[ResolveQuestion, NoQuery]) -> S
 
 
 async def answer_in_run(app: App, call: Call[ResolveQuestion, NoQuery]) -> RunView:
-    session_id, _ = await app.supervisor.find_run(call.path["id"])
+    session_id, _ = await app.supervisor.reader.find_run(call.path["id"])
     body = call.body.resolution
     applied = await _answer(app, session_id, body.request_id, body, call)
     return await view_result(app, applied)

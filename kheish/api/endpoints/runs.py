@@ -59,7 +59,7 @@ SUBMITS = (
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
     """The run's id is the result."""
     body = call.body
-    state, _ = await app.supervisor.state(session_id)
+    state, _ = await app.supervisor.reader.state(session_id)
     providers = app.supervisor.providers
     hops = await providers.with_windows(await providers.resolve(body.model, state.model))
     price_of = await providers.prices([hop.route for hop in hops])
@@ -102,7 +102,7 @@ async def _keep_attachment(app: App, given: InputAttachment, position: int) -> A
 
 async def find_run(app: App, given: str) -> tuple[State, Run]:
     """By id or unambiguous prefix."""
-    return await app.supervisor.run(*await app.supervisor.find_run(given))
+    return await app.supervisor.reader.run(*await app.supervisor.reader.find_run(given))
 
 
 async def view_result(app: App, applied: Applied) -> RunView:
@@ -110,7 +110,7 @@ async def view_result(app: App, applied: Applied) -> RunView:
     state = applied.state
     if applied.result in state.runs:
         return app.run_view(state, state.runs[applied.result])
-    return app.run_view(*await app.supervisor.run(state.session_id, applied.result))
+    return app.run_view(*await app.supervisor.reader.run(state.session_id, applied.result))
 
 
 async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
@@ -118,7 +118,7 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
     limit = min(query.limit, PAGE_ITEMS_DEFAULT)
     rows = app.supervisor.index.rows
     if query.session_id:
-        await app.supervisor.state(query.session_id)
+        await app.supervisor.reader.state(query.session_id)
     chosen = [rows[query.session_id]] if query.session_id else [row for row in rows.values() if not row.problem]
     if not query.active:
         chosen = nlargest(limit, chosen, key=lambda row: row.newest_run_id)  # the newest runs of all are among theirs
@@ -142,12 +142,12 @@ async def get_run(app: App, call: Call[None, NoQuery]) -> RunView:
 
 
 async def list_run_events(app: App, call: Call[None, EventsQuery]) -> Raw:
-    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    session_id, run_id = await app.supervisor.reader.find_run(call.path["id"])
     after, limit = parse_seq(call.query.cursor), min(call.query.limit, PAGE_ITEMS_MAX)
     items: list[bytes] = []
     size = 0
     cursor = "null"
-    async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, after)) as pages:
+    async with contextlib.aclosing(app.supervisor.reader.read_run(session_id, run_id, after)) as pages:
         async for record in (record async for page in pages for record in page):
             if len(items) == limit or size >= PAGE_BYTES_MAX:
                 cursor = f'"{after}"'
@@ -173,10 +173,10 @@ async def stream_run(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[b
 
 
 async def explain_run(app: App, call: Call[None, NoQuery]) -> WhyView:
-    session_id, run_id = await app.supervisor.find_run(call.path["id"])
-    state, run = await app.supervisor.run(session_id, run_id)
+    session_id, run_id = await app.supervisor.reader.find_run(call.path["id"])
+    state, run = await app.supervisor.reader.run(session_id, run_id)
     inquiry = Inquiry(run_id, await app.supervisor.providers.prices())
-    async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, 0)) as pages:
+    async with contextlib.aclosing(app.supervisor.reader.read_run(session_id, run_id, 0)) as pages:
         async for record in (record async for page in pages for record in page):
             for event in decode_events(record.events_json):
                 inquiry.add(event, record.at)

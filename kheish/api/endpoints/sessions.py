@@ -97,7 +97,7 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
 async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionView:
     body = call.body
     session_id = _new_session(body.session_id, call.key)
-    forked, source = await app.supervisor.copy_transcript(call.path["id"], body.at)
+    forked, source = await app.supervisor.reader.copy_transcript(call.path["id"], body.at)
     title = body.title
     if title is None:
         title = f"fork of {source.title or source.session_id} at {forked.from_seq}"[:TITLE_CHARS_MAX]
@@ -129,7 +129,7 @@ def _new_session(name: str, key: str) -> str:
 async def _parent_of(app: App, caller: Caller) -> tuple[str, str]:
     """The session and the run whose process this is; nothing for a person's."""
     kind, _, run_id = caller.principal.partition(":")
-    session_id = await app.supervisor.session_of_run(run_id) if kind == "run" else None
+    session_id = await app.supervisor.reader.session_of_run(run_id) if kind == "run" else None
     return (session_id, run_id) if session_id else ("", "")
 
 
@@ -208,14 +208,14 @@ def row_view(app: App, row: SessionSummary) -> SessionView:
 
 
 async def get_session(app: App, call: Call[None, NoQuery]) -> SessionView:
-    state, seq = await app.supervisor.state(call.path["id"])
+    state, seq = await app.supervisor.reader.state(call.path["id"])
     return app.session_view(state, seq)
 
 
 async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
     after = parse_seq(call.query.cursor)
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
-    records = await app.supervisor.read_records(call.path["id"], after, limit, bytes_max=PAGE_BYTES_MAX)
+    records = await app.supervisor.reader.read_records(call.path["id"], after, limit, bytes_max=PAGE_BYTES_MAX)
     items = [public_record(call.path["id"], record) for record in records]
     row = app.supervisor.index.rows.get(call.path["id"])
     # Where reading stopped before the end the next page goes on, or says what the fault is.
@@ -225,12 +225,12 @@ async def list_events(app: App, call: Call[None, EventsQuery]) -> Raw:
 
 
 async def stream_session(app: App, call: Call[None, StreamQuery]) -> AsyncIterator[bytes]:
-    await app.supervisor.state(call.path["id"])
+    await app.supervisor.reader.state(call.path["id"])
     return app.streams.session(call.path["id"], None, start_of(call))
 
 
 async def get_transcript(app: App, call: Call[None, TranscriptQuery]) -> TranscriptView:
-    messages = await app.supervisor.messages(call.path["id"])
+    messages = await app.supervisor.reader.messages(call.path["id"])
     limit = min(call.query.limit, PAGE_ITEMS_MAX)
     first = None if call.query.first is msgspec.UNSET else call.query.first
     return transcript_view(call.path["id"], messages, first, limit)
@@ -243,7 +243,7 @@ async def submit_run(app: App, call: Call[SubmitInput, NoQuery]) -> RunView:
 async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> SessionView:
     """Answers when the run is over or needs a human; the run goes on if the client leaves."""
     session_id = call.path["id"]
-    state, _ = await app.supervisor.state(session_id)
+    state, _ = await app.supervisor.reader.state(session_id)
     if (state.active or state.queue) and not (call.key and call.key in state.keys):
         raise Conflict(
             f"cannot wait in session {session_id}: run {state.active} is active; use /runs, which queues",
@@ -254,7 +254,7 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
         applied = await submit_input(app, session_id, call)
         run_id = applied.result
         while True:
-            state, seq = await app.supervisor.state(session_id)
+            state, seq = await app.supervisor.reader.state(session_id)
             run = state.runs.get(run_id)
             waits = {a.run_id for a in state.approvals.values()} | {q.run_id for q in state.questions.values()}
             if run is None or run.is_terminal or run_id in waits:
@@ -269,7 +269,7 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
 
 
 async def list_runs_of_session(app: App, call: Call[None, NoQuery]) -> list[RunView]:
-    state, _ = await app.supervisor.state(call.path["id"])
+    state, _ = await app.supervisor.reader.state(call.path["id"])
     newest = list(reversed(state.runs.values()))[:PAGE_ITEMS_DEFAULT]
     return [app.run_view(state, run) for run in newest]
 
@@ -311,13 +311,13 @@ async def compact_context(app: App, call: Call[None, NoQuery]) -> SessionView:
 
 
 async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
-    state, _ = await app.supervisor.state(call.path["id"])
+    state, _ = await app.supervisor.reader.state(call.path["id"])
     return [app.run_view(state, state.runs[run_id]) for run_id in state.queue]
 
 
 async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
-    _, run = await app.supervisor.run(session_id, run_id)
+    _, run = await app.supervisor.reader.run(session_id, run_id)
     check_queued(run, "edit")
     command = commands.EditRun(run_id=run_id, text=call.body.content)
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
@@ -325,7 +325,7 @@ async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
 
 async def move_queued(app: App, call: Call[MoveInput, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
-    _, run = await app.supervisor.run(session_id, run_id)
+    _, run = await app.supervisor.reader.run(session_id, run_id)
     check_queued(run, "move")
     command = commands.MoveRun(run_id=run_id, position=int(call.body.position))
     return await view_result(app, await app.supervisor.submit(session_id, command, call.caller))
@@ -333,7 +333,7 @@ async def move_queued(app: App, call: Call[MoveInput, NoQuery]) -> RunView:
 
 async def withdraw_queued(app: App, call: Call[None, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
-    state, run = await app.supervisor.run(session_id, run_id)
+    state, run = await app.supervisor.reader.run(session_id, run_id)
     check_not_started(run, "withdraw")
     if run.is_terminal:
         return app.run_view(state, run)

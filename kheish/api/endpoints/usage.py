@@ -33,12 +33,12 @@ class UsageQuery(Body, frozen=True):
 
 
 async def get_run_usage(app: App, call: Call[None, RunUsageQuery]) -> UsageReport:
-    session_id, run_id = await app.supervisor.find_run(call.path["id"])
+    session_id, run_id = await app.supervisor.reader.find_run(call.path["id"])
     meter = Meter(call.query.by, 0, await app.supervisor.providers.prices())
-    async with contextlib.aclosing(app.supervisor.read_run(session_id, run_id, 0)) as pages:
+    async with contextlib.aclosing(app.supervisor.reader.read_run(session_id, run_id, 0)) as pages:
         async for page in pages:
             await asyncio.to_thread(_meter, meter, session_id, page, run_id)
-    budget = app.run_view(*await app.supervisor.run(session_id, run_id)).budget
+    budget = app.run_view(*await app.supervisor.reader.run(session_id, run_id)).budget
     return usage_report(meter, budget=budget)
 
 
@@ -51,7 +51,7 @@ async def get_usage(app: App, call: Call[None, UsageQuery]) -> UsageReport:
     for row in sorted(rows, key=lambda row: -row.updated_at_ms):
         meter.begin_session()
         look_from_ms = max(0, since_ms - USAGE_LOOK_BACK_MS)
-        async with contextlib.aclosing(app.supervisor.read_since(row.session_id, look_from_ms)) as pages:
+        async with contextlib.aclosing(app.supervisor.reader.read_since(row.session_id, look_from_ms)) as pages:
             async for page in pages:
                 await asyncio.to_thread(_meter, meter, row.session_id, page)
                 left -= len(page)
