@@ -59,9 +59,9 @@ _READ: dict[Dimension, Callable[[str], float | int]] = {
 
 def read_budget(*, cost: str | None, tokens: str | None, steps: str | None, time: str | None) -> BudgetBody | None:
     """None where nothing is said. Raises Invalid."""
-    given = {"cost_usd": cost, "tokens": tokens, "steps": steps, "wall_ms": time}
-    found = {name: _READ[name](text) for name, text in given.items() if text is not None}  # type: ignore[index]
-    return found or None  # type: ignore[return-value]
+    given: dict[Dimension, str | None] = {"cost_usd": cost, "tokens": tokens, "steps": steps, "wall_ms": time}
+    found = {name: _READ[name](text) for name, text in given.items() if text is not None}
+    return found or None  # type: ignore[return-value]  # its keys are a budget's
 
 
 def read_raise(text: str, reached: list[Dimension]) -> BudgetBody:
@@ -79,7 +79,7 @@ def read_raise(text: str, reached: list[Dimension]) -> BudgetBody:
                 raise
             used_up = next(name for name, d in _NAMES.items() if d == dimension)
             raise Invalid(f"{error.message}; what is used up is {used_up}") from None
-    return found  # type: ignore[return-value]
+    return found  # type: ignore[return-value]  # its keys are a budget's
 
 
 def example(reached: list[Dimension]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kheish.errors import Invalid
-from kheish.wire.status import ProviderReadiness, RouteReadiness, WarningView
+from kheish.wire.status import ProviderReadiness, RouteReadiness, RouteStatus, WarningView
 
 if TYPE_CHECKING:
     from kheish.api.app import App
@@ -26,13 +26,14 @@ async def look(app: App) -> tuple[ProviderReadiness, list[WarningView]]:
     routes, warnings = [], []
     for row in rows:
         route_id, problem = row["route_id"], row["problem"]
+        status: RouteStatus
         if not row["ready"]:
             status = "error" if route_id in used | active else "warning"
         elif cooling := spared.get(route_id):
             status, problem = "warning", f"spared for {max(1, (cooling.until_ms - now_ms) // 1000)} s: {cooling.code}"
         else:
             status = "ok"
-        routes.append(RouteReadiness(route_id=route_id, status=status, problem=problem))  # type: ignore[arg-type]
+        routes.append(RouteReadiness(route_id=route_id, status=status, problem=problem))
         if status == "error":
             code = "provider_active_route_not_ready" if route_id in active else "provider_route_not_ready"
             warnings.append(WarningView(code=code, message=f"route {route_id}: {problem}", action=_action(row)))

@@ -10,7 +10,7 @@ from kheish.terminal import ago, clean, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kheish.client import DebugLevel, Mode, RuntimeView
+    from kheish.client import DebugLevel, Mode, RuntimeView, ToolLimits
 
 _NOTHING = "-"
 
@@ -108,8 +108,8 @@ def _list_limits(as_json: bool) -> int:
     return 0
 
 
-def _limits(row: object) -> str:
-    return ", ".join(f"{name} {value}" for name, value in dict(row).items())  # type: ignore[call-overload]
+def _limits(row: ToolLimits) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row.items())
 
 
 def revisions(as_json: bool) -> int:

@@ -23,6 +23,7 @@ def usage(by: str, since: str, as_json: bool) -> int:
 
 
 def of_run(run_id: str, by: str, as_json: bool) -> int:
+    # As above.
     report = connect().runs.usage(run_id, by=by)  # type: ignore[arg-type]
     _print(report, as_json)
     if report["budget"] and not as_json:

@@ -262,8 +262,12 @@ def _recover(events: Events) -> Command:
 
 FROM_COMMANDS: dict[str, Callable[[Events], Command | None]] = {
     "submit_run": _submit,
-    "edit_run": lambda events: c.EditRun(run_id=events[0].run_id, text=events[0].text),  # type: ignore[attr-defined]
-    "move_run": lambda events: c.MoveRun(run_id=events[0].run_id, position=events[0].position),  # type: ignore[attr-defined]
+    "edit_run": lambda events: c.EditRun(
+        run_id=_first(events, e.RunEdited).run_id, text=_first(events, e.RunEdited).text
+    ),
+    "move_run": lambda events: c.MoveRun(
+        run_id=_first(events, e.RunMoved).run_id, position=_first(events, e.RunMoved).position
+    ),
     "withdraw_run": lambda events: c.WithdrawRun(run_id=_first(events, e.RunCancelled).run_id),
     "cancel_run": lambda events: c.CancelRun(
         run_id=_first(events, e.RunCancelled).run_id, reason=_first(events, e.RunCancelled).reason

@@ -49,8 +49,12 @@ def rates_of(hops: tuple[Hop, ...], price_of: PriceOf, at_ms: int) -> tuple[Rate
 
     def rate(hop: Hop) -> Rate | None:
         # Of a thousand tokens: a larger call may be of another price.
-        costs = [price_of(hop.route, hop.model, usage, at_ms) for usage in (_THOUSAND_IN, _THOUSAND_OUT)]
-        return Rate(input_usd=1000 * costs[0], output_usd=1000 * costs[1]) if None not in costs else None  # type: ignore[operator]
+        input_usd, output_usd = [
+            price_of(hop.route, hop.model, usage, at_ms) for usage in (_THOUSAND_IN, _THOUSAND_OUT)
+        ]
+        if input_usd is None or output_usd is None:
+            return None
+        return Rate(input_usd=1000 * input_usd, output_usd=1000 * output_usd)
 
     rates = tuple(map(rate, hops))
     return rates if any(rates) else ()

@@ -45,11 +45,14 @@ class WarningView(View, frozen=True):
     action: str = ""
 
 
+RouteStatus = Literal["ok", "warning", "error"]
+
+
 class RouteReadiness(View, frozen=True):
     """`error`: it cannot be used, and the default or a chain needs it; `warning`: it cannot, or is spared now."""
 
     route_id: str
-    status: Literal["ok", "warning", "error"]
+    status: RouteStatus
     problem: str
 
 
