@@ -49,6 +49,7 @@ def day_account(day: str) -> str:
 class Ledger:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self._has_own = limits.day != NONE or limits.daemon != NONE
         self._shares: dict[str, Share] = {}
         self._total = NOTHING
         self._days: dict[str, Spent] = {}
@@ -97,6 +98,8 @@ class Ledger:
 
     def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
         """What a decision of a session needs to know of budgets beyond it."""
+        if not (self._parents or self._noted or self._has_own):
+            return ()
         return tuple(other for other in self._outside(session_id, day) if other != Outside(account=other.account))
 
     def full(self, day: str) -> set[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -53,7 +55,7 @@ class Residents:
         self._may_leave = may_leave
         self._on_opened = on_opened
         self._packer = packer
-        self._actors: dict[str, Actor] = {}
+        self._actors: OrderedDict[str, Actor] = OrderedDict()
         """In the order of the last use."""
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
@@ -189,9 +191,8 @@ class Residents:
                 self._touch(actor)
 
     def _touch(self, actor: Actor) -> None:
-        del self._actors[actor.session_id]
-        self._actors[actor.session_id] = actor
-        actor.used_at_s = asyncio.get_running_loop().time()
+        self._actors.move_to_end(actor.session_id)
+        actor.used_at_s = time.monotonic()
 
     def _unload_idle(self) -> None:
         """Puts away what nobody has used for long and nothing keeps busy, and comes again when the next one is due."""

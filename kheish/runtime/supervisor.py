@@ -27,7 +27,7 @@ from kheish.errors import (
     Poisoned,
     StoreError,
 )
-from kheish.ids import new_id
+from kheish.ids import new_ulid
 from kheish.limits import (
     INDEX_SAVE_DELAY_MS,
 )
@@ -322,7 +322,7 @@ class Supervisor:
         at_ms = self.clock.now_ms()
         return Context(
             at_ms=at_ms,
-            id_base=new_id("x").partition("_")[2],
+            id_base=new_ulid(),
             generation=self.generation,
             principal=caller.principal,
             origin=caller.origin,

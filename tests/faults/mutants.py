@@ -38,15 +38,15 @@ class Mutant(NamedTuple):
 
 
 def _acknowledge_early() -> None:
-    append, commit, close = committer.Committer.append, committer.Committer._commit, actor.Actor.close
+    append, commit, close = committer.Committer.append, committer._commit, actor.Actor.close
 
     def append_early(self: Any, journal: Any, framed: Any, tell: Callable[[None], None]) -> None:
         append(self, journal, framed, lambda error: None)
         asyncio.get_running_loop().call_soon(tell, None)
 
-    def commit_late(self: Any, batch: Any) -> Any:
+    def commit_late(journal: Any, batch: Any) -> None:
         time.sleep(0.05)
-        return commit(self, batch)
+        commit(journal, batch)
 
     async def close_late(self: Any) -> None:
         await asyncio.sleep(0.2)
@@ -56,7 +56,7 @@ def _acknowledge_early() -> None:
         pass
 
     _replace(committer.Committer, "append", append_early)
-    _replace(committer.Committer, "_commit", commit_late)
+    _replace(committer, "_commit", commit_late)
     _replace(journal.Journal, "locate", lambda self, seq: self._durable)
     _replace(actor.Actor, "close", close_late)
     _replace(actor.Actor, "_save_checkpoint", no_checkpoint)
