@@ -18,7 +18,7 @@ from kheish.limits import PAGE_ITEMS_MAX, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BY
 from kheish.runtime.actor import Actor
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.forks import copy_transcript
-from kheish.runtime.index import Index, SessionSummary
+from kheish.runtime.index import Index
 from kheish.runtime.policy import Policy
 from kheish.runtime.replay import replay
 from kheish.runtime.residents import Residents
@@ -136,8 +136,9 @@ class Reader:
     def replay(self, after: tuple[int, int], until: tuple[int, int]) -> AsyncIterator[tuple[str, Record]]:
         """Durable records of all sessions between two (generation, position), in the order they were published; without
         those of a session that cannot be read."""
-        rows = [row for row in self._index.rows.values() if (row.gen, row.pos) > after]
-        return replay(self.read_records, {row.session_id: row.seq for row in rows}, after, until)
+        rows = self._index.rows.glances()
+        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) > after}
+        return replay(self.read_records, seqs, after, until)
 
     async def find_run(self, run_id: str) -> tuple[str, str]:
         """(session id, full run id) of a run id or an unambiguous prefix of one."""
@@ -154,45 +155,45 @@ class Reader:
         when it was made."""
         if (session_id := self._index.session_of_run(run_id)) is not None:
             return session_id
-        for row in self._living_at(time_of(run_id)):
+        for living in self._living_at(time_of(run_id)):
             with contextlib.suppress(KheishError, OSError):
-                if row.past_runs and await self._find_made(row.session_id, run_id):
-                    return row.session_id
+                if self._index.rows[living].past_runs and await self._find_made(living, run_id):
+                    return living
         return None
 
-    def _living_at(self, at_ms: int | None) -> list[SessionSummary]:
+    def _living_at(self, at_ms: int | None) -> list[str]:
+        """The sessions that were used before and after."""
         if at_ms is None:
             return []
         return [
-            row
-            for row in self._index.rows.values()
+            row.session_id
+            for row in self._index.rows.glances()
             if not row.problem and row.created_at_ms - ID_CLOCK_MS <= at_ms <= row.updated_at_ms + ID_CLOCK_MS
         ]
 
     async def find_request(self, request_id: str) -> tuple[str, str]:
         """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
         a prefix while its session is loaded and by its full id always, so that a late answer learns of the first."""
-        for row in self._index.rows.values():
-            if request_id in row.approval_ids or request_id in row.question_ids:
-                return row.session_id, request_id
-        found: dict[str, str] = {}
-        for row in self._index.rows.values():
-            for full in (*row.approval_ids, *row.question_ids):
-                if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
-                    found[full] = row.session_id
+        if (session_id := self._index.asked.get(request_id)) is not None:
+            return session_id, request_id
+        found = {
+            full: session_id
+            for full, session_id in self._index.asked.items()
+            if full.startswith(request_id) or full.partition("_")[2].startswith(request_id)
+        }
         if not found:
             for actor in self._residents:
                 for full in actor.state.settled:
                     if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
                         found[full] = actor.session_id
         if not found:
-            for row in self._living_at(time_of(request_id)):
+            for living in self._living_at(time_of(request_id)):
                 with contextlib.suppress(KheishError, OSError):
-                    settled = (await self.peek(row.session_id)).settled
+                    settled = (await self.peek(living)).settled
                     if request_id in settled or (
-                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(row.session_id, request_id)
+                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(living, request_id)
                     ):
-                        return row.session_id, request_id
+                        return living, request_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
 

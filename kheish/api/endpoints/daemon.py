@@ -70,7 +70,7 @@ async def get_readiness(app: App, call: Call[None, NoQuery]) -> HealthView:
 
 async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
     supervisor = app.supervisor
-    rows = [row for row in supervisor.index.rows.values() if row.created_at_ms or row.problem]
+    rows = [row for row in supervisor.index.rows.glances() if row.is_shown]
     waiting = [row.active_status for row in rows]
     generation, position = supervisor.position
     warnings = [
@@ -116,7 +116,7 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
             waiting_for_user_question=waiting.count("waiting_for_user_question"),
         ),
         inbox=InboxCounts(
-            approvals=sum(row.pending_approvals for row in rows), questions=sum(row.pending_questions for row in rows)
+            approvals=sum(len(row.approval_ids) for row in rows), questions=sum(len(row.question_ids) for row in rows)
         ),
         subscribers=supervisor.hub.subscribers_total,
         warnings=[*of_routes, *warnings][:100],

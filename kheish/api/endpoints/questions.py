@@ -25,8 +25,9 @@ class ListQuery(Body, frozen=True):
 
 async def list_questions(app: App, call: Call[None, ListQuery]) -> list[QuestionView]:
     views = []
-    for row in list(app.supervisor.index.rows.values()):
-        if row.question_ids and not row.problem and call.query.session_id in ("", row.session_id):
+    rows = [row for row in app.supervisor.index.rows.glances() if row.question_ids and not row.problem]
+    for row in rows:
+        if call.query.session_id in ("", row.session_id):
             state = await app.peek(row.session_id)
             views += [question_view(state, question) for question in state.questions.values()] if state else []
     return sorted(views, key=lambda v: v.request_id)
