@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ import msgspec
 from kheish.core.budgets import Share, share_of
 from kheish.core.state import REDUCER_VERSION, State, last_run_status, status_of
 from kheish.store import atomic
-from kheish.store.session_dir import ends_at, session_names, sessions_dir
+from kheish.store.session_dir import ends_at, open_sessions_dir, session_names
 
 INDEX_VERSION = 4
 _ROWS_AT_ONCE = 100
@@ -142,6 +142,13 @@ class Rows(Mapping[str, SessionSummary]):
                 yield row
 
 
+class Loaded(NamedTuple):
+    """The sessions whose rows have to be made, and those of the others that somebody wanted to see."""
+
+    stale: list[str]
+    wanted: list[SessionSummary]
+
+
 class Unsaved(NamedTuple):
     """Rows that the file does not have; `is_all`: they take the place of all that is in it."""
 
@@ -255,18 +262,21 @@ class Index:
 
     # -- the file ------------------------------------------------------------------------------------------------
 
-    def load(self) -> list[str]:
-        """Takes over the rows that still match; returns the sessions whose rows have to be made."""
-        stored, sessions, stale = self._read(), os.fspath(sessions_dir(self._root)), []
-        for name in session_names(self._root):
-            line = stored.get(name.encode())
-            row = self._decode(line) if line else None
-            if row and not row.problem and ends_at(f"{sessions}/{name}", row.seq, row.segment_first_seq, row.size):
-                assert line is not None
-                self._take(row, line)
-            else:
-                stale.append(name)
-        return stale
+    def load(self, is_wanted: Callable[[SessionSummary], bool] = lambda _: False) -> Loaded:
+        """Takes over the rows that still match."""
+        stored, loaded = self._read(), Loaded([], [])
+        with open_sessions_dir(self._root) as sessions_fd:
+            for name in session_names(self._root):
+                line = stored.get(name.encode())
+                row = self._decode(line) if line else None
+                if row and not row.problem and ends_at(sessions_fd, name, row.seq, row.segment_first_seq, row.size):
+                    assert line is not None
+                    self._take(row, line)
+                    if is_wanted(row):
+                        loaded.wanted.append(row)
+                else:
+                    loaded.stale.append(name)
+        return loaded
 
     def _read(self) -> dict[bytes, bytes]:
         """The newest line of each session, by its id, which it begins with."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kheish.errors import Conflict
 from kheish.limits import PACKING_REST_MS, PACKING_SLICE_MS
-from kheish.runtime.index import Glance, Index
+from kheish.runtime.index import Index, SessionSummary
 from kheish.store.disk_space import file_sizes
 from kheish.store.session_dir import session_path
 from kheish.store.vacuum import vacuum_session
@@ -39,7 +39,7 @@ class Packer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kheish-pack")
         """Begins with the first work."""
 
-    def take(self, row: Glance) -> None:
+    def take(self, row: SessionSummary) -> None:
         """A session that is not open; one of a single segment has nothing to pack."""
         if self.is_on and row.segment_first_seq > 1 and not row.problem and not self._stopping.is_set():
             self._waiting[row.session_id] = None

@@ -36,7 +36,7 @@ from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.found import Found, find_sessions, is_owed
 from kheish.runtime.hub import Hub
-from kheish.runtime.index import Index, summarize
+from kheish.runtime.index import Index, Loaded, summarize
 from kheish.runtime.ledger import Limits
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
@@ -175,21 +175,21 @@ class Supervisor:
     async def start(self) -> None:
         """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
         work is taken up does it go on, for it would be in the way."""
-        stale = await self.committer.run(self._load_index)
-        owed = [row.session_id for row in self.index.rows.glances() if row.is_owed]
-        found = await self._find_sessions([*stale, *owed])
+        stale, rows = await self.committer.run(self._load_index)
+        found = await self._find_sessions([*stale, *(row.session_id for row in rows if row.is_owed)])
         for row, _ in found:
             if row.session_id not in self.index.rows and row.is_shown:
                 self.index.put(row)
-        self.budgets.load((row.session_id, row.share) for row in self.index.rows.values())
+                rows.append(row)
+        self.budgets.load((row.session_id, row.share) for row in rows)
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
         for actor in self._residents:
             self._reconciler.reconcile(actor)
         self._in_background(self.quotas.start())
-        for glance in self.index.rows.glances():
-            if self._residents.get(glance.session_id) is None:
-                self._packer.take(glance)
+        for row in rows:
+            if self._residents.get(row.session_id) is None:
+                self._packer.take(row)
         if stale:
             self._in_background(self._save_index())
         self.budgets.start()
@@ -226,14 +226,17 @@ class Supervisor:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _load_index(self) -> list[str]:
+    def _load_index(self) -> Loaded:
+        """And the rows of sessions that there is something to do about."""
         make_private_dir(self.root)
         make_private_dir(self.root / "daemon")
         make_sessions_dir(self.root)
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
-        return self.index.load()
+        return self.index.load(
+            lambda row: row.is_owed or row.segment_first_seq > 1 or self.budgets.ledger.is_counted(row.share)
+        )
 
     async def drain(self, grace_ms: int) -> None:
         """Stops taking work and lets tool calls finish within the grace."""

@@ -68,7 +68,7 @@ def change(index: Index, name: str, **fields: Any) -> None:
 
 def loaded(root: Path) -> tuple[Index, list[str]]:
     index = Index(root)
-    return index, index.load()
+    return index, index.load().stale
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 101, 250])
