@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -14,8 +15,9 @@ import msgspec
 
 from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
+from kheish.core.effects import CallModel
 from kheish.core.events import Rule
-from kheish.core.machine import decide
+from kheish.core.machine import decide, pending
 from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.state import State
 from kheish.errors import (
@@ -153,8 +155,7 @@ class Supervisor:
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
-        """Budgets of which those that wait for them have to be told."""
-        self._is_started = False
+        self._is_started = self._is_begun = False
         self.is_draining = False
 
     @property
@@ -184,8 +185,7 @@ class Supervisor:
         self.budgets.load((row.session_id, row.share) for row in rows)
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
-        for actor in self._residents:
-            self._reconciler.reconcile(actor)
+        self._in_background(self._begin_owed(list(self._residents)))
         self._in_background(self.quotas.start())
         for row in rows:
             if self._residents.get(row.session_id) is None:
@@ -201,6 +201,16 @@ class Supervisor:
             *[self.committer.run(find_sessions, self.root, self.index.rows, part) for part in parts]
         )
         return [*chain.from_iterable(found)]
+
+    async def _begin_owed(self, actors: list[Actor]) -> None:
+        """One session after another: what models are shown is read from the journals, and if all were read at once,
+        whoever asks the daemon for something would wait for the interpreter."""
+        for actor in actors:
+            if any(isinstance(effect, CallModel) for effect in pending(actor.state)) and not self.is_draining:
+                with contextlib.suppress(KheishError, OSError):  # whoever makes the call finds it too
+                    await actor.shown()
+            self._reconciler.reconcile(actor)
+        self._is_begun = True
 
     async def _take_up(
         self, session_id: str, held: tuple[Opened, State] | None = None, again_s: float = _TAKE_UP_AGAIN_S
@@ -341,8 +351,8 @@ class Supervisor:
         self._residents.use(actor)
 
     def _may_leave(self, session_id: str) -> bool:
-        """Before the daemon has started what a session is owed still has to begin."""
-        return self._is_started and not self.is_draining and self._reconciler.is_idle(session_id)
+        """Right after a start what a session is owed still has to begin."""
+        return self._is_begun and not self.is_draining and self._reconciler.is_idle(session_id)
 
     def _trouble(self, actor: Actor, error: BaseException) -> None:
         log.error("session %s: %s", actor.session_id, error, exc_info=error)

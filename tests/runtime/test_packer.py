@@ -141,7 +141,7 @@ async def test_a_daemon_that_stops_does_not_wait_for_the_end_of_it(
     async with asyncio.timeout(10), Kernel(tmp_path, [reply("done")]) as kernel:
         await kernel.create()
         await run(kernel)
-        await until(lambda: list((tmp_path / "sessions" / "s").glob(".tmp-*")) or packed_of(tmp_path)[0])
+        await until(lambda: kernel.supervisor._packer._packing is not None or packed_of(tmp_path)[0])
     assert not list((tmp_path / "sessions" / "s").glob(".tmp-*"))
 
 
