@@ -9,6 +9,7 @@ There may be very many sessions, and most of them idle: in memory a saved row is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -223,11 +224,10 @@ class Index:
             self.bytes_total -= before.bytes_total
             for request_id in (*before.approval_ids, *before.question_ids):
                 self.asked.pop(request_id, None)
-        self._changed[row.session_id] = row
-        self._take(row, row)
+        self.rows._kept[row.session_id] = self._changed[row.session_id] = row
+        self._count(row)
 
-    def _take(self, row: SessionSummary, kept: SessionSummary | bytes) -> None:
-        self.rows._kept[row.session_id] = kept
+    def _count(self, row: SessionSummary) -> None:
         self.bytes_total += row.bytes_total
         for request_id in (*row.approval_ids, *row.question_ids):
             self.asked[request_id] = row.session_id
@@ -264,35 +264,39 @@ class Index:
 
     def load(self, is_wanted: Callable[[SessionSummary], bool] = lambda _: False) -> Loaded:
         """Takes over the rows that still match."""
-        stored, loaded = self._read(), Loaded([], [])
+        self._read()
+        loaded, gone = Loaded([], []), set(self.rows)
         with open_sessions_dir(self._root) as sessions_fd:
             for name in session_names(self._root):
-                line = stored.get(name.encode())
-                row = self._decode(line) if line else None
+                gone.discard(name)
+                row = self._stored(name)
                 if row and not row.problem and ends_at(sessions_fd, name, row.seq, row.segment_first_seq, row.size):
-                    assert line is not None
-                    self._take(row, line)
+                    self._count(row)
                     if is_wanted(row):
                         loaded.wanted.append(row)
                 else:
+                    self.rows._kept.pop(name, None)
                     loaded.stale.append(name)
+        for name in gone:
+            del self.rows._kept[name]
         return loaded
 
-    def _read(self) -> dict[bytes, bytes]:
-        """The newest line of each session, by its id, which it begins with."""
-        try:
-            data = atomic.read_file(self.path)
-        except OSError:
-            return {}
-        if not data.startswith(_HEADER):
-            return {}
-        lines = data[len(_HEADER) :].split(b"\n")
-        self._lines = 0 if lines.pop() else len(lines)
-        return {line[2 : line.find(b'"', 2)]: line for line in lines}
+    def _read(self) -> None:
+        """The newest line of each session, by its id, which it begins with. Line by line: what the whole takes on the
+        way would stay with the process."""
+        with contextlib.suppress(OSError), os.fdopen(atomic.open_file(self.path), "rb") as file:
+            if file.readline() != _HEADER:
+                return
+            for line in file:
+                if not line.endswith(b"\n"):
+                    self._lines = 0
+                    return
+                self.rows._kept[str(line[2 : line.find(b'"', 2)], "ascii", "replace")] = line
+                self._lines += 1
 
-    def _decode(self, line: bytes) -> SessionSummary | None:
+    def _stored(self, session_id: str) -> SessionSummary | None:
         try:
-            return _decode(line)
+            return self.rows.get(session_id)
         except (UnicodeDecodeError, msgspec.MsgspecError):
             self._lines = 0
             return None
@@ -332,9 +336,10 @@ class Index:
 def _encoded(rows: list[SessionSummary | bytes], saved: list[Saved]) -> Iterator[bytes]:
     """A few lines at a time: while they are encoded nobody else has the interpreter."""
     for at in range(0, len(rows), _ROWS_AT_ONCE):
-        made = [Saved(row, row if isinstance(row, bytes) else _encode(row)) for row in rows[at : at + _ROWS_AT_ONCE]]
+        part = rows[at : at + _ROWS_AT_ONCE]
+        made = [Saved(row, row if isinstance(row, bytes) else _encode(row) + b"\n") for row in part]
         saved += made
-        yield b"".join([line + b"\n" for _, line in made])
+        yield b"".join([line for _, line in made])
         time.sleep(0)
 
 
