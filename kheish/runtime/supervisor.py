@@ -200,7 +200,7 @@ class Supervisor:
         found = await asyncio.gather(
             *[self.committer.run(find_sessions, self.root, self.index.rows, part) for part in parts]
         )
-        return [*chain.from_iterable(found)]
+        return sorted(chain.from_iterable(found), key=lambda found: found.row.session_id)
 
     async def _begin_owed(self, actors: list[Actor]) -> None:
         """One session after another: what models are shown is read from the journals, and if all were read at once,
