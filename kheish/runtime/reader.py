@@ -6,7 +6,7 @@ A session that is loaded answers from memory; any other is read where it lies, a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from kheish.core.events import Message, SessionForked
 from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound
 from kheish.ids import time_of
-from kheish.limits import PAGE_ITEMS_MAX, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
+from kheish.limits import PAGE_ITEMS_MAX, SESSIONS_READ_AT_ONCE, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
 from kheish.runtime.actor import Actor
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.forks import copy_transcript
@@ -25,7 +25,7 @@ from kheish.runtime.residents import Residents
 from kheish.store.committer import Committer
 from kheish.store.records import Record
 from kheish.store.segments import OffsetIndex, read_records
-from kheish.store.session_dir import Loaded, SessionDir, session_path
+from kheish.store.session_dir import SessionDir, session_path
 
 
 class Reader:
@@ -48,24 +48,47 @@ class Reader:
         return actor
 
     async def peek(self, session_id: str) -> State:
-        """The state for a list over many sessions: one that is not loaded is read where it lies. It is opened if it is
+        """The state for a look at many sessions: one that is not loaded is read where it lies. It is opened if it is
         damaged, which is noted then, or if what it waits for was asked under other rules, and is then asked again.
         Raises NotFound, Corrupt, OSError."""
-        actor, row = self._residents.get(session_id), self._index.rows.get(session_id)
-        if actor is not None:
-            return actor.state
-        if row is not None:
-            loaded, state = await self._committer.run(self.read_state, session_id, row.seq)
-            revision = self._policy.settings.policy_revision
-            is_current = all(approval.policy_revision == revision for approval in state.approvals.values())
-            if is_current and loaded.fault is None:
-                return state
-        return (await self.state(session_id))[0]
+        return await self._peeked(session_id, await self._read_unloaded([session_id]))
 
-    def read_state(self, session_id: str, until_seq: int | None = None) -> tuple[Loaded, State]:
-        """Without opening it; a record after the row's may not be durable yet."""
-        loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
-        return loaded, fold_session(loaded, until_seq)
+    async def peek_each(self, session_ids: Sequence[str]) -> AsyncGenerator[State, None]:
+        """The same of many, some of which are read at a time; without those that turn out to be damaged, gone or
+        another's, which must not hide the others (the status names them)."""
+        for first in range(0, len(session_ids), SESSIONS_READ_AT_ONCE):
+            some = session_ids[first : first + SESSIONS_READ_AT_ONCE]
+            read = await self._read_unloaded(some)
+            for session_id in some:
+                try:
+                    state = await self._peeked(session_id, read)
+                except (KheishError, OSError):
+                    continue
+                yield state
+
+    async def _read_unloaded(self, session_ids: Iterable[str]) -> dict[str, State]:
+        """Without opening them, those that are sound, up to where they are durable: a record after the row's may not
+        be."""
+        rows = self._index.rows
+        until = {id_: rows[id_].seq for id_ in session_ids if self._residents.get(id_) is None and id_ in rows}
+        return await self._committer.run(self._read_states, until) if until else {}
+
+    def _read_states(self, until: dict[str, int]) -> dict[str, State]:
+        found = {}
+        for session_id, seq in until.items():
+            with contextlib.suppress(KheishError, OSError):
+                loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
+                if loaded.fault is None:
+                    found[session_id] = fold_session(loaded, seq)
+        return found
+
+    async def _peeked(self, session_id: str, read: dict[str, State]) -> State:
+        if (actor := self._residents.get(session_id)) is not None:
+            return actor.state
+        state, revision = read.get(session_id), self._policy.settings.policy_revision
+        if state is not None and all(asked.policy_revision == revision for asked in state.approvals.values()):
+            return state
+        return (await self.state(session_id))[0]
 
     async def messages(self, session_id: str) -> Sequence[Message]:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
