@@ -14,7 +14,7 @@ from kheish.core.events import Message, SessionForked
 from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound
 from kheish.ids import time_of
-from kheish.limits import PAGE_ITEMS_MAX, SESSIONS_READ_AT_ONCE, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
+from kheish.limits import PAGE_ITEMS_MAX, SESSIONS_READ_AT_ONCE_MAX, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
 from kheish.runtime.actor import Actor
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.forks import copy_transcript
@@ -56,8 +56,8 @@ class Reader:
     async def peek_each(self, session_ids: Sequence[str]) -> AsyncGenerator[State, None]:
         """The same of many, some of which are read at a time; without those that turn out to be damaged, gone or
         another's, which must not hide the others (the status names them)."""
-        for first in range(0, len(session_ids), SESSIONS_READ_AT_ONCE):
-            some = session_ids[first : first + SESSIONS_READ_AT_ONCE]
+        for first in range(0, len(session_ids), SESSIONS_READ_AT_ONCE_MAX):
+            some = session_ids[first : first + SESSIONS_READ_AT_ONCE_MAX]
             read = await self._read_unloaded(some)
             for session_id in some:
                 try:

@@ -81,7 +81,7 @@ async def test_what_a_list_shows_of_a_session_is_read_without_opening_it(tmp_pat
 async def test_a_list_reads_some_at_a_time_and_passes_over_those_that_are_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "SESSIONS_READ_AT_ONCE", 2)
+    monkeypatch.setattr(reader, "SESSIONS_READ_AT_ONCE_MAX", 2)
     names = ["a", "b", "c", "d", "e"]
     await waiting(tmp_path, *names)
     async with Kernel(tmp_path, [ASK], generation=2) as kernel:
