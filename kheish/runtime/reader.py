@@ -176,6 +176,9 @@ class Reader:
     async def session_of_run(self, run_id: str) -> str | None:
         """By full id. Where no state holds it, the journals are asked of those sessions that have past runs and lived
         when it was made."""
+        for actor in self._residents:
+            if run_id in actor.state.runs:
+                return actor.session_id
         if (session_id := self._index.session_of_run(run_id)) is not None:
             return session_id
         for living in self._living_at(time_of(run_id)):
