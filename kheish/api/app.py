@@ -59,14 +59,6 @@ class App:
         self.streams = Streams(supervisor)
         self.router = Router(ENDPOINTS)
 
-    async def peek(self, session_id: str) -> State | None:
-        """A session's state for a list over many; None where it turns out to be damaged, gone or another's, which must
-        not hide the others (the status names it)."""
-        try:
-            return await self.supervisor.reader.peek(session_id)
-        except (KheishError, OSError):
-            return None
-
     def session_view(self, state: State, seq: int) -> SessionView:
         default = self.supervisor.budgets.ledger.limits.session
         standing = standing_of_session(state, default, self.supervisor.budgets.outside(state.session_id))

@@ -52,10 +52,12 @@ def checks(client: Kheish) -> Iterator[Check]:
     for warning in view["warnings"]:
         if warning["code"] in _QUOTA_VERDICTS:
             yield "quotas", _QUOTA_VERDICTS[warning["code"]], f"{warning['message']}; {warning['action']}"
-    damaged = [w["session_id"] for w in view["warnings"] if w["code"] == "session_read_only"]
+    damaged = [w["session_id"] for w in view["warnings"] if w["code"] == "session_read_only" and w["session_id"]]
     if damaged:
         names = ", ".join(damaged[:5])
-        yield "sessions", WRONG, f"read-only after damage: {names}; see `kheish sessions verify --all`"
+        left = view["sessions"]["read_only"] - len(damaged[:5])
+        more = f" and {left} more" if left > 0 else ""
+        yield "sessions", WRONG, f"read-only after damage: {names}{more}; see `kheish sessions verify --all`"
     else:
         yield "sessions", OK, f"{view['sessions']['total']} sessions, none damaged"
     yield from _routes(client)

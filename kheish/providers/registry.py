@@ -4,7 +4,6 @@ model server on this machine, else the rehearsal."""
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import os
 import time
@@ -459,6 +458,8 @@ def _one_hop(table: RouteTable, selector: str) -> Hop:
 
 def find_local_server() -> RouteTable | None:
     """The first model server on this machine that lists a model; blocks for at most a second."""
+    import http.client  # most daemons have a route, and start without it
+
     for name, base_url in LOCAL_SERVERS:
         url = urlsplit(base_url)
         connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_PROBE_TIMEOUT_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import date, datetime, timedelta
 
 from kheish.core.budgets import NONE, Share, share_of
@@ -20,8 +20,14 @@ from kheish.runtime.ports import Clock
 class BudgetWatch:
     """`look_again` has a session that waits for a budget decide anew whether there is room."""
 
-    def __init__(self, limits: Limits, clock: Clock, look_again: Callable[[str], Awaitable[object]]) -> None:
-        self.ledger = Ledger(limits)
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Clock,
+        look_again: Callable[[str], Awaitable[object]],
+        stored: Callable[[str], Share | None],
+    ) -> None:
+        self.ledger = Ledger(limits, stored)
         self._clock = clock
         self._look_again = look_again
         self._minute, self._today = -1, ""
@@ -38,7 +44,7 @@ class BudgetWatch:
             self._minute, self._today = minute, date.fromtimestamp(minute * 60).isoformat()
         return self._today
 
-    def load(self, shares: Mapping[str, Share]) -> None:
+    def load(self, shares: Iterable[tuple[str, Share]]) -> None:
         """What sessions said of themselves before this daemon's life."""
         self.ledger.load(shares)
 

@@ -1,18 +1,18 @@
 """What the daemon knows of every session without opening it.
 
-A cache: each row is derived from its session, and says where the journal ended then. A row whose journal ends elsewhere
-is made anew; deleting the file loses nothing. Changed rows are appended to it, one a line, the newest of a session
-counts, and it is written anew once most of its lines are old ones. Where a crash left a line that cannot be read all
-rows are made anew.
+A cache: each row is derived from its session, and says where the journal ended then. A row whose journal ends
+elsewhere, or that cannot be read, is made anew; deleting the file loses nothing. Changed rows are appended to it, one a
+line, the newest of a session counts, and it is written anew once most of its lines are old ones.
+
+There may be very many sessions, and most of them idle: in memory a saved row is its line, decoded for who asks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,47 +20,59 @@ import msgspec
 
 from kheish.core.budgets import Share, share_of
 from kheish.core.state import REDUCER_VERSION, State, last_run_status, status_of
-from kheish.ids import time_of
-from kheish.runtime.fold import ID_CLOCK_MS
 from kheish.store import atomic
-from kheish.store.session_dir import ends_at, session_names, sessions_dir
+from kheish.store.session_dir import ends_at, open_sessions_dir, session_names
 
-INDEX_VERSION = 3
-_HEADER = b'{"v":%d,"reducer":%d}\n' % (INDEX_VERSION, REDUCER_VERSION)
+INDEX_VERSION = 4
 _ROWS_AT_ONCE = 100
 _OLD_LINES_MIN = 1_000
 _APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """A row. `size` is that of the newest segment, `other_bytes` what the session's other files took when somebody
-    looked. `runs` are the ids of those that the state holds, as one string, which takes a quarter of the memory.
-    `is_owed` says that the world owes the session something: it is opened when the daemon starts."""
+class Glance(msgspec.Struct, kw_only=True, array_like=True, gc=False):
+    """The beginning of a row: what who looks at every session looks at. `size` is that of the newest segment,
+    `other_bytes` what the session's other files took when somebody looked. `is_owed` says that the world owes the
+    session something: it is opened when the daemon starts."""
 
     session_id: str
     cwd: str = ""
-    title: str = ""
-    mode: str = "default"
     created_at_ms: int = 0
     updated_at_ms: int = 0
     ended: bool = False
-    seq: int = 0
-    gen: int = 0
-    pos: int = 0
+    problem: str = ""
     active_run_id: str = ""
     active_status: str = ""
     queued_run_ids: tuple[str, ...] = ()
-    runs: str = ""
-    past_runs: int = 0
     approval_ids: tuple[str, ...] = ()
     question_ids: tuple[str, ...] = ()
-    headline: str = ""
-    last_run_status: str = ""
     is_owed: bool = False
-    problem: str = ""
+    seq: int = 0
+    gen: int = 0
+    pos: int = 0
     segment_first_seq: int = 0
     size: int = 0
     other_bytes: int = 0
+
+    @property
+    def is_shown(self) -> bool:
+        """Not where the session was never quite created."""
+        return bool(self.created_at_ms or self.problem)
+
+    @property
+    def bytes_total(self) -> int:
+        return self.size + self.other_bytes
+
+
+class SessionSummary(Glance, kw_only=True, array_like=True, gc=False):
+    """A row, whose order of fields is that of the file. `runs` are the ids of those that the state holds, as one
+    string, which takes a quarter of the memory."""
+
+    title: str = ""
+    mode: str = "default"
+    headline: str = ""
+    last_run_status: str = ""
+    runs: str = ""
+    past_runs: int = 0
     share: Share = Share()
 
     @property
@@ -73,37 +85,83 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
         return self.runs.rpartition(" ")[2]
 
     @property
-    def pending_approvals(self) -> int:
-        return len(self.approval_ids)
-
-    @property
-    def pending_questions(self) -> int:
-        return len(self.question_ids)
-
-    @property
     def durable(self) -> tuple[int, int, int] | None:
         """Up to where the journal is durable, as its opening wants it. What a row stands for is, unless the session is
         owed something and was not opened yet."""
         return None if self.is_owed or self.problem else (self.seq, self.segment_first_seq, self.size)
 
     @property
-    def bytes_total(self) -> int:
-        return self.size + self.other_bytes
-
-    @property
     def runs_total(self) -> int:
         return self.past_runs + self.runs.count("_")
+
+
+_HEADER = b'{"v":%d,"reducer":%d,"fields":%b}\n' % (
+    INDEX_VERSION,
+    REDUCER_VERSION,
+    msgspec.json.encode(SessionSummary.__struct_fields__),
+)
+_decode = msgspec.json.Decoder(SessionSummary).decode
+_glance = msgspec.json.Decoder(Glance).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Rows(Mapping[str, SessionSummary]):
+    """The row of each session."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, SessionSummary | bytes] = {}
+        """Those that are saved as they stand in the file."""
+
+    def __getitem__(self, session_id: str) -> SessionSummary:
+        kept = self._kept[session_id]
+        return _decode(kept) if isinstance(kept, bytes) else kept
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._kept
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def glances(self) -> Iterator[Glance]:
+        for kept in self._kept.values():
+            yield _glance(kept) if isinstance(kept, bytes) else kept
+
+    def with_run(self, run_id: str) -> Iterator[SessionSummary]:
+        """Those of which a run has an id with this part."""
+        part = run_id.encode()
+        for kept in self._kept.values():
+            if isinstance(kept, SessionSummary):
+                row = kept
+            elif part in kept:
+                row = _decode(kept)
+            else:
+                continue
+            if run_id in row.runs:
+                yield row
+
+
+class Loaded(NamedTuple):
+    """The sessions whose rows have to be made, and those of the others that somebody wanted to see."""
+
+    stale: list[str]
+    wanted: list[SessionSummary]
 
 
 class Unsaved(NamedTuple):
     """Rows that the file does not have; `is_all`: they take the place of all that is in it."""
 
-    rows: list[SessionSummary]
+    rows: list[SessionSummary | bytes]
     is_all: bool
 
 
-_encode_lines = msgspec.json.Encoder().encode_lines
-_decode_lines = msgspec.json.Decoder(SessionSummary).decode_lines
+class Saved(NamedTuple):
+    """A row as it was written."""
+
+    row: SessionSummary | bytes
+    line: bytes
 
 
 def summarize(
@@ -153,8 +211,10 @@ class Index:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.path = root / "daemon" / "index.jsonl"
-        self.rows: dict[str, SessionSummary] = {}
+        self.rows = Rows()
         self.bytes_total = 0
+        self.asked: dict[str, str] = {}
+        """The session of each approval and question that waits."""
         self._changed: dict[str, SessionSummary] = {}
         self._lines = 0
         """Rows in the file, old ones too; 0 where it has to be written anew."""
@@ -162,8 +222,23 @@ class Index:
     def put(self, row: SessionSummary) -> None:
         if (before := self.rows.get(row.session_id)) is not None:
             self.bytes_total -= before.bytes_total
+            for request_id in (*before.approval_ids, *before.question_ids):
+                self.asked.pop(request_id, None)
+        self.rows._kept[row.session_id] = self._changed[row.session_id] = row
+        self._count(row)
+
+    def _count(self, row: SessionSummary) -> None:
         self.bytes_total += row.bytes_total
-        self.rows[row.session_id] = self._changed[row.session_id] = row
+        for request_id in (*row.approval_ids, *row.question_ids):
+            self.asked[request_id] = row.session_id
+
+    def share_of(self, session_id: str) -> Share | None:
+        row = self.rows.get(session_id)
+        return row.share if row is not None else None
+
+    def put_problem(self, session_id: str, problem: str) -> None:
+        """What is wrong with a session that has a row, until it is summed up again."""
+        self.put(msgspec.structs.replace(self.rows[session_id], problem=problem))
 
     def put_sizes(self, sizes: dict[str, int]) -> None:
         """What the files of sessions were found to take."""
@@ -173,49 +248,58 @@ class Index:
                 self.put(msgspec.structs.replace(row, other_bytes=found - row.size))
 
     def session_of_run(self, run_id: str) -> str | None:
-        """Of a run by its full id; looked for first where its session lived when it was made."""
-        made_at_ms = time_of(run_id)
-        if made_at_ms is None:
-            return None
-        rows = self.rows.values()
-        near = (r for r in rows if r.created_at_ms - ID_CLOCK_MS <= made_at_ms <= r.updated_at_ms + ID_CLOCK_MS)
-        return next((row.session_id for row in chain(near, rows) if run_id in row.runs), None)
+        """Of a run by its full id."""
+        return next((row.session_id for row in self.rows.with_run(run_id) if run_id in row.run_ids), None)
 
     def runs_with_prefix(self, prefix: str) -> dict[str, str]:
         """The session of each run whose id begins so."""
         return {
             run_id: row.session_id
-            for row in self.rows.values()
-            if prefix in row.runs
+            for row in self.rows.with_run(prefix)
             for run_id in row.run_ids
             if run_id.startswith(prefix)
         }
 
     # -- the file ------------------------------------------------------------------------------------------------
 
-    def load(self) -> list[str]:
-        """Takes over the rows that still match; returns the sessions whose rows have to be made."""
-        stored = self._read()
-        sessions, stale = os.fspath(sessions_dir(self._root)), []
-        for name in session_names(self._root):
-            row = stored.get(name)
-            if row and not row.problem and ends_at(f"{sessions}/{name}", row.seq, row.segment_first_seq, row.size):
-                row.cwd = sys.intern(row.cwd)
-                self.rows[name] = row
-                self.bytes_total += row.bytes_total
-            else:
-                stale.append(name)
-        return stale
+    def load(self, is_wanted: Callable[[SessionSummary], bool] = lambda _: False) -> Loaded:
+        """Takes over the rows that still match."""
+        self._read()
+        loaded, gone = Loaded([], []), set(self.rows)
+        with open_sessions_dir(self._root) as sessions_fd:
+            for name in session_names(self._root):
+                gone.discard(name)
+                row = self._stored(name)
+                if row and not row.problem and ends_at(sessions_fd, name, row.seq, row.segment_first_seq, row.size):
+                    self._count(row)
+                    if is_wanted(row):
+                        loaded.wanted.append(row)
+                else:
+                    self.rows._kept.pop(name, None)
+                    loaded.stale.append(name)
+        for name in gone:
+            del self.rows._kept[name]
+        return loaded
 
-    def _read(self) -> dict[str, SessionSummary]:
+    def _read(self) -> None:
+        """The newest line of each session, by its id, which it begins with. Line by line: what the whole takes on the
+        way would stay with the process."""
+        with contextlib.suppress(OSError), os.fdopen(atomic.open_file(self.path), "rb") as file:
+            if file.readline() != _HEADER:
+                return
+            for line in file:
+                if not line.endswith(b"\n"):
+                    self._lines = 0
+                    return
+                self.rows._kept[str(line[2 : line.find(b'"', 2)], "ascii", "replace")] = line
+                self._lines += 1
+
+    def _stored(self, session_id: str) -> SessionSummary | None:
         try:
-            data = atomic.read_file(self.path)
-            end = data.rfind(b"\n") + 1
-            rows = _decode_lines(memoryview(data)[len(_HEADER) : end]) if data.startswith(_HEADER) else []
-        except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
-            return {}
-        self._lines = len(rows) if end == len(data) else 0
-        return {row.session_id: row for row in rows}
+            return self.rows.get(session_id)
+        except (UnicodeDecodeError, msgspec.MsgspecError):
+            self._lines = 0
+            return None
 
     def unsaved(self) -> Unsaved | None:
         """What `save` has to write next."""
@@ -223,14 +307,15 @@ class Index:
             return None
         lines = self._lines + len(self._changed)
         is_all = not self._lines or lines > 2 * len(self.rows) + _OLD_LINES_MIN
-        rows = list((self.rows if is_all else self._changed).values())
+        rows = list((self.rows._kept if is_all else self._changed).values())
         self._changed = {}
         self._lines = len(rows) if is_all else lines
         return Unsaved(rows, is_all)
 
-    def save(self, unsaved: Unsaved) -> None:
-        """Off the loop, one at a time. After a failure the next one writes all."""
-        lines = _encoded(unsaved.rows)
+    def save(self, unsaved: Unsaved) -> list[Saved]:
+        """Off the loop, one at a time; what it returns is for `keep`. After a failure the next one writes all."""
+        saved: list[Saved] = []
+        lines = _encoded(unsaved.rows, saved)
         try:
             if unsaved.is_all:
                 atomic.replace_file(self.path, b"".join([_HEADER, *lines]))
@@ -239,12 +324,22 @@ class Index:
         except OSError:
             self._lines = 0
             raise
+        return saved
+
+    def keep(self, saved: list[Saved]) -> None:
+        """Of rows that have not changed since, nothing but what was saved."""
+        for row, line in saved:
+            if isinstance(row, SessionSummary) and self.rows._kept.get(row.session_id) is row:
+                self.rows._kept[row.session_id] = line
 
 
-def _encoded(rows: list[SessionSummary]) -> Iterator[bytes]:
+def _encoded(rows: list[SessionSummary | bytes], saved: list[Saved]) -> Iterator[bytes]:
     """A few lines at a time: while they are encoded nobody else has the interpreter."""
     for at in range(0, len(rows), _ROWS_AT_ONCE):
-        yield _encode_lines(rows[at : at + _ROWS_AT_ONCE])
+        part = rows[at : at + _ROWS_AT_ONCE]
+        made = [Saved(row, row if isinstance(row, bytes) else _encode(row) + b"\n") for row in part]
+        saved += made
+        yield b"".join([line for _, line in made])
         time.sleep(0)
 
 

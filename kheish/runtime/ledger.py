@@ -1,12 +1,12 @@
 """What all sessions together make of each budget, in memory: the sum of what each says of itself (`budgets.Share`).
 
-It is told of a decision before that is written, so that two calls never have the same room; what is on the disk is read
-when the daemon starts, from the rows of the index, which are derived from the journals.
+It is told of a decision before that is written, so that two calls never have the same room. What sessions that are not
+loaded say is read from the rows of the index, which are derived from the journals; sums of all are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -47,9 +47,12 @@ def day_account(day: str) -> str:
 
 
 class Ledger:
-    def __init__(self, limits: Limits) -> None:
+    """`stored` gives what a session said of itself that nobody has told of since `load`."""
+
+    def __init__(self, limits: Limits, stored: Callable[[str], Share | None]) -> None:
         self.limits = limits
-        self._has_own = limits.day != NONE or limits.daemon != NONE
+        self._stored = stored
+        self._sums_all = limits.day != NONE or limits.daemon != NONE
         self._shares: dict[str, Share] = {}
         self._total = NOTHING
         self._days: dict[str, Spent] = {}
@@ -62,25 +65,37 @@ class Ledger:
         self.waiting: set[str] = set()
         """The sessions with a run that waits for a budget."""
 
-    def load(self, shares: Mapping[str, Share]) -> None:
-        """Of many sessions at once, in any order; parents may come after their children."""
-        for session_id, share in shares.items():
-            self._shares[session_id] = msgspec.structs.replace(share, used=NOTHING, day_used=NOTHING, notes={})
-        for session_id, share in shares.items():
-            self.note(session_id, share)
+    def is_counted(self, share: Share) -> bool:
+        """Whether `load` has to be told of it."""
+        return bool(share.parent_run_id or share.notes or share.waits or self._sums_all)
+
+    def load(self, shares: Iterable[tuple[str, Share]]) -> None:
+        """What is stored of all sessions, in any order; parents may come after their children."""
+        for session_id, share in shares:
+            self._count(session_id, _NO_SHARE, share)
 
     def note(self, session_id: str, share: Share) -> None:
-        old = self._shares.get(session_id, _NO_SHARE)
+        old = self._share(session_id)
         self._shares[session_id] = share
+        self._count(session_id, old, share)
+
+    def forget(self, session_id: str) -> None:
+        """Of a session that is loaded no more; it is stored what was told of it last."""
+        self._shares.pop(session_id, None)
+
+    def _share(self, session_id: str) -> Share:
+        return self._shares.get(session_id) or self._stored(session_id) or _NO_SHARE
+
+    def _count(self, session_id: str, old: Share, share: Share) -> None:
         if share.parent_run_id:
             self._parents.setdefault(share.parent_session_id, set()).add(share.parent_run_id)
-        if share.used != old.used:
+        if share.used != old.used and (share.parent_run_id or self._sums_all):
             change = add(share.used, old.used, -1)
             self._total = add(self._total, change)
             for ancestor_id, run_id in self._ancestors(session_id):
                 for account in (run_account(run_id), session_account(ancestor_id)):
                     self._below[account] = add(self._below.get(account, NOTHING), change)
-        if (share.day, share.day_used) != (old.day, old.day_used):
+        if self._sums_all and (share.day, share.day_used) != (old.day, old.day_used):
             self._days[old.day] = add(self._days.get(old.day, NOTHING), old.day_used, -1)
             self._days[share.day] = add(self._days.get(share.day, NOTHING), share.day_used)
         for account in share.notes:
@@ -89,16 +104,16 @@ class Ledger:
 
     def _ancestors(self, session_id: str) -> Iterator[tuple[str, str]]:
         """The session and the run that made this one, then those that made that, ..."""
-        share = self._shares.get(session_id, _NO_SHARE)
+        share = self._share(session_id)
         for _ in range(BUDGET_ANCESTORS_MAX):
             if not share.parent_run_id:
                 return
             yield share.parent_session_id, share.parent_run_id
-            share = self._shares.get(share.parent_session_id, _NO_SHARE)
+            share = self._share(share.parent_session_id)
 
     def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
         """What a decision of a session needs to know of budgets beyond it."""
-        if not (self._parents or self._noted or self._has_own):
+        if not (self._parents or self._noted or self._sums_all):
             return ()
         return tuple(other for other in self._outside(session_id, day) if other != Outside(account=other.account))
 
@@ -107,18 +122,18 @@ class Ledger:
         return {standing.account for standing in self.standings(day) if reached(standing, 0, None)}
 
     def share_of(self, session_id: str) -> Share | None:
-        """As it was told of last."""
+        """Of a session that is loaded: as it was told of last."""
         return self._shares.get(session_id)
 
     def waits_of(self, session_id: str) -> tuple[str, ...]:
-        return self._shares[session_id].waits
+        return self._share(session_id).waits
 
     def waited_for(self) -> set[str]:
         return {account for session_id in self.waiting for account in self.waits_of(session_id)}
 
     def accounts_of(self, session_id: str) -> set[str]:
         """The budgets that change with what a session uses and decides."""
-        share = self._shares.get(session_id, _NO_SHARE)
+        share = self._share(session_id)
         found = {DAEMON, day_account(share.day), session_account(session_id), *map(run_account, share.runs)}
         for ancestor_id, run_id in self._ancestors(session_id):
             found |= {session_account(ancestor_id), run_account(run_id)}
@@ -139,13 +154,13 @@ class Ledger:
         ]
 
     def _outside(self, session_id: str, day: str) -> Iterator[Outside]:
-        own = self._shares.get(session_id, _NO_SHARE)
+        own = self._share(session_id)
         for account in (session_account(session_id), *map(run_account, self._parents.get(session_id, ()))):
             if account not in self._below and account not in self._noted:
                 continue
             yield self._entry(account, (session_id,), self._below.get(account, NOTHING))
         for ancestor_id, run_id in self._ancestors(session_id):
-            ancestor = self._shares.get(ancestor_id, _NO_SHARE)
+            ancestor = self._share(ancestor_id)
             excluded = (session_id, ancestor_id)
             if (run := ancestor.runs.get(run_id)) is not None:
                 account = run_account(run_id)
@@ -187,7 +202,7 @@ class Ledger:
         )
 
     def _note(self, session_id: str, account: str) -> BudgetNote:
-        return self._shares[session_id].notes.get(account, BudgetNote())
+        return self._share(session_id).notes.get(account, BudgetNote())
 
 
 def _raised_in(share: Share, account: str) -> Budget:

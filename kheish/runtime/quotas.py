@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from kheish.config import Quotas as Limits
 from kheish.errors import StoreError
 from kheish.limits import QUOTA_LOOK_EVERY_MS, QUOTA_QUIET_SHARE_MAX
-from kheish.runtime.index import Index
+from kheish.runtime.index import Glance, Index
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 from kheish.store.disk_space import file_sizes
@@ -65,30 +65,30 @@ class Quotas:
 
     async def over(self, session_id: str) -> Usage | None:
         """The quota that stands in the way of new work in a session."""
-        return next((usage for usage in await self._near([session_id]) if usage.is_over), None)
+        near = await self._near(lambda: [row] if (row := self._index.rows.get(session_id)) else [])
+        return next((usage for usage in near if usage.is_over), None)
 
     async def near(self) -> list[Usage]:
         """What is used up, or will be soon."""
-        return await self._near(list(self._index.rows) if self._limits.session_bytes else [])
+        return await self._near(self._index.rows.glances)
 
-    async def _near(self, session_ids: list[str]) -> list[Usage]:
-        near = list(self._usages(session_ids))
+    async def _near(self, rows: Callable[[], Iterable[Glance]]) -> list[Usage]:
+        near = list(self._usages(rows))
         if any(not usage.session_id for usage in near):
             await self._look()
         elif near:
             self._index.put_sizes(await self._committer.run(self._sizes, [usage.session_id for usage in near]))
-        return list(self._usages(session_ids)) if near else []
+        return list(self._usages(rows)) if near else []
 
-    def _usages(self, session_ids: Iterable[str]) -> Iterator[Usage]:
+    def _usages(self, rows: Callable[[], Iterable[Glance]]) -> Iterator[Usage]:
         """Those that are near their quota, as far as is known."""
         state_bytes, session_bytes = self._limits.state_bytes, self._limits.session_bytes
         used_bytes = self._index.bytes_total + self._blobs.bytes_total
         if state_bytes and used_bytes >= QUOTA_QUIET_SHARE_MAX * state_bytes:
             yield Usage("", used_bytes, state_bytes)
-        for session_id in session_ids if session_bytes else ():
-            row = self._index.rows.get(session_id)
-            if row is not None and row.bytes_total >= QUOTA_QUIET_SHARE_MAX * session_bytes:
-                yield Usage(session_id, row.bytes_total, session_bytes)
+        for row in rows() if session_bytes else ():
+            if row.bytes_total >= QUOTA_QUIET_SHARE_MAX * session_bytes:
+                yield Usage(row.session_id, row.bytes_total, session_bytes)
 
     async def _look(self) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -6,7 +6,7 @@ A session that is loaded answers from memory; any other is read where it lies, a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,18 +14,18 @@ from kheish.core.events import Message, SessionForked
 from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound
 from kheish.ids import time_of
-from kheish.limits import PAGE_ITEMS_MAX, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
+from kheish.limits import PAGE_ITEMS_MAX, SESSIONS_READ_AT_ONCE_MAX, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
 from kheish.runtime.actor import Actor
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
 from kheish.runtime.forks import copy_transcript
-from kheish.runtime.index import Index, SessionSummary
+from kheish.runtime.index import Index
 from kheish.runtime.policy import Policy
 from kheish.runtime.replay import replay
 from kheish.runtime.residents import Residents
 from kheish.store.committer import Committer
 from kheish.store.records import Record
 from kheish.store.segments import OffsetIndex, read_records
-from kheish.store.session_dir import Loaded, SessionDir, session_path
+from kheish.store.session_dir import SessionDir, session_path
 
 
 class Reader:
@@ -48,24 +48,47 @@ class Reader:
         return actor
 
     async def peek(self, session_id: str) -> State:
-        """The state for a list over many sessions: one that is not loaded is read where it lies. It is opened if it is
+        """The state for a look at many sessions: one that is not loaded is read where it lies. It is opened if it is
         damaged, which is noted then, or if what it waits for was asked under other rules, and is then asked again.
         Raises NotFound, Corrupt, OSError."""
-        actor, row = self._residents.get(session_id), self._index.rows.get(session_id)
-        if actor is not None:
-            return actor.state
-        if row is not None:
-            loaded, state = await self._committer.run(self.read_state, session_id, row.seq)
-            revision = self._policy.settings.policy_revision
-            is_current = all(approval.policy_revision == revision for approval in state.approvals.values())
-            if is_current and loaded.fault is None:
-                return state
-        return (await self.state(session_id))[0]
+        return await self._peeked(session_id, await self._read_unloaded([session_id]))
 
-    def read_state(self, session_id: str, until_seq: int | None = None) -> tuple[Loaded, State]:
-        """Without opening it; a record after the row's may not be durable yet."""
-        loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
-        return loaded, fold_session(loaded, until_seq)
+    async def peek_each(self, session_ids: Sequence[str]) -> AsyncGenerator[State, None]:
+        """The same of many, some of which are read at a time; without those that turn out to be damaged, gone or
+        another's, which must not hide the others (the status names them)."""
+        for first in range(0, len(session_ids), SESSIONS_READ_AT_ONCE_MAX):
+            some = session_ids[first : first + SESSIONS_READ_AT_ONCE_MAX]
+            read = await self._read_unloaded(some)
+            for session_id in some:
+                try:
+                    state = await self._peeked(session_id, read)
+                except (KheishError, OSError):
+                    continue
+                yield state
+
+    async def _read_unloaded(self, session_ids: Iterable[str]) -> dict[str, State]:
+        """Without opening them, those that are sound, up to where they are durable: a record after the row's may not
+        be."""
+        rows = self._index.rows
+        until = {id_: rows[id_].seq for id_ in session_ids if self._residents.get(id_) is None and id_ in rows}
+        return await self._committer.run(self._read_states, until) if until else {}
+
+    def _read_states(self, until: dict[str, int]) -> dict[str, State]:
+        found = {}
+        for session_id, seq in until.items():
+            with contextlib.suppress(KheishError, OSError):
+                loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
+                if loaded.fault is None:
+                    found[session_id] = fold_session(loaded, seq)
+        return found
+
+    async def _peeked(self, session_id: str, read: dict[str, State]) -> State:
+        if (actor := self._residents.get(session_id)) is not None:
+            return actor.state
+        state, revision = read.get(session_id), self._policy.settings.policy_revision
+        if state is not None and all(asked.policy_revision == revision for asked in state.approvals.values()):
+            return state
+        return (await self.state(session_id))[0]
 
     async def messages(self, session_id: str) -> Sequence[Message]:
         """The session's transcript. Raises NotFound, or Corrupt where the journal cannot be read."""
@@ -136,8 +159,9 @@ class Reader:
     def replay(self, after: tuple[int, int], until: tuple[int, int]) -> AsyncIterator[tuple[str, Record]]:
         """Durable records of all sessions between two (generation, position), in the order they were published; without
         those of a session that cannot be read."""
-        rows = [row for row in self._index.rows.values() if (row.gen, row.pos) > after]
-        return replay(self.read_records, {row.session_id: row.seq for row in rows}, after, until)
+        rows = self._index.rows.glances()
+        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) > after}
+        return replay(self.read_records, seqs, after, until)
 
     async def find_run(self, run_id: str) -> tuple[str, str]:
         """(session id, full run id) of a run id or an unambiguous prefix of one."""
@@ -152,47 +176,50 @@ class Reader:
     async def session_of_run(self, run_id: str) -> str | None:
         """By full id. Where no state holds it, the journals are asked of those sessions that have past runs and lived
         when it was made."""
+        for actor in self._residents:
+            if run_id in actor.state.runs:
+                return actor.session_id
         if (session_id := self._index.session_of_run(run_id)) is not None:
             return session_id
-        for row in self._living_at(time_of(run_id)):
+        for living in self._living_at(time_of(run_id)):
             with contextlib.suppress(KheishError, OSError):
-                if row.past_runs and await self._find_made(row.session_id, run_id):
-                    return row.session_id
+                if self._index.rows[living].past_runs and await self._find_made(living, run_id):
+                    return living
         return None
 
-    def _living_at(self, at_ms: int | None) -> list[SessionSummary]:
+    def _living_at(self, at_ms: int | None) -> list[str]:
+        """The sessions that were used before and after."""
         if at_ms is None:
             return []
         return [
-            row
-            for row in self._index.rows.values()
+            row.session_id
+            for row in self._index.rows.glances()
             if not row.problem and row.created_at_ms - ID_CLOCK_MS <= at_ms <= row.updated_at_ms + ID_CLOCK_MS
         ]
 
     async def find_request(self, request_id: str) -> tuple[str, str]:
         """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
         a prefix while its session is loaded and by its full id always, so that a late answer learns of the first."""
-        for row in self._index.rows.values():
-            if request_id in row.approval_ids or request_id in row.question_ids:
-                return row.session_id, request_id
-        found: dict[str, str] = {}
-        for row in self._index.rows.values():
-            for full in (*row.approval_ids, *row.question_ids):
-                if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
-                    found[full] = row.session_id
+        if (session_id := self._index.asked.get(request_id)) is not None:
+            return session_id, request_id
+        found = {
+            full: session_id
+            for full, session_id in self._index.asked.items()
+            if full.startswith(request_id) or full.partition("_")[2].startswith(request_id)
+        }
         if not found:
             for actor in self._residents:
                 for full in actor.state.settled:
                     if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
                         found[full] = actor.session_id
         if not found:
-            for row in self._living_at(time_of(request_id)):
+            for living in self._living_at(time_of(request_id)):
                 with contextlib.suppress(KheishError, OSError):
-                    settled = (await self.peek(row.session_id)).settled
+                    settled = (await self.peek(living)).settled
                     if request_id in settled or (
-                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(row.session_id, request_id)
+                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(living, request_id)
                     ):
-                        return row.session_id, request_id
+                        return living, request_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
 

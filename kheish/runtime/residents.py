@@ -102,8 +102,7 @@ class Residents:
         """The session is damaged: what can be read of it is shown, and nothing is done for it."""
         log.error("session %s is read-only: %s", session_id, error.message)
         row = self._index.rows.get(session_id) or SessionSummary(session_id=session_id)
-        row.problem, row.is_owed = error.message, False
-        self._index.put(row)
+        self._index.put(msgspec.structs.replace(row, problem=error.message, is_owed=False))
 
     async def close(self) -> None:
         """Puts every session away."""
@@ -133,6 +132,11 @@ class Residents:
             raise
         except OSError as error:
             raise StoreError.of_disk(f"open session {session_id}", error) from error
+        await self.take_in(session_id, opened, state)
+
+    async def take_in(self, session_id: str, opened: Opened, state: State) -> None:
+        """A session that was opened and folded, by a caller who has made sure that nobody else opens it. Raises
+        KheishError; it is not held then."""
         try:
             actor = await self._recover(session_id, opened, state)
         except BaseException:
@@ -222,6 +226,7 @@ class Residents:
 
     async def _put_away(self, actor: Actor) -> None:
         await actor.close(may_pack=self._packer.is_on)
+        self._kernel.ledger.forget(actor.session_id)
         row, end = self._index.rows.get(actor.session_id), actor.journal.end
         if row is None:
             return

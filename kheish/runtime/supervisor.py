@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,12 @@ import msgspec
 
 from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
+from kheish.core.effects import CallModel
 from kheish.core.events import Rule
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import BudgetMoved, Outcome
-from kheish.core.recovery import in_flight
-from kheish.core.state import REDUCER_VERSION, State
+from kheish.core.state import State
 from kheish.errors import (
-    Conflict,
     Corrupt,
     Draining,
     KheishError,
@@ -35,8 +36,9 @@ from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
+from kheish.runtime.found import Found, find_sessions, is_owed
 from kheish.runtime.hub import Hub
-from kheish.runtime.index import Index, SessionSummary, summarize
+from kheish.runtime.index import Index, Loaded, summarize
 from kheish.runtime.ledger import Limits
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
@@ -49,16 +51,11 @@ from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
-from kheish.store.packed import first_seq_of
-from kheish.store.session_dir import (
-    SessionDir,
-    clear_unfinished,
-    make_sessions_dir,
-    session_info,
-)
+from kheish.store.session_dir import Opened, clear_unfinished, make_sessions_dir
 
 log = logging.getLogger(__name__)
 
+_FINDERS = 2
 _TAKE_UP_AGAIN_S, _TAKE_UP_AGAIN_MAX_S = 1.0, 60.0
 
 
@@ -118,7 +115,7 @@ class Supervisor:
         self.runtime = runtime or RuntimeConfig(root / "daemon" / "runtime.json", self.clock)
         self.policy.take(self.runtime.settings)
         self.runtime.on_change.append(self.policy.take)
-        self.budgets = BudgetWatch(budgets, self.clock, self._look_again)
+        self.budgets = BudgetWatch(budgets, self.clock, self._look_again, self.index.share_of)
         self._kernel = Kernel(
             hub=self.hub,
             committer=self.committer,
@@ -158,8 +155,7 @@ class Supervisor:
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
-        """Budgets of which those that wait for them have to be told."""
-        self._is_started = False
+        self._is_started = self._is_begun = False
         self.is_draining = False
 
     @property
@@ -180,39 +176,59 @@ class Supervisor:
     async def start(self) -> None:
         """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
         work is taken up does it go on, for it would be in the way."""
-        stale = await self.committer.run(self._load_index)
-        for row in await asyncio.gather(*[self.committer.run(self._summarize_from_disk, name) for name in stale]):
-            if row.created_at_ms or row.problem:
+        stale, rows = await self.committer.run(self._load_index)
+        found = await self._find_sessions([*stale, *(row.session_id for row in rows if row.is_owed)])
+        for row, _ in found:
+            if row.session_id not in self.index.rows and row.is_shown:
                 self.index.put(row)
-        self.budgets.load({row.session_id: row.share for row in self.index.rows.values()})
-        owed = [row.session_id for row in self.index.rows.values() if not row.problem and row.is_owed]
-        await asyncio.gather(*[self._take_up(session_id) for session_id in owed])
+                rows.append(row)
+        self.budgets.load((row.session_id, row.share) for row in rows)
+        await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
-        for actor in self._residents:
-            self._reconciler.reconcile(actor)
+        self._in_background(self._begin_owed(list(self._residents)))
         self._in_background(self.quotas.start())
-        for row in self.index.rows.values():
+        for row in rows:
             if self._residents.get(row.session_id) is None:
                 self._packer.take(row)
         if stale:
             self._in_background(self._save_index())
         self.budgets.start()
 
-    async def _take_up(self, session_id: str, again_s: float = _TAKE_UP_AGAIN_S) -> None:
-        """Opens a session that is owed something. One that is damaged is read-only; where only its lock or the disk
-        stands in the way, it is tried again."""
+    async def _find_sessions(self, session_ids: list[str]) -> list[Found]:
+        """On two threads: one works while the other waits for the disk, and more would wait for the interpreter."""
+        parts = [session_ids[first::_FINDERS] for first in range(_FINDERS)]
+        found = await asyncio.gather(
+            *[self.committer.run(find_sessions, self.root, self.index.rows, part) for part in parts]
+        )
+        return sorted(chain.from_iterable(found), key=lambda found: found.row.session_id)
+
+    async def _begin_owed(self, actors: list[Actor]) -> None:
+        """One session after another: what models are shown is read from the journals, and if all were read at once,
+        whoever asks the daemon for something would wait for the interpreter."""
+        for actor in actors:
+            if any(isinstance(effect, CallModel) for effect in pending(actor.state)) and not self.is_draining:
+                with contextlib.suppress(KheishError, OSError):  # whoever makes the call finds it too
+                    await actor.shown()
+            self._reconciler.reconcile(actor)
+        self._is_begun = True
+
+    async def _take_up(
+        self, session_id: str, held: tuple[Opened, State] | None = None, again_s: float = _TAKE_UP_AGAIN_S
+    ) -> None:
+        """Opens a session that is owed something, if it is not open. One that is damaged is read-only; where only its
+        lock or the disk stands in the way, it is tried again."""
         if self.is_draining:
             return
         try:
-            await self._residents.open(session_id)
+            await (self._residents.take_in(session_id, *held) if held else self._residents.open(session_id))
         except (Corrupt, NewerFormat) as error:
             self._residents.quarantine(session_id, error)
         except KheishError as error:
             log.warning("session %s: what it is owed has to wait: %s", session_id, error.message)
-            self.index.rows[session_id].problem = error.message
+            self.index.put_problem(session_id, error.message)
             asyncio.get_running_loop().call_later(
                 again_s,
-                lambda: self._in_background(self._take_up(session_id, min(2 * again_s, _TAKE_UP_AGAIN_MAX_S))),
+                lambda: self._in_background(self._take_up(session_id, again_s=min(2 * again_s, _TAKE_UP_AGAIN_MAX_S))),
             )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -220,45 +236,17 @@ class Supervisor:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _load_index(self) -> list[str]:
+    def _load_index(self) -> Loaded:
+        """And the rows of sessions that there is something to do about."""
         make_private_dir(self.root)
         make_private_dir(self.root / "daemon")
         make_sessions_dir(self.root)
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
-        return self.index.load()
-
-    def _summarize_from_disk(self, session_id: str) -> SessionSummary:
-        info = session_info(self.root, session_id)
-        first_seq = first_seq_of(info.segment) or 0
-        try:
-            loaded, state = self.reader.read_state(session_id)
-            is_owed = not loaded.fault and (loaded.torn is not None or _is_owed(state))
-            is_begun = loaded.last is not None and loaded.last.seq < first_seq
-            if (loaded.tail or is_begun) and not (loaded.fault or is_owed):
-                # Its daemon may have died between a write and its sync, and nobody else settles it before it is shown.
-                try:
-                    SessionDir.open(self.root, session_id, reducer=REDUCER_VERSION).journal.close()
-                except Conflict:  # somebody else holds it: it is taken up after that
-                    is_owed = True
-        except (KheishError, OSError) as error:
-            return SessionSummary(session_id=session_id, problem=str(error))
-        last = loaded.last
-        row = summarize(
-            state,
-            last.seq if last else 0,
-            last.gen if last else state.generation,
-            last.pos if last else 0,
-            is_owed=is_owed,
-            segment_first_seq=first_seq,
-            size=info.size,
-            other_bytes=info.other_bytes,
+        return self.index.load(
+            lambda row: row.is_owed or row.segment_first_seq > 1 or self.budgets.ledger.is_counted(row.share)
         )
-        row.session_id = session_id
-        if loaded.fault is not None:
-            row.problem = loaded.fault.message
-        return row
 
     async def drain(self, grace_ms: int) -> None:
         """Stops taking work and lets tool calls finish within the grace."""
@@ -352,7 +340,7 @@ class Supervisor:
                 actor.seq,
                 actor.gen,
                 actor.pos,
-                is_owed=_is_owed(actor.state),
+                is_owed=is_owed(actor.state),
                 segment_first_seq=end.segment_first_seq,
                 size=end.offset,
                 other_bytes=actor.journal.other_bytes,
@@ -363,14 +351,13 @@ class Supervisor:
         self._residents.use(actor)
 
     def _may_leave(self, session_id: str) -> bool:
-        """Before the daemon has started what a session is owed still has to begin."""
-        return self._is_started and not self.is_draining and self._reconciler.is_idle(session_id)
+        """Right after a start what a session is owed still has to begin."""
+        return self._is_begun and not self.is_draining and self._reconciler.is_idle(session_id)
 
     def _trouble(self, actor: Actor, error: BaseException) -> None:
         log.error("session %s: %s", actor.session_id, error, exc_info=error)
-        row = self.index.rows.get(actor.session_id)
-        if row is not None:
-            row.problem = str(error)
+        if actor.session_id in self.index.rows:
+            self.index.put_problem(actor.session_id, str(error))
 
     # -- blobs ---------------------------------------------------------------------------------------------------
 
@@ -403,10 +390,6 @@ class Supervisor:
             if unsaved is None:
                 return
             try:
-                await self.committer.run(self.index.save, unsaved)
+                self.index.keep(await self.committer.run(self.index.save, unsaved))
             except OSError as error:
                 log.warning("cannot save the index: %s", error)
-
-
-def _is_owed(state: State) -> bool:
-    return in_flight(state) or bool(pending(state))

@@ -186,15 +186,31 @@ def session_info(root: Path, session_id: str) -> SessionInfo:
     return SessionInfo(session_id, newest, size, sum(sizes.values()) - size)
 
 
-def ends_at(directory: str, seq: int, segment_first_seq: int, size: int) -> bool:
-    """Whether a session's journal ends with this record, at this byte of this segment. Two stats tell: a newer segment
-    would begin with the next record, unless this one does, and is empty."""
+@contextlib.contextmanager
+def open_sessions_dir(root: Path) -> Iterator[int | None]:
+    """A descriptor of the directory of all sessions; None where there is none yet."""
     try:
-        status = os.stat(f"{directory}/{segment_name(segment_first_seq)}", follow_symlinks=False)
+        fd = os.open(sessions_dir(root), atomic.DIR_FLAGS)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def ends_at(sessions_fd: int | None, session_id: str, seq: int, segment_first_seq: int, size: int) -> bool:
+    """Whether a session's journal ends with this record, at this byte of this segment. Two looks tell: a newer segment
+    would begin with the next record, unless this one does, and is empty."""
+    path = f"{session_id}/{segment_name(segment_first_seq)}"
+    try:
+        status = os.stat(path, dir_fd=sessions_fd, follow_symlinks=False)
     except OSError:
         return False
-    is_empty = segment_first_seq == seq + 1
-    return status.st_size == size and (is_empty or not os.path.lexists(f"{directory}/{segment_name(seq + 1)}"))
+    if status.st_size != size or segment_first_seq == seq + 1:
+        return status.st_size == size
+    return not os.access(f"{session_id}/{segment_name(seq + 1)}", os.F_OK, dir_fd=sessions_fd, follow_symlinks=False)
 
 
 def clear_unfinished(root: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ import pytest
 from kheish.api.app import App
 from kheish.api.endpoints.runs import ListQuery, list_runs
 from kheish.api.router import Call
-from kheish.core.state import State
 from kheish.daemon.wiring import build_debugging, build_secrets
 from kheish.providers.registry import Routes
-from kheish.runtime.reader import Reader
+from kheish.store.session_dir import Loaded, SessionDir
 from tests.api.raw_http import ask, refusal
 from tests.daemon_process import DaemonProcess, Json
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -41,13 +39,13 @@ async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatc
         made = [await kernel.submit() for _ in range(3)]
         await kernel.until_status(made[-1], "completed")
     peeked: list[str] = []
-    peek = Reader.peek
+    read_only = SessionDir.read_only
 
-    def note(reader: Reader, session_id: str) -> Awaitable[State]:
+    def note(root: Path, session_id: str, **options: int) -> Loaded:
         peeked.append(session_id)
-        return peek(reader, session_id)
+        return read_only(root, session_id, **options)
 
-    monkeypatch.setattr(Reader, "peek", note)
+    monkeypatch.setattr(SessionDir, "read_only", staticmethod(note))
     async with Kernel(tmp_path, [], generation=2) as kernel:
         secrets = build_secrets(tmp_path, tmp_path)
         debugging = build_debugging(tmp_path, Routes(tmp_path), secrets, kernel.supervisor.runtime)

@@ -45,3 +45,26 @@ async def test_a_full_session_is_told_everywhere_and_another_goes_on(daemon: Dae
     async with open_app(daemon) as (app, pilot):
         await until(pilot, lambda: app.screen.query_one(Banner).display and "no new work is taken" in shown(app))
     daemon.finish(daemon.submit(daemon.session("other"), "go"))
+
+
+def test_of_very_many_that_are_full_or_damaged_some_are_named_and_the_others_counted(daemon: DaemonProcess) -> None:
+    names = [f"s{number:02}" for number in range(13)]
+    for run_id in [daemon.submit(daemon.session(name), "x" * 17_000) for name in names]:
+        daemon.finish(run_id)
+    *named, last = daemon.client.daemon.status()["warnings"]
+    assert len({warning["session_id"] for warning in named}) == 10
+    assert (last["code"], last["session_id"]) == ("quota_near", "")
+    assert "and 3 more sessions that come near quotas.session_bytes" in daemon.cli("status").stdout
+    assert len([row for row in daemon.cli_json("doctor") if row["check"] == "quotas"]) == 11
+
+    assert daemon.stop() == 0
+    (daemon.state / "daemon" / "index.jsonl").unlink()
+    for name in names[:12]:
+        (journal,) = (daemon.state / "sessions" / name).glob("journal-*.jsonl")
+        journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
+    daemon.start()
+    view = daemon.client.daemon.status()
+    assert (view["sessions"]["total"], view["sessions"]["read_only"]) == (13, 12)
+    assert view["warnings"][-1]["message"] == "and 2 more sessions that are read-only"
+    (found,) = [row for row in json.loads(daemon.cli("doctor", "--json").stdout) if row["check"] == "sessions"]
+    assert "s00, s01, s02, s03, s04 and 7 more;" in found["detail"]

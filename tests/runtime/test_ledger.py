@@ -51,25 +51,34 @@ PARENTS = st.lists(st.integers(0, 20), min_size=1, max_size=7).map(
 @QUICK
 @given(PARENTS, st.data())
 def test_the_order_does_not_matter_and_nothing_is_counted_twice(parents: list[int | None], data: st.DataObject) -> None:
-    told, loaded = Ledger(LIMITS), Ledger(LIMITS)
+    stored: dict[str, Share] = {}
+    kept: dict[str, Share] = {}
+    told, loaded, lived = Ledger(LIMITS, lambda _: None), Ledger(LIMITS, stored.get), Ledger(LIMITS, kept.get)
     numbers = range(len(parents))
     for number in numbers:
-        told.note(f"s{number}", share(number, parents[number], 0, ""))
+        for ledger in (told, lived):
+            ledger.note(f"s{number}", share(number, parents[number], 0, ""))
     last = dict.fromkeys(numbers, (0, ""))
-    for number, steps, day in data.draw(
-        st.lists(st.tuples(st.sampled_from(numbers), st.integers(0, 40), st.sampled_from([DAY, "2026-11-25"])))
+    days = st.sampled_from([DAY, "2026-11-25"])
+    for number, steps, day, is_put_away in data.draw(
+        st.lists(st.tuples(st.sampled_from(numbers), st.integers(0, 40), days, st.booleans()))
     ):
-        told.note(f"s{number}", share(number, parents[number], steps, day))
+        for ledger in (told, lived):
+            ledger.note(f"s{number}", share(number, parents[number], steps, day))
         last[number] = steps, day
+        if is_put_away:
+            kept[f"s{number}"] = share(number, parents[number], steps, day)
+            lived.forget(f"s{number}")
     shuffled = data.draw(st.permutations(list(numbers)))
-    loaded.load({f"s{number}": share(number, parents[number], *last[number]) for number in shuffled})
+    stored |= {f"s{number}": share(number, parents[number], *last[number]) for number in shuffled}
+    loaded.load(stored.items())
 
     def below(number: int) -> int:
         return sum(last[child][0] + below(child) for child in numbers if parents[child] == number)
 
     for number in numbers:
         outside = told.outside(f"s{number}", DAY)
-        assert outside == loaded.outside(f"s{number}", DAY)
+        assert outside == loaded.outside(f"s{number}", DAY) == lived.outside(f"s{number}", DAY)
         used = {other.account: other.used.steps for other in outside}
         own, today = last[number]
         assert used.get(f"session:s{number}", 0) == used.get(f"run:r{number}", 0) == below(number)

@@ -15,7 +15,7 @@ from kheish.core import commands as c
 from kheish.core.contracts import ModelRequest, Reply
 from kheish.daemon.maintenance import verify
 from kheish.errors import Corrupt, NotFound
-from kheish.runtime import actor, residents
+from kheish.runtime import actor, reader, residents
 from kheish.store import atomic, session_dir
 from kheish.store.atomic import TEMP_PREFIX
 from kheish.store.journal import Framed, Journal
@@ -76,6 +76,23 @@ async def test_what_a_list_shows_of_a_session_is_read_without_opening_it(tmp_pat
         opened = [await kernel.state(name) for name in names]
         assert peeked == [replace(state, entered=before.entered) for state, before in zip(opened, peeked, strict=True)]
         assert await kernel.supervisor.reader.peek("a") is opened[0], "one that is open is not read"
+
+
+async def test_a_list_reads_some_at_a_time_and_passes_over_those_that_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SESSIONS_READ_AT_ONCE_MAX", 2)
+    names = ["a", "b", "c", "d", "e"]
+    await waiting(tmp_path, *names)
+    async with Kernel(tmp_path, [ASK], generation=2) as kernel:
+        for name in ("b", "c"):
+            (journal,) = (tmp_path / "sessions" / name).glob("journal-*")
+            journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
+        await kernel.state("d")
+        seen = [state.session_id async for state in kernel.supervisor.reader.peek_each([*names, "never"])]
+        assert seen == ["a", "d", "e"]
+        assert kernel.supervisor.loaded_total == 1
+        assert [bool(kernel.supervisor.index.rows[name].problem) for name in names] == [False, True, True, False, False]
 
 
 async def test_what_was_asked_under_other_rules_is_asked_again_before_a_list_shows_it(tmp_path: Path) -> None:

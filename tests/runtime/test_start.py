@@ -18,7 +18,8 @@ from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, NotFound
 from kheish.runtime import index as index_module
 from kheish.runtime import residents, supervisor
-from kheish.runtime.index import Index, SessionSummary, Unsaved
+from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
+from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
 from kheish.store.locks import SessionLock
@@ -57,7 +58,7 @@ def run_id(number: int) -> str:
 def save(index: Index) -> None:
     unsaved = index.unsaved()
     assert unsaved is not None
-    index.save(unsaved)
+    index.keep(index.save(unsaved))
 
 
 def change(index: Index, name: str, **fields: Any) -> None:
@@ -67,7 +68,7 @@ def change(index: Index, name: str, **fields: Any) -> None:
 
 def loaded(root: Path) -> tuple[Index, list[str]]:
     index = Index(root)
-    return index, index.load()
+    return index, index.load().stale
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 101, 250])
@@ -165,8 +166,8 @@ def test_an_index_that_cannot_be_read_or_is_of_another_version_is_made_anew(tmp_
     header = good.index(b"\n")
     others = [good[:header].replace(field, b"0") + good[header:] for field in re.findall(rb"\d+", good[:header])]
     assert len(others) == 2, "of the rows and of the fold"
-    no_text = good.replace(b"run_", b"\xf2un_", 1)
-    for bad in (b"", b"\0" * len(good), good[:-5] + b"\0\0\0}\n", no_text, *others, good[header + 1 :]):
+    fewer = good.replace(b'"cwd",', b"", 1)
+    for bad in (b"", b"\0" * len(good), fewer, *others, good[header + 1 :]):
         saved.path.write_bytes(bad)
         index, stale = loaded(tmp_path)
         assert (stale, index.rows) == (["s0", "s1"], {})
@@ -174,6 +175,31 @@ def test_an_index_that_cannot_be_read_or_is_of_another_version_is_made_anew(tmp_
             index.put(saved.rows[f"s{number}"])
         save(index)
         assert saved.path.read_bytes() == good
+
+
+def test_a_row_that_cannot_be_read_is_made_anew_and_the_file_written_anew(tmp_path: Path) -> None:
+    """Whatever is wrong with it; also where an older row of the session can be read, for that is not of its end."""
+    saved = sessions(tmp_path, 3)
+    save(saved)
+    good = saved.path.read_bytes()
+    line = good.splitlines(keepends=True)[2]
+    assert line.startswith(b'["s1"')
+    harms = (
+        (b"s1", b"xx"), (b'"', b""), (b"[", b"{"), (b"run_", b"\xf2un_"),
+        (b"0", b'"0"'), (b"[]", b"0"), (b"]\n", b"\n"),
+    )  # fmt: skip
+    for harm in harms:
+        bad = line.replace(*harm, 1)
+        assert bad != line
+        for lines in (good.replace(line, bad), good.replace(line, line.replace(b",2,", b",1,")) + bad):
+            saved.path.write_bytes(lines)
+            index, stale = loaded(tmp_path)
+            assert (stale, list(index.rows)) == (["s1"], ["s0", "s2"]), harm
+            assert index.rows["s0"] == saved.rows["s0"]
+            index.put(saved.rows["s1"])
+            save(index)
+            again, stale = loaded(tmp_path)
+            assert stale == [] and again.rows == saved.rows
 
 
 def test_after_a_failure_the_whole_index_is_written(tmp_path: Path) -> None:
@@ -193,10 +219,10 @@ async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, mon
     is_saving, may_go = threading.Event(), threading.Event()
     save = Index.save
 
-    def save_late(index: Index, unsaved: Unsaved) -> None:
+    def save_late(index: Index, unsaved: Unsaved) -> list[Saved]:
         is_saving.set()
         assert may_go.wait(10)
-        save(index, unsaved)
+        return save(index, unsaved)
 
     monkeypatch.setattr(Index, "save", save_late)
     async with Kernel(tmp_path, [never]) as kernel:
@@ -272,7 +298,7 @@ async def test_a_session_that_somebody_else_holds_for_a_moment_is_taken_up_after
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
-    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (0.02,))
+    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (None, 0.02))
     async with Kernel(tmp_path, [never]) as kernel:
         await kernel.create()
         run_id = await kernel.submit()
@@ -293,7 +319,7 @@ async def test_a_session_without_a_row_that_somebody_else_holds_is_shown_and_rea
 ) -> None:
     """Also where it is owed nothing: what may not be durable yet has to be settled."""
     monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
-    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (0.02,))
+    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (None, 0.02))
     async with Kernel(tmp_path, []) as kernel:
         await kernel.create()
     (tmp_path / "daemon" / "index.jsonl").unlink()
@@ -336,14 +362,15 @@ async def test_owed_work_goes_on_when_all_of_it_is_taken_up(
         for name in names:
             await kernel.create(name)
             await kernel.submit("go", name)
-    may_go = threading.Event()
-    open_session = SessionDir.open
+    may_go = asyncio.Event()
+    take_in = Residents.take_in
 
-    def open_late(root: Path, session_id: str, **options: Any) -> Opened:
-        assert session_id != "b" or may_go.wait(10)
-        return open_session(root, session_id, **options)
+    async def take_in_late(self: Residents, session_id: str, opened: Opened, state: State) -> None:
+        if session_id == "b":
+            await may_go.wait()
+        await take_in(self, session_id, opened, state)
 
-    monkeypatch.setattr(SessionDir, "open", staticmethod(open_late))
+    monkeypatch.setattr(Residents, "take_in", take_in_late)
     kernel = Kernel(tmp_path, [never], generation=2)
     starting = asyncio.ensure_future(kernel.supervisor.start())
     async with asyncio.timeout(10):

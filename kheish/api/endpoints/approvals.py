@@ -40,10 +40,10 @@ def view(app: App, state: State, approval: Approval) -> ApprovalView:
 async def list_approvals(app: App, call: Call[None, ListQuery]) -> list[ApprovalView]:
     """Oldest first: that is the order in which people work."""
     views = []
-    for row in list(app.supervisor.index.rows.values()):
-        if row.approval_ids and not row.problem and call.query.session_id in ("", row.session_id):
-            state = await app.peek(row.session_id)
-            views += [view(app, state, approval) for approval in state.approvals.values()] if state else []
+    asking = [row.session_id for row in app.supervisor.index.rows.glances() if row.approval_ids and not row.problem]
+    chosen = [session_id for session_id in asking if call.query.session_id in ("", session_id)]
+    async for state in app.supervisor.reader.peek_each(chosen):
+        views += [view(app, state, approval) for approval in state.approvals.values()]
     return sorted(views, key=lambda v: v.request_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -22,7 +23,7 @@ from kheish.core.chains import cooling_in
 from kheish.core.events import Delivery
 from kheish.core.permissions import MODES
 from kheish.errors import Draining
-from kheish.limits import MIB
+from kheish.limits import MIB, WARNINGS_OF_A_KIND_MAX
 from kheish.providers.routes import Driver
 from kheish.wire.body import Body, GlobalCursor
 from kheish.wire.status import (
@@ -43,6 +44,7 @@ from kheish.wire.status import (
 
 if TYPE_CHECKING:
     from kheish.api.app import App
+    from kheish.runtime.supervisor import Supervisor
 
 
 class StreamQuery(Body, frozen=True):
@@ -70,28 +72,28 @@ async def get_readiness(app: App, call: Call[None, NoQuery]) -> HealthView:
 
 async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
     supervisor = app.supervisor
-    rows = [row for row in supervisor.index.rows.values() if row.created_at_ms or row.problem]
-    waiting = [row.active_status for row in rows]
+    counts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    damaged: list[WarningView] = []
+    for row in supervisor.index.rows.glances():
+        if row.is_shown:
+            counts["total"] += 1
+            statuses[row.active_status] += 1
+            counts["active"] += bool(row.active_run_id)
+            counts["queued"] += len(row.queued_run_ids)
+            counts["approvals"] += len(row.approval_ids)
+            counts["questions"] += len(row.question_ids)
+        if row.problem:
+            damaged.append(
+                WarningView(
+                    code="session_read_only",
+                    message=row.problem,
+                    session_id=row.session_id,
+                    action=f"kheish sessions verify {row.session_id}",
+                )
+            )
     generation, position = supervisor.position
-    warnings = [
-        WarningView(
-            code="session_read_only",
-            message=row.problem,
-            session_id=row.session_id,
-            action=f"kheish sessions verify {row.session_id}",
-        )
-        for row in rows
-        if row.problem
-    ]
-    warnings[:0] = [
-        WarningView(
-            code="quota_exceeded" if usage.is_over else "quota_near",
-            message=f"{'no new work is taken: ' if usage.is_over else ''}{usage}",
-            session_id=usage.session_id,
-            action=usage.advice,
-        )
-        for usage in await supervisor.quotas.near()
-    ]
+    warnings = [*await _of_quotas(supervisor), *_some(damaged, "that are read-only", "kheish sessions verify --all")]
     if problem := await supervisor.disk.problem():
         action = "make room; `kheish sessions vacuum --all` may free some"
         warnings.insert(0, WarningView(code="disk_low", message=f"no new work is taken: {problem}", action=action))
@@ -106,22 +108,44 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
         state_root=str(app.state_root),
         socket=str(app.socket_path),
         cursor=f"{generation}.{position}",
-        sessions=SessionCounts(
-            total=len(rows), loaded=supervisor.loaded_total, read_only=sum(1 for row in rows if row.problem)
-        ),
+        sessions=SessionCounts(total=counts["total"], loaded=supervisor.loaded_total, read_only=len(damaged)),
         runs=RunCounts(
-            active=sum(1 for row in rows if row.active_run_id),
-            queued=sum(len(row.queued_run_ids) for row in rows),
-            waiting_for_approval=waiting.count("waiting_for_approval"),
-            waiting_for_user_question=waiting.count("waiting_for_user_question"),
+            active=counts["active"],
+            queued=counts["queued"],
+            waiting_for_approval=statuses["waiting_for_approval"],
+            waiting_for_user_question=statuses["waiting_for_user_question"],
         ),
-        inbox=InboxCounts(
-            approvals=sum(row.pending_approvals for row in rows), questions=sum(row.pending_questions for row in rows)
-        ),
+        inbox=InboxCounts(approvals=counts["approvals"], questions=counts["questions"]),
         subscribers=supervisor.hub.subscribers_total,
         warnings=[*of_routes, *warnings][:100],
         provider_readiness=provider_readiness,
     )
+
+
+async def _of_quotas(supervisor: Supervisor) -> list[WarningView]:
+    near = sorted(await supervisor.quotas.near(), key=lambda usage: (bool(usage.session_id), -usage.used_bytes))
+    found: dict[bool, list[WarningView]] = {True: [], False: []}
+    for usage in near:
+        found[usage.is_over].append(
+            WarningView(
+                code="quota_exceeded" if usage.is_over else "quota_near",
+                message=f"{'no new work is taken: ' if usage.is_over else ''}{usage}",
+                session_id=usage.session_id,
+                action=usage.advice,
+            )
+        )
+    action = "`kheish sessions vacuum --all` may help"
+    over = _some(found[True], "that take what quotas.session_bytes in config.toml allows, or more", action)
+    return [*over, *_some(found[False], "that come near quotas.session_bytes in config.toml", action)]
+
+
+def _some(warnings: list[WarningView], of_what: str, action: str) -> list[WarningView]:
+    """The first of a kind, and how many more sessions there are."""
+    left = warnings[WARNINGS_OF_A_KIND_MAX:]
+    if not left:
+        return warnings
+    message = f"and {len(left)} more sessions {of_what}" if len(left) > 1 else f"and one more session {of_what}"
+    return [*warnings[:WARNINGS_OF_A_KIND_MAX], WarningView(code=left[0].code, message=message, action=action)]
 
 
 async def get_capabilities(app: App, call: Call[None, NoQuery]) -> CapabilitiesView:

@@ -25,10 +25,10 @@ class ListQuery(Body, frozen=True):
 
 async def list_questions(app: App, call: Call[None, ListQuery]) -> list[QuestionView]:
     views = []
-    for row in list(app.supervisor.index.rows.values()):
-        if row.question_ids and not row.problem and call.query.session_id in ("", row.session_id):
-            state = await app.peek(row.session_id)
-            views += [question_view(state, question) for question in state.questions.values()] if state else []
+    asking = [row.session_id for row in app.supervisor.index.rows.glances() if row.question_ids and not row.problem]
+    chosen = [session_id for session_id in asking if call.query.session_id in ("", session_id)]
+    async for state in app.supervisor.reader.peek_each(chosen):
+        views += [question_view(state, question) for question in state.questions.values()]
     return sorted(views, key=lambda v: v.request_id)
 
 

@@ -119,22 +119,25 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
     rows = app.supervisor.index.rows
     if query.session_id:
         await app.supervisor.reader.state(query.session_id)
-    chosen = [rows[query.session_id]] if query.session_id else [row for row in rows.values() if not row.problem]
-    if not query.active:
-        chosen = nlargest(limit, chosen, key=lambda row: row.newest_run_id)  # the newest runs of all are among theirs
-    ids = [
-        (run_id, row.session_id)
-        for row in chosen
-        for run_id in ([row.active_run_id, *row.queued_run_ids] if query.active else row.run_ids)
-        if run_id
-    ]
+    if query.active:
+        glances = [rows[query.session_id]] if query.session_id else rows.glances()
+        ids = [
+            (run_id, row.session_id)
+            for row in glances
+            if query.session_id or not row.problem
+            for run_id in (row.active_run_id, *row.queued_run_ids)
+            if run_id
+        ]
+    else:
+        whole = [rows[query.session_id]] if query.session_id else (row for row in rows.values() if not row.problem)
+        newest_rows = nlargest(limit, whole, key=lambda row: row.newest_run_id)  # the newest runs are among theirs
+        ids = [(run_id, row.session_id) for row in newest_rows for run_id in row.run_ids]
     newest = sorted(ids, reverse=True)[:limit]  # run ids begin with their time of creation
-    states = {session_id: await app.peek(session_id) for session_id in {session_id for _, session_id in newest}}
-    return [
-        app.run_view(state, state.runs[run_id])
-        for run_id, session_id in newest
-        if (state := states[session_id]) and run_id in state.runs
-    ]
+    wanted = {run_id for run_id, _ in newest}
+    views: dict[str, RunView] = {}
+    async for state in app.supervisor.reader.peek_each(list({session_id for _, session_id in newest})):
+        views |= {run_id: app.run_view(state, state.runs[run_id]) for run_id in wanted & state.runs.keys()}
+    return [views[run_id] for run_id, _ in newest if run_id in views]
 
 
 async def get_run(app: App, call: Call[None, NoQuery]) -> RunView:

@@ -20,7 +20,6 @@ from kheish.core.runs import check_not_started, check_queued
 from kheish.errors import Conflict, Draining, Invalid
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
-from kheish.runtime.index import SessionSummary
 from kheish.runtime.supervisor import Caller
 from kheish.wire.body import Body, View
 from kheish.wire.runs import EditInput, MoveInput, RunView, StopRun, SubmitInput
@@ -156,13 +155,13 @@ def _resolve_directory(path: str) -> str:
 async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionView] | SessionPage:
     query = call.query
     wanted = {status for status in query.status.split(",") if status}
-    rows = [
+    chosen = (
         row
-        for row in app.supervisor.index.rows.values()
-        if (row.created_at_ms or row.problem)
+        for row in app.supervisor.index.rows.glances()
+        if row.is_shown
         and (not wanted or session_status(row.ended, row.active_status) in wanted)
         and (not query.cwd or row.cwd == query.cwd)
-    ]
+    )
     limit = min(query.limit, PAGE_ITEMS_MAX)
     if query.cursor:
         at_ms, _, session_id = query.cursor.partition(":")
@@ -171,19 +170,20 @@ async def list_sessions(app: App, call: Call[None, ListQuery]) -> list[SessionVi
                 f"cannot use the cursor {query.cursor!r}: take the next_cursor of a page", code="invalid_cursor"
             )
         after = (-parse_seq(at_ms), session_id)
-        rows = [row for row in rows if (-row.updated_at_ms, row.session_id) > after]
-    rows = nsmallest(limit + 1, rows, key=lambda row: (-row.updated_at_ms, row.session_id))
+        chosen = (row for row in chosen if (-row.updated_at_ms, row.session_id) > after)
+    rows = nsmallest(limit + 1, chosen, key=lambda row: (-row.updated_at_ms, row.session_id))
     if not (query.page or query.cursor):
-        return [row_view(app, row) for row in rows[:limit]]
+        return [row_view(app, row.session_id) for row in rows[:limit]]
     more = len(rows) > limit
     last = rows[limit - 1] if more else None
     return SessionPage(
-        items=[row_view(app, row) for row in rows[:limit]],
+        items=[row_view(app, row.session_id) for row in rows[:limit]],
         next_cursor=f"{last.updated_at_ms}:{last.session_id}" if last else None,
     )
 
 
-def row_view(app: App, row: SessionSummary) -> SessionView:
+def row_view(app: App, session_id: str) -> SessionView:
+    row = app.supervisor.index.rows[session_id]
     return SessionView(
         session_id=row.session_id,
         status=session_status(row.ended, row.active_status),

@@ -46,7 +46,7 @@ async def get_usage(app: App, call: Call[None, UsageQuery]) -> UsageReport:
     """Reads journals, the sessions with the newest change first, until USAGE_RECORDS_MAX records are read."""
     since_ms = call.query.since_ms
     meter = Meter(call.query.by, since_ms, await app.supervisor.providers.prices())
-    rows = [row for row in app.supervisor.index.rows.values() if row.updated_at_ms >= since_ms and not row.problem]
+    rows = [row for row in app.supervisor.index.rows.glances() if row.updated_at_ms >= since_ms and not row.problem]
     left = USAGE_RECORDS_MAX
     for row in sorted(rows, key=lambda row: -row.updated_at_ms):
         meter.begin_session()
