@@ -83,7 +83,7 @@ class Committer:
         """Make everything that waits durable, finish running work, and end the threads."""
         self._closing = True
         await self._loop.run_in_executor(None, self._join)
-        while self._order:
+        while self._order and self._order[0].is_done:
             self._tell_done()
 
     def _join(self) -> None:
