@@ -95,6 +95,8 @@ class Residents:
         if self._actors.get(actor.session_id) is not actor:
             return
         self._touch(actor)
+        if len(self._actors) > SESSIONS_LOADED_MAX:
+            self._make_room()
         if self._unload_timer is None:
             self._unload_idle()
 
@@ -103,6 +105,11 @@ class Residents:
         log.error("session %s is read-only: %s", session_id, error.message)
         row = self._index.rows.get(session_id) or SessionSummary(session_id=session_id)
         self._index.put(msgspec.structs.replace(row, problem=error.message, is_owed=False))
+
+    def drop(self, actor: Actor) -> None:
+        """The session could not be made: whoever asks next tries anew."""
+        if self._actors.get(actor.session_id) is actor:
+            del self._actors[actor.session_id]
 
     async def close(self) -> None:
         """Puts every session away."""
@@ -144,7 +151,6 @@ class Residents:
             raise
         self._actors[session_id] = actor
         self.use(actor)
-        self._make_room()
         if state.session_id:
             self._on_opened(actor)
 
@@ -171,7 +177,7 @@ class Residents:
     def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
         if is_new:
             with contextlib.suppress(Conflict):
-                return SessionDir.create_and_open(self._root, session_id), State()
+                return SessionDir.new(self._root, session_id), State()
         row = self._index.rows.get(session_id)
         durable = row.durable if row is not None else None
         opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)
@@ -184,8 +190,8 @@ class Residents:
     # -- putting away --------------------------------------------------------------------------------------------
 
     def _make_room(self) -> None:
-        """After a session was loaded: puts away those that were not used for the longest, while there are too many. The
-        one just loaded stands last, and stays."""
+        """Puts away those that were not used for the longest, while there are too many. The one just used stands last,
+        and stays."""
         for actor in list(islice(self._actors.values(), _MAKE_ROOM_LOOKS))[: len(self._actors) - 1]:
             if len(self._actors) <= SESSIONS_LOADED_MAX:
                 return

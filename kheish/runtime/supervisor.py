@@ -290,6 +290,11 @@ class Supervisor:
         try:
             return await actor.submit(command, lambda: self._context(session_id, caller, key, body_digest))
         except Poisoned as error:
+            if why := actor.journal.unmade:
+                self._residents.drop(actor)
+                raise StoreError(
+                    f"cannot create session {session_id}: {why}; see to the disk and try again", code="disk_failed"
+                ) from error
             self._trouble(actor, error)
             raise
 

@@ -41,6 +41,7 @@ from kheish.store.segments import read_records
 from kheish.store.session_dir import SessionDir, session_path
 from tests.core.conversation import ALPHABET, TOOLS
 from tests.runtime.kernel import Kernel
+from tests.store.sessions import make_empty
 
 HERE = Path(__file__).parent
 SESSION = "golden"
@@ -130,7 +131,7 @@ class Writer:
     """Decides as a daemon does and writes each decision into a real session."""
 
     def __init__(self, root: Path) -> None:
-        SessionDir.create(root, SESSION)
+        make_empty(root, SESSION)
         self.journal = SessionDir.open(root, SESSION, reducer=REDUCER_VERSION).journal
         self.state = State()
         self.settings = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="5f0c2a9d11e47b36")

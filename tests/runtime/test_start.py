@@ -26,6 +26,7 @@ from kheish.store.locks import SessionLock
 from kheish.store.records import segment_name
 from kheish.store.session_dir import Opened, SessionDir
 from tests.runtime.kernel import Kernel, reply
+from tests.store.sessions import make_empty
 
 
 async def never(_: ModelRequest) -> Reply:
@@ -38,7 +39,7 @@ def sessions(root: Path, count: int) -> Index:
     (root / "daemon").mkdir(parents=True, exist_ok=True)
     index = Index(root)
     for number in range(count):
-        path = SessionDir.create(root, f"s{number}")
+        path = make_empty(root, f"s{number}")
         (path / segment_name(1)).rename(path / segment_name(2))
         index.put(row(number, size=(path / segment_name(2)).stat().st_size))
     return index
