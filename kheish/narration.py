@@ -141,6 +141,9 @@ class Renderer:
                 return f"its runs take {one_line(event['model']) or 'what the daemon does'}, set by {who}", "yellow"
             case "session.renamed":
                 return f"{who} gave it the title {one_line(event['title'])!r}", ""
+            case "record.labelled":
+                which, label = f"record {event['labelled_seq']}", one_line(event["label"])
+                return f"{who} labelled {which} {label!r}" if label else f"{who} took the label of {which} away", ""
             case "session.rule_added":
                 rule = event["rule"]
                 return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"

@@ -147,6 +147,14 @@ def test_another_model_of_a_session_says_which_and_by_whom() -> None:
     ]
 
 
+def test_a_label_is_told_with_its_record_and_who_gave_or_took_it() -> None:
+    given = {"type": "record.labelled", "labelled_seq": 42, "label": "the\x1b[8m outage"}
+    assert lines(given, {**given, "label": ""}) == [
+        "user:1 labelled record 42 'the outage'",
+        "user:1 took the label of record 42 away",
+    ]
+
+
 def test_facts_without_interest_have_no_line() -> None:
     assert lines({"type": "model_call.started", "run_id": "run_1"}, {"type": "run.started", "run_id": "run_1"}) == []
 

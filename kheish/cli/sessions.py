@@ -257,6 +257,27 @@ def rename(session_id: str, title: list[str], as_json: bool) -> int:
     return 0
 
 
+def label(session_id: str, seq: int, text: list[str], remove: bool, as_json: bool) -> int:
+    if bool(text) == remove:
+        raise Invalid("cannot tell what to do: give the label, or --remove to take away the one that the record has")
+    client = connect()
+    view = client.sessions.label(find_session(client, session_id), seq, " ".join(text))
+    _show(view, as_json, f"{view['session_id']} at {seq}: {' '.join(text) or 'no label'}")
+    return 0
+
+
+def labels(session_id: str | None, as_json: bool) -> int:
+    client = connect()
+    rows = client.sessions.get(find_session(client, session_id))["labels"] or []
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        say("no record has a label; `kheish sessions label` gives one")
+    else:
+        print_table(("seq", "label"), [(row["seq"], row["label"]) for row in rows])
+    return 0
+
+
 def withdraw(session_id: str, run_id: str, as_json: bool) -> int:
     client = connect()
     run_id = client.runs.get(run_id)["run_id"]

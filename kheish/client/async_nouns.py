@@ -291,6 +291,10 @@ class AsyncSessions(_Noun):
     async def set_title(self, session_id: str, title: str) -> SessionView:
         return await self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
 
+    async def label(self, session_id: str, seq: int, label: str) -> SessionView:
+        """Gives a record of the session a label, a bookmark for people; an empty one takes it away."""
+        return await self._send("POST", f"/v1/sessions/{segment(session_id)}/labels", body={"seq": seq, "label": label})
+
     async def add_rule(self, session_id: str, pattern: str, behavior: Behavior) -> SessionView:
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}

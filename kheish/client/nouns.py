@@ -294,6 +294,10 @@ class Sessions(_Noun):
     def set_title(self, session_id: str, title: str) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
 
+    def label(self, session_id: str, seq: int, label: str) -> SessionView:
+        """Gives a record of the session a label, a bookmark for people; an empty one takes it away."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/labels", body={"seq": seq, "label": label})
+
     def add_rule(self, session_id: str, pattern: str, behavior: Behavior) -> SessionView:
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}

@@ -490,6 +490,13 @@ class InterruptView(TypedDict):
     session: SessionView
 
 
+class LabelView(TypedDict):
+    """A bookmark in the session's timeline."""
+
+    seq: int
+    label: str
+
+
 class LimitsView(TypedDict):
     """Bounds that a client meets; each is the one of that name in the product."""
 
@@ -758,6 +765,14 @@ class Rate(TypedDict):
 
     input_usd: float
     output_usd: float
+
+
+class RecordLabelled(TypedDict):
+    """A person's bookmark in the session's timeline, in place of the one that the record had; "" takes it away."""
+
+    type: Literal["record.labelled"]
+    labelled_seq: int
+    label: str
 
 
 class RecordPage(TypedDict):
@@ -1140,6 +1155,7 @@ class SessionView(TypedDict):
     budget: BudgetView | None
     parent_run_id: str
     context: ContextView | None
+    labels: list[LabelView] | None
 
 
 class Spent(TypedDict):
@@ -1386,6 +1402,7 @@ AnyEvent = (
     | SessionModeChanged
     | SessionModelChanged
     | SessionRenamed
+    | RecordLabelled
     | SessionRuleAdded
     | SessionBudgetSet
     | SessionRecovered

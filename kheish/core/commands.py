@@ -92,6 +92,13 @@ class RenameSession(Command, tag="rename_session", frozen=True):
     title: str
 
 
+class LabelRecord(Command, tag="label_record", frozen=True):
+    """`seq` is one that the session has; without a label it loses the one that it had."""
+
+    seq: int
+    label: str
+
+
 class CompactContext(Command, tag="compact_context", frozen=True):
     """Before the next model call."""
 

@@ -254,6 +254,13 @@ class SessionRenamed(Event, tag="session.renamed", frozen=True):
     title: str
 
 
+class RecordLabelled(Event, tag="record.labelled", frozen=True):
+    """A person's bookmark in the session's timeline, in place of the one that the record had; "" takes it away."""
+
+    labelled_seq: int
+    label: str
+
+
 class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
     rule: Rule
 
@@ -643,6 +650,7 @@ AnyEvent = (
     | SessionModeChanged
     | SessionModelChanged
     | SessionRenamed
+    | RecordLabelled
     | SessionRuleAdded
     | SessionBudgetSet
     | SessionRecovered

@@ -231,6 +231,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     ordinal: int = 0
     """Replies of models in the session."""
     rules: list[Rule] = []
+    labels: dict[int, str] = {}
+    """Of records, by their seq."""
     runs: dict[str, Run] = {}
     """As they were submitted: those that are not over, and the newest FINISHED_RUNS_KEPT that are."""
     past_runs: int = 0
@@ -281,7 +283,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
         forked.settled, forked.budget_notes = self.settled.copy(), self.budget_notes.copy()
-        forked.shown = self.shown[:]
+        forked.shown, forked.labels = self.shown[:], self.labels.copy()
         return forked
 
     @property

@@ -121,4 +121,4 @@ def test_the_timeline_tells_of_the_summary_in_words(told: Told) -> None:
     assert line_of(records[0], Renderer()).text.endswith("asks for a summary of what went before")
     assert line_of({**records[1], "events": [records[1]["events"][0]]}, Renderer()).text == "the summary came"
     assert TEXT in line_of(records[1], Renderer()).text
-    assert is_shown(records[1], "decisions", "") is False
+    assert is_shown(records[1], "decisions", "", {}) is False

@@ -17,7 +17,7 @@ from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
 from kheish.core.runs import check_not_started, check_queued
-from kheish.errors import Conflict, Draining, Invalid
+from kheish.errors import Conflict, Draining, Invalid, NotFound
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.index import SessionSummary
@@ -30,6 +30,7 @@ from kheish.wire.sessions import (
     EndSession,
     ForkSession,
     InterruptView,
+    LabelRecord,
     SessionStatus,
     SessionView,
     SetModel,
@@ -305,6 +306,19 @@ async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
     return app.session_view(applied.state, applied.seq)
 
 
+async def label_record(app: App, call: Call[LabelRecord, NoQuery]) -> SessionView:
+    session_id, body = call.path["id"], call.body
+    _, last_seq = await app.supervisor.reader.state(session_id)
+    if body.seq > last_seq:
+        raise NotFound(
+            f"cannot label record {body.seq}: session {session_id} has records up to {last_seq}",
+            code="record_not_found",
+        )
+    command = commands.LabelRecord(seq=body.seq, label=body.label)
+    applied = await app.supervisor.submit(session_id, command, call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def compact_context(app: App, call: Call[None, NoQuery]) -> SessionView:
     applied = await app.supervisor.submit(call.path["id"], commands.CompactContext(), call.caller)
     return app.session_view(applied.state, applied.seq)
@@ -381,6 +395,8 @@ ENDPOINTS = (
          body=SetModel, returns=SessionView,
          codes=("operator_required", "invalid_routes", "model_missing", "route_not_ready")),
     _row("POST", _S + "/{id}/title", set_title, "Give the session another title", body=SetTitle, returns=SessionView),
+    _row("POST", _S + "/{id}/labels", label_record, "Give a record of the session a label, or take it away",
+         body=LabelRecord, returns=SessionView, codes=("record_not_found", "too_many_labels")),
     _row("POST", _S + "/{id}/compact", compact_context, "Have the next model call preceded by a compaction",
          returns=SessionView, codes=("session_ended", "nothing_to_compact")),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
