@@ -322,6 +322,7 @@ async def test_the_record_that_is_opened_stays_in_sight_beside_its_details(share
     session = long_session(shared_daemon)
     async with open_app(shared_daemon, screen=Timeline(session), size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: rows(app) == str(LONG))
+        await until(pilot, lambda: any(line.startswith(f" {LONG} ") for line in shown(app).splitlines()))
         await pilot.press("enter")
         await until(pilot, lambda: "The state at this point" in shown(app))
         await until(pilot, lambda: any(line.startswith(f" {LONG} ") for line in shown(app).splitlines()))
