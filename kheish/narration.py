@@ -51,18 +51,19 @@ def plan_of(arguments: dict[str, Any]) -> list[PlanItem]:
 
 
 def plan_text(plan: Sequence[PlanItem]) -> str:
-    """`3/7 write the tests`: how far a plan is, and what is done now or next; "" where there is none."""
-    if not plan:
-        return ""
-    at = plan_place(plan)
-    if at is None:
-        return f"{len(plan)}/{len(plan)} done"
-    done = sum(item["status"] == "completed" for item in plan)
-    return f"{done + 1}/{len(plan)} {plan[at]['content']}"
+    """`2/7 done, now: write the tests`: how far a plan is, and what is worked at or comes next; "" where there is none."""
+    if (at := plan_place(plan)) is None:
+        return plan_done(plan)
+    when = "now" if plan[at]["status"] == "in_progress" else "next"
+    return f"{plan_done(plan)}, {when}: {plan[at]['content']}"
+
+
+def plan_done(plan: Sequence[PlanItem]) -> str:
+    return f"{sum(item['status'] == 'completed' for item in plan)}/{len(plan)} done" if plan else ""
 
 
 def plan_place(plan: Sequence[PlanItem]) -> int | None:
-    """The item that is done now, or comes next; None where all is done."""
+    """The item that is worked at now, or comes next; None where all is done."""
     places = {item["status"]: i for i, item in reversed([*enumerate(plan)])}
     return places.get("in_progress", places.get("pending"))
 

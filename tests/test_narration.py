@@ -169,14 +169,14 @@ def test_the_hint_of_a_question_is_the_command_that_answers_it() -> None:
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        (["pending", "pending"], "1/2 item 0"),
-        (["completed", "in_progress", "pending"], "2/3 item 1"),
-        (["completed", "pending", "in_progress"], "2/3 item 2"),
+        (["pending", "pending"], "0/2 done, next: item 0"),
+        (["completed", "in_progress", "pending"], "1/3 done, now: item 1"),
+        (["completed", "pending", "in_progress"], "1/3 done, now: item 2"),
         (["completed", "completed"], "2/2 done"),
         ([], ""),
     ],
 )
-def test_a_plan_is_told_by_its_place_and_what_is_done_now(states: list[str], said: str) -> None:
+def test_a_plan_is_told_by_how_much_is_done_and_what_is_worked_at(states: list[str], said: str) -> None:
     todos = [{"content": f"item {i}", "status": state} for i, state in enumerate(states)]
     assert call_text("todo_write", {"todos": todos}) == f"todo_write: {said}"
 
@@ -189,4 +189,4 @@ def test_a_plan_that_was_taken_is_one_line() -> None:
         {"type": "model_call.completed", "text": "", "tool_requests": [request]},
         {"type": "tool_call.started", **call},
         {"type": "tool_call.completed", "output": "[ ] look", **call},
-    ) == ["plan 1/1 look"]
+    ) == ["plan 0/1 done, next: look"]
