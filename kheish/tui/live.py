@@ -346,6 +346,8 @@ class Conversation:
         """The model call that is under way."""
         self._heard_late = ""
         """The model call of whose live text the beginning was missed."""
+        self._summary_call = ""
+        """The newest model call that was for a summary."""
         self._inputs: dict[str, tuple[RecordView, AnyEvent]] = {}
         self._routes: dict[str, str] = {}
         self._started_ms: dict[str, int] = {}
@@ -559,6 +561,8 @@ class Conversation:
             case "model_call.started":
                 self.step = event["step"]
                 self._calling, self._heard_late = event["model_call_id"], ""
+                if event.get("purpose", "reply") == "summary":
+                    self._summary_call = event["model_call_id"]
                 way = event.get("route", ""), event.get("model", "")
                 self.window_tokens = max(0, self._windows.get(way, self.window_tokens))
                 if event["attempt"] > 1:
@@ -572,6 +576,8 @@ class Conversation:
                 self._note(record, change, f"{who} asked for a compaction before the next model call")
             case "model_call.failed" if event["code"] == "nothing_to_compact":
                 self._note(record, change, f"no summary: {event['message']}")
+            case "model_call.failed" if event["model_call_id"] == self._summary_call:
+                self._note(record, change, f"no summary: {event['code']}: {event['message']}", "warning")
             case "context.compacted":
                 self.context_tokens = event["tokens_after"]
                 self._add(Compacted(seq, at_ms, event), change)
