@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kheish.client.views import Answer, Budget, BudgetBody, ContextCompacted, PlanItem, Standing
 
 WIDTH = 200
+READ_PER_COLUMN = 8
+"""Characters of a text; blanks, which become one, take more than they show."""
 PLAN_TOOL = "todo_write"
 BOXES = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 _WHY = {
@@ -87,7 +89,11 @@ def compaction_text(event: ContextCompacted) -> str:
 
 
 def _visible(text: str, width: int) -> str:
-    return cut(" ".join(expose("⏎ ".join(text.strip().splitlines())).split()), width)
+    """On one line; no more of the text is read than may be in sight."""
+    text = text.strip()
+    read = text[: READ_PER_COLUMN * width] if width else text
+    line = " ".join(expose("⏎ ".join(read.splitlines())).split())
+    return cut(line + "…" * (len(read) < len(text)), width)
 
 
 def account_text(standing: Standing) -> str:

@@ -32,6 +32,13 @@ def test_a_call_shows_what_matters_of_its_arguments() -> None:
     assert call_text("bash", {"command": "x" * 300}, 10) == "bash: xxxxxxxxx…"
 
 
+def test_of_a_long_call_no_more_is_read_than_is_in_sight_and_what_is_left_out_is_marked() -> None:
+    far_apart = "rm" + " " * 10_000 + "-rf /"
+    assert call_text("bash", {"command": far_apart}, 20) == "bash: rm…"
+    assert call_text("bash", {"command": far_apart}, 0) == "bash: rm -rf /"
+    assert call_text("other", {"x": "y" * 2_000_000}, 12) == 'other {"x": "yyyy…'
+
+
 def test_a_second_command_line_is_not_hidden_in_the_first() -> None:
     assert call_text("bash", {"command": "echo hello\nrm -rf ~"}) == "bash: echo hello⏎ rm -rf ~"
     assert call_text("bash", {"command": "echo \x1b[8mhidden"}) == "bash: echo \\x1b[8mhidden"

@@ -36,9 +36,9 @@ def row_text(row: Row) -> str:
     return f"{plan}  ({row.headline})" if plan else row.headline
 
 
-def call_detail(tool: str, arguments: dict[str, Any]) -> str:
-    """What a call would do, without the tool's name; what cannot be seen is written out."""
-    return call_text(tool, arguments, 0).removeprefix(tool).lstrip(": ")
+def call_detail(tool: str, arguments: dict[str, Any], width: int = 0) -> str:
+    """What a call would do, without the tool's name, all of it or a width; what cannot be seen is written out."""
+    return call_text(tool, arguments, width).removeprefix(tool).lstrip(": ")
 
 
 def tokens_text(count: int) -> str:

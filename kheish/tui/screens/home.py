@@ -34,6 +34,8 @@ REDRAW_S = 0.05
 AGES_S = 10.0
 SORTS = ("need", "time", "name")
 WIDE, LOW = 120, 20
+PEEK_COLUMNS_MAX = 2_000
+"""Of what is asked; its screen shows all."""
 
 
 class Home(KheishScreen[None]):
@@ -399,7 +401,7 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
         parts.append(("\nr answers", "$foreground 60%"))
     elif ask and ask.get("tool"):
         tool = f"{one_line(ask['tool'])} "
-        parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"]), "\n"]
+        parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"], PEEK_COLUMNS_MAX), "\n"]
         if ask.get("rule"):
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
         parts.append(("\nr decides", "$foreground 60%"))
