@@ -53,7 +53,7 @@ def plan_of(arguments: dict[str, Any]) -> list[PlanItem]:
 
 
 def plan_text(plan: Sequence[PlanItem]) -> str:
-    """`2/7 done, now: write the tests`: how far a plan is, and what is worked at or comes next; "" where there is none."""
+    """`2/7 done, now: write the tests`: how far it is, and what is worked at or comes next; "" where there is none."""
     if (at := plan_place(plan)) is None:
         return plan_done(plan)
     when = "now" if plan[at]["status"] == "in_progress" else "next"

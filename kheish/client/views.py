@@ -1014,6 +1014,7 @@ class RunView(TypedDict):
     usage: UsageView
     error: RunError | None
     budget: BudgetView | None
+    budgets_nearly_used: list[BudgetView]
 
 
 class RuntimeSettings(TypedDict):

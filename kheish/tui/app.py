@@ -8,6 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from textual.app import App
@@ -15,8 +16,9 @@ from textual.binding import Binding
 from textual.command import Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.timer import Timer
 
-from kheish.client import AsyncKheish, SessionPage, StatusView
+from kheish.client import AsyncKheish, SessionPage, StatusView, StreamEvent
 from kheish.config import Tui
 from kheish.errors import KheishError
 from kheish.terminal import one_line
@@ -32,6 +34,8 @@ from kheish.tui.widgets.banner import Banner
 
 SESSIONS_SHOWN_MAX = 1_000
 LEAVE_TWICE_S = 3.0
+BUDGETS_DELAY_S = 0.2
+_MOVE_BUDGETS = {"run.started", "budget.warned", "session.budget_set"}
 _KEEP_WORK_OUT = ("disk_low", "quota_exceeded", "quota_near")
 
 
@@ -64,6 +68,7 @@ class KheishApp(App[int]):
         self._leaves_at_s = float("-inf")
         self._banner = ("", 0.0, False)
         self._is_other_version = False
+        self._budgets_timer: Timer | None = None
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = settings.theme if settings.theme in self.available_themes else THEMES[0].name
@@ -121,11 +126,30 @@ class KheishApp(App[int]):
         for event in message.events:
             if event.event == "record" and (row := self.board.apply(event.data)) is not None:
                 rows[row.session_id] = row
+        if self._budgets_timer is None and any(map(self._moves_budgets, message.events)):
+            look = partial(self.run_worker, self._look_at_budgets, name="budgets", group="budgets")
+            self._budgets_timer = self.set_timer(BUDGETS_DELAY_S, look)
         self.notices.arrived(message.events)
         for screen in self._screens():
             screen.arrived(message.events)
             if rows:
                 screen.board_changed(list(rows.values()))
+
+    def _moves_budgets(self, event: StreamEvent) -> bool:
+        """Whether a budget may be near its limit now, or no more, or another share of it is used."""
+        if event.event != "record":
+            return False
+        types = {told["type"] for told in event.data["events"]}
+        row = self.board.rows.get(event.data["session_id"])
+        is_near = row is not None and bool(row.budgets)
+        return bool(types & _MOVE_BUDGETS) or (is_near and bool(types & {"model_call.completed", "approval.resolved"}))
+
+    async def _look_at_budgets(self) -> None:
+        self._budgets_timer = None
+        with contextlib.suppress(KheishError):
+            rows = self.board.load_budgets(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
+            for screen in self._screens():
+                screen.board_changed(rows)
 
     async def _load_board(self) -> None:
         known = set(self.board.rows)

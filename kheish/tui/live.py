@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from kheish.client import AnyEvent, DeltaView, InboxView, RecordView, RunView, SessionView
+from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
 from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
 
@@ -56,6 +56,8 @@ class Row:
         """Of the active run, or of the last one while it was looked at."""
         self.planned: dict[str, list[PlanItem]] = {}
         """What becomes the plan when the call that says so is done."""
+        self.budgets: list[BudgetView] = []
+        """Those of which the active run has used most, as the daemon said last."""
         self.tokens = 0
         self.since_ms = 0
         self.seq = 0
@@ -121,6 +123,15 @@ class Board:
                 row.model = f"{run['request']['provider']}/{run['request']['model']}"
                 row.step, row.tokens = run["step"], run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
                 row.plan = run.get("plan", [])
+        self.load_budgets(runs)
+
+    def load_budgets(self, runs: Iterable[RunView]) -> list[Row]:
+        """What the active runs have used; the rows that changed."""
+        near = {run["run_id"]: run["budgets_nearly_used"] for run in runs}
+        changed = [row for row in self.rows.values() if row.budgets != near.get(row.active, [])]
+        for row in changed:
+            row.budgets = near.get(row.active, [])
+        return changed
 
     def drop(self, session_ids: Iterable[str]) -> None:
         """Sessions that are there no more."""
@@ -167,10 +178,10 @@ class Board:
                 row.active, row.step, row.tokens, row.since_ms = event["run_id"], 0, 0, at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != row.active]
                 row.model = self._runs.pop(row.active, row.model)
-                row.plan, row.planned = [], {}
+                row.plan, row.planned, row.budgets = [], {}, []
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 if event["run_id"] == row.active:
-                    row.active = ""
+                    row.active, row.budgets = "", []
                     row.last_status, row.since_ms = OVER[event["type"]], at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != event["run_id"]]
             case "model_call.started":

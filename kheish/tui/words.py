@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from kheish.amounts import say_account, share_used, used_of
 from kheish.narration import call_text, plan_text
 from kheish.terminal import ago, clean
 from kheish.tui.live import Row
@@ -34,6 +35,19 @@ def row_text(row: Row) -> str:
     """What a session is about: where its plan is and what it was told, or that alone."""
     plan = plan_text(row.plan) if row.active else ""
     return f"{plan}  ({row.headline})" if plan else row.headline
+
+
+def budget_text(row: Row) -> str:
+    """`budget 85%`: how much is used of the one that is nearest to its limit; "" where none is near."""
+    return f"budget {max(map(share_used, row.budgets)):.0%}" if row.budgets else ""
+
+
+def budgets_text(row: Row) -> str:
+    """The same of each, with whose it is and what is used of what."""
+    return ", ".join(
+        f"{share_used(view):.0%} of the budget of {say_account(view['account'])} used ({used_of(view)})"
+        for view in sorted(row.budgets, key=share_used, reverse=True)
+    )
 
 
 def call_detail(tool: str, arguments: dict[str, Any], width: int = 0) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from kheish.core.budgets import DIMENSIONS, NANO, NONE, left_of, standing_of_run
+from kheish.core.budgets import DIMENSIONS, NANO, NONE, is_nearly_used, left_of, standing_of_run, standings
 from kheish.core.commands import Outside
 from kheish.core.events import Budget, Dimension, Spent, Standing
 from kheish.core.state import Run, State
@@ -84,6 +84,11 @@ def run_budget_view(state: State, run: Run, outside: tuple[Outside, ...]) -> Bud
         if place >= len(run.rates) or run.rates[place] is None
     ]
     return budget_view(standing_of_run(state, run, outside), unpriced if run.budget.cost_usd is not None else [])
+
+
+def nearly_used_views(state: State, run: Run, default: Budget, outside: tuple[Outside, ...]) -> list[BudgetView]:
+    found = standings(state, run, default, outside) if run.run_id == state.active else []
+    return [view for standing in found if is_nearly_used(standing) and (view := budget_view(standing))]
 
 
 def _amounts(spent: Spent) -> AmountsView:

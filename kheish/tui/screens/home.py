@@ -27,7 +27,16 @@ from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
-from kheish.tui.words import age_text, asks_text, call_detail, row_text, short_path, tokens_text
+from kheish.tui.words import (
+    age_text,
+    asks_text,
+    budget_text,
+    budgets_text,
+    call_detail,
+    row_text,
+    short_path,
+    tokens_text,
+)
 
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
@@ -377,9 +386,11 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
             f"{tokens_text(row.tokens)} tok" if row.tokens else ""]))  # fmt: skip
         right = [(f"  {facts}", look.dim)]
         used += cell_len(facts) + 2
+    near = f"{budget}  " if (budget := budget_text(row)) else ""
+    used += cell_len(near)
     what = cut_columns(one_line(asks_text(row) or row_text(row)), max(0, width - used), look.marks.ellipsis)
     middle = what + " " * max(0, width - used - cell_len(what))
-    return strip_of(*left, (middle, look.text if row.need != "done" else look.dim), *right)
+    return strip_of(*left, (near, look.warning), (middle, look.text if row.need != "done" else look.dim), *right)
 
 
 def peek_content(row: Row, look: Look, now_ms: int) -> Content:
@@ -407,6 +418,8 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
         parts.append(("\nr decides", "$foreground 60%"))
     elif row.headline:
         parts += ["\n", clean(row.headline), "\n"]
+    if row.budgets:
+        parts.append((f"\n{look.marks.waiting} {one_line(budgets_text(row))}", "$warning"))
     if row.plan and row.active:
         parts += [f"\n{look.marks.note} plan {one_line(plan_text(row.plan))}"]
     return Content.assemble(*parts)

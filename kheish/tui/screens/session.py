@@ -31,7 +31,7 @@ from kheish.tui.widgets.plan import Plan
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.summons import Summons
 from kheish.tui.widgets.transcript import Transcript
-from kheish.tui.words import context_text, short_path, tokens_text
+from kheish.tui.words import budgets_text, context_text, short_path, tokens_text
 
 PAGE_RECORDS = 200
 WIDE = 120
@@ -291,9 +291,12 @@ class Session(KheishScreen[None]):
         self.query_one(Queue).show([*talk.queue, *self._sending.values()], look)
         ended = ("  ended", "$warning") if talk.is_ended else ""
         problem = ("  read-only", "$error") if self._problem else ""
+        row = self._row
+        budgets = (f"  {one_line(budgets_text(row))}" if row is not None and row.budgets else "", "$warning")
         self.query_one("#title", Static).update(
             Content.assemble(
                 (one_line(talk.title or self.session_id, 60), "bold"),
+                budgets,
                 (f"  {short_path(talk.cwd)}", "$foreground 60%"),
                 ended,
                 problem,
@@ -303,7 +306,6 @@ class Session(KheishScreen[None]):
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
-        row = self._row
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if talk.active else "idle"
         tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
