@@ -1157,6 +1157,7 @@ class SessionView(TypedDict):
     parent_run_id: str
     context: ContextView | None
     labels: list[LabelView] | None
+    used: SpentView | None
 
 
 class Spent(TypedDict):
@@ -1168,6 +1169,16 @@ class Spent(TypedDict):
     steps: NotRequired[int]
     wall_ms: NotRequired[int]
     unpriced_calls: NotRequired[int]
+
+
+class SpentView(TypedDict):
+    """`cost_usd` leaves out `unpriced_calls`, whose price nobody knows."""
+
+    cost_usd: float
+    tokens: int
+    steps: int
+    wall_ms: int
+    unpriced_calls: int
 
 
 class Standing(TypedDict):

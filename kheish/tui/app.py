@@ -8,7 +8,6 @@ import gc
 import os
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from textual.app import App
@@ -127,8 +126,9 @@ class KheishApp(App[int]):
             if event.event == "record" and (row := self.board.apply(event.data)) is not None:
                 rows[row.session_id] = row
         if self._budgets_timer is None and any(map(self._moves_budgets, message.events)):
-            look = partial(self.run_worker, self._look_at_budgets, name="budgets", group="budgets")
-            self._budgets_timer = self.set_timer(BUDGETS_DELAY_S, look)
+            self._budgets_timer = self.set_timer(
+                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_budgets(), name="budgets", group="budgets")
+            )
         self.notices.arrived(message.events)
         for screen in self._screens():
             screen.arrived(message.events)

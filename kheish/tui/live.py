@@ -15,6 +15,7 @@ from kheish.client.views import ContextCompacted
 from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
 
 if TYPE_CHECKING:
+    from kheish.client import SpentView
     from kheish.client.views import PlanItem
 
 Need = Literal["needs you", "working", "queued", "done"]
@@ -312,6 +313,29 @@ class Compacted(Entry):
     def __init__(self, seq: int, at_ms: int, event: ContextCompacted) -> None:
         super().__init__(seq, at_ms)
         self.text, self.summary = compaction_text(event), event.get("summary", "")
+
+
+class Spending:
+    """What a session used in all: as the daemon said it at a seq, and by what was told since."""
+
+    def __init__(self) -> None:
+        self.tokens = self.unpriced_calls = self._seq = 0
+        self.cost_usd = 0.0
+
+    def load(self, used: SpentView, seq: int) -> None:
+        self.tokens, self.cost_usd, self.unpriced_calls = used["tokens"], used["cost_usd"], used["unpriced_calls"]
+        self._seq = seq
+
+    def apply(self, record: RecordView) -> None:
+        if record["seq"] <= self._seq:
+            return
+        self._seq = record["seq"]
+        for event in record["events"]:
+            if event["type"] in ("model_call.completed", "model_call.retrying", "model_call.failed"):
+                tokens, cost_usd = _tokens_of(event.get("usage", {})), event.get("cost_usd")
+                self.tokens += tokens
+                self.cost_usd += cost_usd or 0.0
+                self.unpriced_calls += tokens > 0 and cost_usd is None
 
 
 class Queued:
@@ -695,7 +719,7 @@ class Conversation:
         usage = event.get("usage", {})
         for name in self.usage:
             self.usage[name] += usage.get(name, 0)
-        return sum(usage.get(name, 0) for name in self.usage)
+        return _tokens_of(usage)
 
     def _drop_partial(self, model_call_id: str, change: Change) -> None:
         """The text of an attempt that came to nothing is no part of the transcript; that of the next comes below."""
@@ -720,6 +744,11 @@ class Conversation:
                 asked.answers.append((question.get("question", ""), text))
             asked.answer = "answered"
         _touch(asked, change)
+
+
+def _tokens_of(usage: Any) -> int:
+    names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    return sum(usage.get(name, 0) for name in names)
 
 
 def _touch(entry: Entry, change: Change) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from kheish.amounts import say_account, share_used, used_of
 from kheish.narration import call_text, plan_text
 from kheish.terminal import ago, clean
-from kheish.tui.live import Row
+from kheish.tui.live import Row, Spending
 
 
 def age_text(row: Row, now_ms: int) -> str:
@@ -60,6 +60,14 @@ def tokens_text(count: int) -> str:
     if count < 1000:
         return str(count)
     return f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1_000_000:.1f}M"
+
+
+def spent_text(spent: Spending) -> str:
+    """`12k tok · $0.04`, with a `+` where nobody knows the price of some of it."""
+    cost = f"${spent.cost_usd:.2f}" if spent.cost_usd >= 0.01 else "under $0.01"
+    parts = [f"{tokens_text(spent.tokens)} tok" if spent.tokens else ""]
+    parts.append(cost + "+" * (spent.unpriced_calls > 0) if spent.cost_usd else "")
+    return " · ".join(filter(None, parts))
 
 
 def short_path(path: str) -> str:

@@ -37,6 +37,16 @@ class AmountsView(View, frozen=True):
     wall_ms: int | None = None
 
 
+class SpentView(View, frozen=True):
+    """`cost_usd` leaves out `unpriced_calls`, whose price nobody knows."""
+
+    cost_usd: float
+    tokens: int
+    steps: int
+    wall_ms: int
+    unpriced_calls: int
+
+
 class BudgetView(View, frozen=True):
     """`account` is `run:ID`, `session:ID`, `day:DATE` or `daemon`, with all that its runs and their children use. What
     `unpriced_calls` cost, whose price nobody knows, is no part of it, nor will be that of the models in `unpriced`.
@@ -89,6 +99,16 @@ def run_budget_view(state: State, run: Run, outside: tuple[Outside, ...]) -> Bud
 def nearly_used_views(state: State, run: Run, default: Budget, outside: tuple[Outside, ...]) -> list[BudgetView]:
     found = standings(state, run, default, outside) if run.run_id == state.active else []
     return [view for standing in found if is_nearly_used(standing) and (view := budget_view(standing))]
+
+
+def spent_view(spent: Spent) -> SpentView:
+    return SpentView(
+        cost_usd=spent.cost_nanousd / NANO,
+        tokens=spent.tokens,
+        steps=spent.steps,
+        wall_ms=spent.wall_ms,
+        unpriced_calls=spent.unpriced_calls,
+    )
 
 
 def _amounts(spent: Spent) -> AmountsView:

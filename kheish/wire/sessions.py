@@ -12,7 +12,7 @@ from kheish.core.events import AssistantMessage, Message, Mode, ToolMessage, Use
 from kheish.core.state import Run, State, last_run_status, status_of
 from kheish.limits import PAGE_BYTES_MAX, RECORD_LABEL_CHARS_MAX
 from kheish.wire.body import Body, OptionalSession, View
-from kheish.wire.budgets import BudgetView
+from kheish.wire.budgets import BudgetView, SpentView, spent_view
 from kheish.wire.permissions import RuleView, rule_view
 
 TITLE_CHARS_MAX = 200
@@ -120,6 +120,8 @@ class SessionView(View, frozen=True):
     """Likewise."""
     labels: list[LabelView] | None = None
     """Of its records, by their seq; likewise."""
+    used: SpentView | None = None
+    """By all its runs; likewise."""
 
 
 class MessageView(View, frozen=True):
@@ -182,6 +184,7 @@ def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView |
         parent_run_id=state.parent_run_id,
         context=context_view(state, latest),
         labels=[LabelView(seq=labelled, label=label) for labelled, label in sorted(state.labels.items())],
+        used=spent_view(state.used),
     )
 
 

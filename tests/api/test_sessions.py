@@ -112,7 +112,14 @@ def test_the_view_of_a_session_agrees_with_its_row_in_the_list(api: DaemonProces
     assert view["rules"] == [] and row["rules"] is None
     assert view["context"]["tokens"] > 0 and row["context"] is None
     assert view["labels"] == [] and row["labels"] is None
-    own = {"rules": None, "context": None, "labels": None, "attached": 0}  # whoever read the event is about to leave
+    assert view["used"]["steps"] == 1 and row["used"] is None
+    own = {
+        "rules": None,
+        "context": None,
+        "labels": None,
+        "used": None,
+        "attached": 0,
+    }  # whoever read the event is about to leave
     assert view | own == row | own
     assert view["status"] == "waiting_for_approval" and len(view["pending_approval_ids"]) == 1
     assert view["active_run_id"] and len(view["queued_run_ids"]) == 1

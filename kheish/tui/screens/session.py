@@ -22,7 +22,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
-from kheish.tui.live import SHELL_ROUTE, Change, Conversation, Note, Queued, Row
+from kheish.tui.live import SHELL_ROUTE, Change, Conversation, Note, Queued, Row, Spending
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.composer import Composer
@@ -31,7 +31,7 @@ from kheish.tui.widgets.plan import Plan
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.summons import Summons
 from kheish.tui.widgets.transcript import Transcript
-from kheish.tui.words import budgets_text, context_text, short_path, tokens_text
+from kheish.tui.words import budgets_text, context_text, short_path, spent_text
 
 PAGE_RECORDS = 200
 WIDE = 120
@@ -62,6 +62,7 @@ class Session(KheishScreen[None]):
         self._talk = Conversation(session_id)
         self._last_seq = 0
         """The session's newest record that is known; the window may end before it."""
+        self._spending = Spending()
         self._problem = ""
         """Why the session is read-only, if it is."""
         self._is_loading = True
@@ -149,6 +150,8 @@ class Session(KheishScreen[None]):
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+        if view["used"] is not None:
+            self._spending.load(view["used"], view["seq"])
         self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
 
     async def _last_readable(self) -> int:
@@ -254,6 +257,7 @@ class Session(KheishScreen[None]):
             if event.event == "record":
                 was_at_end = self._is_at_end
                 self._last_seq = max(self._last_seq, event.data["seq"])
+                self._spending.apply(event.data)
                 if not was_at_end:
                     continue  # it is read when one scrolls there
                 is_record = True
@@ -308,11 +312,10 @@ class Session(KheishScreen[None]):
         composer.hint = self._hint()
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if talk.active else "idle"
-        tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
         self.query_one(Footer).facts = (
             one_line(talk.model, 30),
             context_text(talk.context_tokens, talk.window_tokens),
-            f"{tokens_text(tokens)} tok" if tokens else "",
+            spent_text(self._spending),
             f"step {talk.step}" if talk.active else "",
             talk.mode.replace("_", " ") if talk.mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
