@@ -46,6 +46,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("home", "reply", "r,space", "Reply", "Answer what the session asks, or write to it, from here", True),
     Action("home", "filter", "slash", "Filter", "Type to filter the list", True),
     Action("home", "scope", "ctrl+a", "Here/all", "Only this directory's sessions, or all", True),
+    Action("home", "named", "N", "Named", "Only sessions with a name or a title, or all"),
     Action("home", "sort", "s", "Sort", "Change the order: need, time, name"),
     Action("home", "rename", "R", "Rename", "Give the session a title"),
     Action("home", "end", "x", "End", "End the session for good; its journal stays"),

@@ -26,7 +26,7 @@ from kheish.tui.actions import bindings
 from kheish.tui.app import KheishApp
 from kheish.tui.history import History, Written
 from kheish.tui.look import THEMES
-from kheish.tui.widgets.composer import TWICE_S, Composer
+from kheish.tui.widgets.composer import EMPTIED_S, TWICE_S, Composer
 from tests.daemon_process import DaemonProcess, text
 from tests.tui.harness import check_picture, open_app, shown, until
 
@@ -137,8 +137,21 @@ async def test_left_goes_back_only_where_nothing_is_written(tmp_path: Path) -> N
     async with opened(tmp_path) as (app, pilot):
         await type_in(pilot, "ab", "left", "left", "left")
         assert app.told == [] and app.composer.cursor_location == (0, 0)
-        await type_in(pilot, "", "delete", "delete", "left")
+        await type_in(pilot, "", "delete", "delete")
+        app.composer._emptied_at_s -= 2 * EMPTIED_S
+        await type_in(pilot, "", "left")
         assert app.told == ["left"]
+
+
+async def test_left_asks_first_where_what_was_written_has_just_been_deleted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (app, pilot):
+        await type_in(pilot, "a", "backspace", "left")
+        assert app.told == [] and "once more" in " ".join(n.message for n in app._notifications)
+        await type_in(pilot, "", "left")
+        assert app.told == ["left"]
+        app.told.clear()
+        await type_in(pilot, "sent", "enter", "left")
+        assert app.told[1:] == ["left"], "nothing was deleted"
 
 
 async def test_escape_twice_interrupts_and_once_does_not(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.narration import plan_text
 from kheish.terminal import clean, expose, one_line
+from kheish.tui import fuzzy
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import NEEDS, Need, Row
@@ -66,6 +67,8 @@ class Home(KheishScreen[None]):
         super().__init__()
         self._filter = ""
         self._is_all = True
+        self._is_named = False
+        """Only sessions with a title, or a name that somebody chose."""
         self._sort = 0
         self._is_loaded = False
         self._redraw: Timer | None = None
@@ -128,10 +131,10 @@ class Home(KheishScreen[None]):
         for row in self.kheish.board.rows.values():
             if not self._is_all and row.cwd != here and not row.cwd.startswith(here + os.sep):
                 continue
-            if wanted:
-                text = f"{row.session_id} {row.title} {row.cwd} {row.headline} {row.status}".casefold()
-                if not all(word in text for word in wanted):
-                    continue
+            if self._is_named and not (row.title or not row.session_id.startswith("session_")):
+                continue
+            if not all(_matches(word, row) for word in wanted):
+                continue
             groups[row.need].append(row)
         for need, rows in groups.items():
             if SORTS[self._sort] == "name":
@@ -171,6 +174,8 @@ class Home(KheishScreen[None]):
             return ["", "asking the daemon ..."]
         if self._filter:
             return ["", f"nothing matches {one_line(self._filter, 40)!r}"]
+        if self._is_named:
+            return ["", "no session with a name: R gives one a title, N shows all"]
         if not self._is_all:
             return ["", "no session of this directory: n makes one, ctrl+a shows all"]
         return ["", "no session yet", "", "n makes one in this directory; `kheish run TEXT` does too, from any shell"]
@@ -180,6 +185,8 @@ class Home(KheishScreen[None]):
         place = "all sessions" if self._is_all else short_path(self.kheish.here)
         waiting = len(groups["needs you"])
         parts: list[Any] = [("Kheish", "bold"), f"  {clean(place)}"]
+        if self._is_named:
+            parts.append("  named")
         if self._filter:
             parts.append(f"  /{one_line(self._filter, 30)}")
         if waiting:
@@ -232,6 +239,10 @@ class Home(KheishScreen[None]):
 
     def action_scope(self) -> None:
         self._is_all = not self._is_all
+        self._draw()
+
+    def action_named(self) -> None:
+        self._is_named = not self._is_named
         self._draw()
 
     def action_sort(self) -> None:
@@ -345,6 +356,12 @@ class Home(KheishScreen[None]):
                 await self.client.sessions.set_title(row.session_id, value)
         except KheishError as error:
             self.kheish.say(error)
+
+
+def _matches(word: str, row: Row) -> bool:
+    """Whether it is in what is known of a session, or its letters in the name, in their order."""
+    text = f"{row.session_id} {row.title} {row.cwd} {row.headline} {row.status}".casefold()
+    return word in text or fuzzy.score(word, row.name) > 0
 
 
 def _heading(text: str, style: Style) -> Item:

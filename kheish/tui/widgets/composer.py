@@ -55,6 +55,8 @@ PASTE_LINES_MAX, PASTE_CHARS_MAX = 10, 1_000
 """A longer paste is shown as a placeholder."""
 TWICE_S = 0.5
 DRAFT_DELAY_S = 1.0
+EMPTIED_S = 2.0
+"""For so long after the last letter was deleted the key that goes back asks first."""
 CHOICES_MAX = 50
 _MENTION_CHARS_MAX = 1_000
 _REQUEST_REST_BYTES = 64 * KIB
@@ -175,7 +177,7 @@ class Composer(TextArea):
         self._files: asyncio.Future[list[str]] | None = None
         self._found: Sequence[Written] = ()
         self._offered: dict[str, ActiveBinding] = {}
-        self._escaped_at_s = float("-inf")
+        self._escaped_at_s = self._emptied_at_s = float("-inf")
         self._saving: Timer | None = None
         self._saving_lock = asyncio.Lock()
         self._was_empty = True
@@ -347,7 +349,10 @@ class Composer(TextArea):
         if top != bottom:
             edit.from_location = self._widened(top, to_end=False)
             edit.to_location = self._widened(bottom, to_end=True)
-        return super().edit(edit)
+        result = super().edit(edit)
+        if not self.text:
+            self._emptied_at_s = time.monotonic()
+        return result
 
     def validate_selection(self, selection: Selection) -> Selection:
         """The cursor passes over a piece as over one letter."""
@@ -566,7 +571,12 @@ class Composer(TextArea):
         self.replace("\n", *self.selection, maintain_selection_offset=False)
 
     def action_back(self) -> None:
-        self.post_message(self.Left())
+        """Who has just deleted what was written may have meant to go on deleting, or to move in it."""
+        is_sudden, self._emptied_at_s = time.monotonic() - self._emptied_at_s <= EMPTIED_S, float("-inf")
+        if is_sudden:
+            self.notify("once more to go back to all sessions", timeout=EMPTIED_S)
+        else:
+            self.post_message(self.Left())
 
     def action_interrupt(self) -> None:
         now_s = time.monotonic()
