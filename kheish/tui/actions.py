@@ -74,6 +74,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("session", "queue_focus", "ctrl+u", "Queue", "Edit, order or withdraw what is queued", False, True),
     Action("session", "page_up", "pageup", "Page up", "Scroll the transcript up", False, True),
     Action("session", "page_down", "pagedown", "Page down", "Scroll the transcript down", False, True),
+    Action("session", "previous_input", "alt+up", "Input before", "Go to the input before what one sees", False, True),
+    Action("session", "next_input", "alt+down", "Next input", "Go to the next input, at last to the end", False, True),
     Action("session", "top", "ctrl+home", "Top", "Go to the first entry", False, True),
     Action("session", "bottom", "ctrl+end", "Bottom", "Go to the newest entry and stay there", False, True),
     Action("composer", "search", "ctrl+r", "Search", "Search what you wrote before"),

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +25,10 @@ from kheish.errors import KheishError
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
 from kheish.tui.link import Arrived, Connected, Disconnected, Link
+from kheish.tui.links import open_command
 from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
-from kheish.tui.notices import Notices
+from kheish.tui.notices import Notices, run_aside
 from kheish.tui.preferences import problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
@@ -250,6 +253,15 @@ class KheishApp(App[int]):
             from kheish.tui.screens.approval import Approval
 
             self.push_screen(Approval(request_id))
+
+    def open_link(self, url: str) -> None:
+        """In the browser of the desktop; where there is none the address is copied."""
+        command = open_command(url, os.environ, sys.platform, shutil.which)
+        if command:
+            run_aside(command)
+        else:
+            self.copy_to_clipboard(url)
+        self.notify(f"{'opens' if command else 'copied'} {one_line(url, 200)}", markup=False, timeout=4)
 
     # -- actions of the application ------------------------------------------------------------------------------
 

@@ -29,6 +29,18 @@ def drawings_of(entry: Entry) -> list[Drawing]:
     return [Drawing(entry, i, text, is_last=i == len(texts) - 1) for i, text in enumerate(texts)]
 
 
+def text_of(entry: Entry) -> str:
+    """All that was said in it."""
+    match entry:
+        case Reply():
+            return f"{entry.reasoning}\n{entry.text}"
+        case Call():
+            return f"{entry.arguments.get('command', '')}\n{entry.output}"
+        case Said() | Note():
+            return entry.text
+    return ""
+
+
 class Drawing:
     """The lines of one entry, or of a part of its text, kept until the entry, the width or the look is another.
     `is_expanded`: with all of what is folded otherwise."""

@@ -452,6 +452,9 @@ class Session(KheishScreen[None]):
                 return
         self.query_one(Transcript).expand_entry(message.entry)
 
+    def on_transcript_link_chosen(self, message: Transcript.LinkChosen) -> None:
+        self.kheish.open_link(message.url)
+
     # -- actions -------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -529,6 +532,12 @@ class Session(KheishScreen[None]):
 
     def action_page_down(self) -> None:
         self.query_one(Transcript).scroll_page_down(animate=False)
+
+    def action_previous_input(self) -> None:
+        self.query_one(Transcript).go_to_input(-1)
+
+    def action_next_input(self) -> None:
+        self.query_one(Transcript).go_to_input(1)
 
     def action_top(self) -> None:
         self._load(at="start")
