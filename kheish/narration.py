@@ -174,6 +174,10 @@ class Renderer:
                 return f"{who} changed the queued input: {one_line(event['text'], WIDTH)}", ""
             case "run.moved":
                 return f"{who} moved a queued input to place {event['position']}", ""
+            case "queue.paused":
+                return f"{who} paused the queue", "yellow"
+            case "queue.resumed":
+                return f"{who} let the queue go on", ""
             case "input.steered":
                 return f"{who} ({origin}) steers: {one_line(event['text'], WIDTH)}", "bold"
             case "run.completed":

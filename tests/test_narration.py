@@ -154,6 +154,13 @@ def test_another_model_of_a_session_says_which_and_by_whom() -> None:
     ]
 
 
+def test_who_pauses_a_queue_or_lets_it_go_on_is_told() -> None:
+    assert lines({"type": "queue.paused"}, {"type": "queue.resumed"}) == [
+        "user:1 paused the queue",
+        "user:1 let the queue go on",
+    ]
+
+
 def test_a_label_is_told_with_its_record_and_who_gave_or_took_it() -> None:
     given = {"type": "record.labelled", "labelled_seq": 42, "label": "the\x1b[8m outage"}
     assert lines(given, {**given, "label": ""}) == [

@@ -109,6 +109,7 @@ def get(session_id: str | None, as_json: bool) -> int:
         ("runs", view["runs_total"]),
         ("active", view["active_run_id"]),
         ("queued", " ".join(view["queued_run_ids"])),
+        ("queue", "paused" if view["queue_paused"] else ""),
         ("budget", used_of(view["budget"]) if view["budget"] else ""),
         ("parent", view["parent_run_id"]),
         ("approvals", " ".join(view["pending_approval_ids"])),
@@ -247,6 +248,20 @@ def move(session_id: str, run_id: str, position: int, as_json: bool) -> int:
     run_id = client.runs.get(run_id)["run_id"]
     view = client.sessions.move_queued(find_session(client, session_id), run_id, position)
     _show(view, as_json, view["run_id"])
+    return 0
+
+
+def pause(session_id: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.pause_queue(find_session(client, session_id))
+    _show(view, as_json, f"{view['session_id']}: its queue is paused")
+    return 0
+
+
+def resume(session_id: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.resume_queue(find_session(client, session_id))
+    _show(view, as_json, f"{view['session_id']}: its queue goes on")
     return 0
 
 

@@ -760,6 +760,16 @@ class QuestionWithdrawn(TypedDict):
     reason: str
 
 
+class QueuePaused(TypedDict):
+    """No queued run starts until the queue is resumed; the active one goes on."""
+
+    type: Literal["queue.paused"]
+
+
+class QueueResumed(TypedDict):
+    type: Literal["queue.resumed"]
+
+
 class Rate(TypedDict):
     """What a million tokens of a hop cost, as they are reckoned before a call."""
 
@@ -1158,6 +1168,7 @@ class SessionView(TypedDict):
     context: ContextView | None
     labels: list[LabelView] | None
     used: SpentView | None
+    queue_paused: bool
 
 
 class Spent(TypedDict):
@@ -1421,6 +1432,8 @@ AnyEvent = (
     | RunSubmitted
     | RunEdited
     | RunMoved
+    | QueuePaused
+    | QueueResumed
     | RunStarted
     | InputSteered
     | InputEntered

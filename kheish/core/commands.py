@@ -141,6 +141,14 @@ class MoveRun(Command, tag="move_run", frozen=True):
     position: int
 
 
+class PauseQueue(Command, tag="pause_queue", frozen=True):
+    """Until `ResumeQueue`."""
+
+
+class ResumeQueue(Command, tag="resume_queue", frozen=True):
+    pass
+
+
 class WithdrawRun(Command, tag="withdraw_run", frozen=True):
     run_id: str
 

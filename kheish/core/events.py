@@ -326,6 +326,14 @@ class RunMoved(Event, tag="run.moved", frozen=True):
     position: int
 
 
+class QueuePaused(Event, tag="queue.paused", frozen=True):
+    """No queued run starts until the queue is resumed; the active one goes on."""
+
+
+class QueueResumed(Event, tag="queue.resumed", frozen=True):
+    pass
+
+
 class RunStarted(Event, tag="run.started", frozen=True):
     """`tool_limits` are those in force then, by tool."""
 
@@ -657,6 +665,8 @@ AnyEvent = (
     | RunSubmitted
     | RunEdited
     | RunMoved
+    | QueuePaused
+    | QueueResumed
     | RunStarted
     | InputSteered
     | InputEntered

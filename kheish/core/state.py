@@ -238,6 +238,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     past_runs: int = 0
     """Runs that were over and left."""
     queue: list[str] = []
+    queue_paused: bool = False
+    """No run of it starts."""
     active: str = ""
     entered: list[Message] = []
     """What entered the transcript since the fold or the fork began. The transcript is as long as the journal, which has

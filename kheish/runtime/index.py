@@ -50,6 +50,7 @@ class SessionSummary(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     active_run_id: str = ""
     active_status: str = ""
     queued_run_ids: tuple[str, ...] = ()
+    queue_paused: bool = False
     runs: str = ""
     past_runs: int = 0
     approval_ids: tuple[str, ...] = ()
@@ -135,6 +136,7 @@ def summarize(
         active_run_id=state.active,
         active_status=status_of(state, run) if run else "",
         queued_run_ids=tuple(state.queue),
+        queue_paused=state.queue_paused,
         runs=" ".join(state.runs),
         past_runs=state.past_runs,
         approval_ids=tuple(state.approvals),

@@ -72,6 +72,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("session", "mode", "shift+tab", "Mode", "Change the permission mode", False, True),
     Action("session", "compact", "ctrl+g", "Compact", "Have what was said summed up before the next call", False, True),
     Action("session", "queue_focus", "ctrl+u", "Queue", "Edit, order or withdraw what is queued", False, True),
+    Action("session", "pause", "alt+p", "Pause", "Let nothing of the queue start, or let it go on", False, True),
     Action("session", "page_up", "pageup", "Page up", "Scroll the transcript up", False, True),
     Action("session", "page_down", "pagedown", "Page down", "Scroll the transcript down", False, True),
     Action("session", "previous_input", "alt+up", "Input before", "Go to the input before what one sees", False, True),

@@ -50,6 +50,8 @@ class Row:
         self.is_ended = False
         self.problem = ""
         self.queue: list[str] = []
+        self.is_paused = False
+        """No queued run starts."""
         self.asks: dict[str, dict[str, Any]] = {}
         self.model = ""
         self.step = 0
@@ -74,7 +76,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """A word: what it waits for, `running`, `queued`, how the last run ended, `idle` or `ended`."""
+        """A word: what it waits for, `running`, `queued`, `paused`, how the last run ended, `idle` or `ended`."""
         if self.problem:
             return "read-only"
         if self.asks:
@@ -83,7 +85,7 @@ class Row:
         if self.active:
             return "running"
         if self.queue:
-            return "queued"
+            return "paused" if self.is_paused else "queued"
         return "ended" if self.is_ended else self.last_status or "idle"
 
     @property
@@ -110,6 +112,7 @@ class Board:
             row.cwd, row.title, row.mode = view["cwd"], view["title"], view["permission_mode"]
             row.headline, row.active = view["headline"], view["active_run_id"]
             row.queue, row.is_ended = list(view["queued_run_ids"]), view["ended"]
+            row.is_paused = view["queue_paused"]
             row.problem, row.since_ms = view["problem"], view["updated_at_ms"]
             row.asks = {id_: row.asks.get(id_, {}) for id_ in _waiting_ids(view)}
         for ask in sorted([*inbox["approvals"], *inbox["questions"]], key=lambda a: a["requested_at_ms"]):
@@ -172,6 +175,8 @@ class Board:
                 self._runs[event["run_id"]] = f"{event['route']}/{event['model']}"
                 if not row.active:
                     row.since_ms = at_ms
+            case "queue.paused" | "queue.resumed":
+                row.is_paused = event["type"] == "queue.paused"
             case "run.moved":
                 row.queue = [run_id for run_id in row.queue if run_id != event["run_id"]]
                 row.queue.insert(event["position"] - 1, event["run_id"])
@@ -505,6 +510,10 @@ class Conversation:
                 for queued in self.queue:
                     if queued.id == event["run_id"]:
                         queued.text = event["text"]
+            case "queue.paused":
+                self._note(record, change, f"queue paused by {who}", "warning")
+            case "queue.resumed":
+                self._note(record, change, f"{who} let the queue go on")
             case "run.moved":
                 moved = [q for q in self.queue if q.id == event["run_id"]]
                 rest = [q for q in self.queue if q.id != event["run_id"]]

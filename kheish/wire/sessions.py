@@ -122,6 +122,8 @@ class SessionView(View, frozen=True):
     """Of its records, by their seq; likewise."""
     used: SpentView | None = None
     """By all its runs; likewise."""
+    queue_paused: bool = False
+    """No queued run starts."""
 
 
 class MessageView(View, frozen=True):
@@ -185,6 +187,7 @@ def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView |
         context=context_view(state, latest),
         labels=[LabelView(seq=labelled, label=label) for labelled, label in sorted(state.labels.items())],
         used=spent_view(state.used),
+        queue_paused=state.queue_paused,
     )
 
 

@@ -248,6 +248,8 @@ def test_real_answers_of_every_endpoint_are_as_described(api: DaemonProcess) -> 
     withdrawn = walk("POST", s + "/runs", {"content": "AFTER"}, id="one")
     walk("GET", s + "/queue", id="one")
     walk("POST", s + "/title", {"title": "One"}, id="one")
+    walk("POST", s + "/queue/pause", id="one")
+    walk("POST", s + "/queue/resume", id="one")
     walk("POST", s + "/labels", {"seq": 1, "label": "the start"}, id="one")
     walk("POST", s + "/fork", {"at": 1}, id="one")
     walk("POST", s + "/budget", {"tokens": 5_000_000, "cost_usd": 5}, id="one")

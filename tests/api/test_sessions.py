@@ -231,6 +231,21 @@ def test_a_session_can_have_another_title(api: DaemonProcess) -> None:
     assert refusal(ask(api, "POST", "/v1/sessions/titled/title", {"title": "x" * 201}))[0] == 400
 
 
+def test_a_paused_queue_is_in_every_view_and_nobody_waits_behind_it(api: DaemonProcess) -> None:
+    create(api, "paused")
+    assert ask(api, "POST", "/v1/sessions/paused/queue/pause").json["queue_paused"] is True
+    run = submit(api, "paused", "go")
+    row = next(row for row in ask(api, "GET", "/v1/sessions?limit=1000").json if row["session_id"] == "paused")
+    view = ask(api, "GET", "/v1/sessions/paused").json
+    assert row["queue_paused"] is view["queue_paused"] is True
+    assert (view["status"], view["queued_run_ids"], view["active_run_id"]) == ("idle", [run["run_id"]], "")
+    ask(api, "DELETE", f"/v1/sessions/paused/queue/{run['run_id']}")
+    assert refusal(ask(api, "POST", "/v1/sessions/paused/input", {"content": "go"})) == (409, "session_busy")
+    later = submit(api, "paused", "go")
+    assert ask(api, "POST", "/v1/sessions/paused/queue/resume").json["active_run_id"] == later["run_id"]
+    assert api.finish(later["run_id"])["status"] == "completed"
+
+
 def test_a_record_can_have_a_label_that_every_client_sees(api: DaemonProcess) -> None:
     create(api, "labelled")
     path = "/v1/sessions/labelled/labels"

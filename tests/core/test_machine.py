@@ -337,6 +337,35 @@ def test_queued_inputs_change_places() -> None:
         talk.send(c.MoveRun(run_id=active, position=1))
 
 
+def test_nothing_of_a_paused_queue_starts_and_the_active_run_goes_on() -> None:
+    talk = Conversation()
+    active, queued = talk.submit("1"), talk.submit("2")
+    talk.send(c.PauseQueue())
+    assert talk.send(c.PauseQueue()) == []
+    talk.reply("done")
+    assert (talk.status(active), talk.status(queued), talk.state.active) == ("completed", "queued", "")
+    now = talk.submit("now", delivery="interrupt")
+    assert talk.state.queue == [now, queued] and talk.effects() == []
+    talk.send(c.Recover())
+    assert talk.state.active == "", "nor after a restart"
+    talk.send(c.ResumeQueue())
+    assert talk.state.active == now and talk.send(c.ResumeQueue()) == []
+    talk.reply("done")
+    assert talk.status(queued) == "running"
+
+
+def test_only_an_operator_pauses_a_queue_of_a_session_that_is_not_over() -> None:
+    talk = Conversation()
+    talk.submit("1")
+    for command in (c.PauseQueue(), c.ResumeQueue()):
+        with pytest.raises(Forbidden):
+            talk.send(command, principal="run:x", is_operator=False)
+    talk.send(c.EndSession())
+    with pytest.raises(Conflict) as refusal:
+        talk.send(c.PauseQueue())
+    assert refusal.value.code == "session_ended"
+
+
 def test_a_session_has_the_title_that_it_was_given_last() -> None:
     talk = Conversation()
     talk.send(c.RenameSession(title="The outage"))

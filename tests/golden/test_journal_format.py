@@ -445,9 +445,11 @@ def write(root: Path) -> None:
     # Queued runs: edited, put first, cancelled, interrupted, failed; then the end of it all.
     queued = w.submit("Later.")
     w.send(c.EditRun(run_id=queued, text="Later, please."))
+    w.send(c.PauseQueue())
     other = w.submit("Later still.")
     w.send(c.MoveRun(run_id=other, position=1))
     w.send(c.CancelRun(run_id=other))
+    w.send(c.ResumeQueue())
     w.submit("Now!", delivery="interrupt")
     w.reply("", call("ask_user_question", questions=QUESTIONS[1:]), call("bash", command="ls"))
     assert w.state.active_run is not None

@@ -149,6 +149,28 @@ async def test_the_queue_is_edited_ordered_and_withdrawn(api: DaemonProcess) -> 
     api.client.sessions.end(session)
 
 
+async def test_a_paused_queue_is_said_on_every_screen_and_goes_on_by_the_same_key(api: DaemonProcess) -> None:
+    session = api.session("pause")
+    active = api.submit(session, "wait for it", model="test/hang.json")
+    api.submit(session, "then this", model="test/done.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "queued 1  then this" in shown(app))
+        await pilot.press("alt+p")
+        await until(pilot, lambda: "the queue is paused: Enter queues, Alt+P lets it go on" in shown(app))
+        await asyncio.to_thread(api.client.runs.cancel, active)
+        await until(pilot, lambda: "paused" in shown(app).splitlines()[-1] and "queued 1  then this" in shown(app))
+        await pilot.press("left")
+        await until(pilot, lambda: "○ paused    pause" in shown(app))
+        await pilot.press("f5")
+        app.open_session(session)
+        await in_session(app, pilot)
+        await until(pilot, lambda: "queue is paused" in shown(app))
+        await pilot.press("alt+p")
+        await until(pilot, lambda: "Done." in shown(app) and "paused:" not in shown(app))
+    api.client.sessions.end(session)
+
+
 async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> None:
     session = api.session("stop")
     run_id = api.submit(session, "wait for it", model="test/hang.json")

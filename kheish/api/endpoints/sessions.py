@@ -205,6 +205,7 @@ def row_view(app: App, row: SessionSummary) -> SessionView:
         problem=row.problem,
         attached=app.supervisor.hub.attached_to(row.session_id),
         parent_run_id=row.share.parent_run_id,
+        queue_paused=row.queue_paused,
     )
 
 
@@ -248,6 +249,11 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
     if (state.active or state.queue) and not (call.key and call.key in state.keys):
         raise Conflict(
             f"cannot wait in session {session_id}: run {state.active} is active; use /runs, which queues",
+            code="session_busy",
+        )
+    if state.queue_paused:
+        raise Conflict(
+            f"cannot wait in session {session_id}: its queue is paused; resume it, or use /runs, which queues",
             code="session_busy",
         )
     subscription = app.supervisor.hub.subscribe(session_id=session_id, has_deltas=False)
@@ -329,6 +335,16 @@ async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     return [app.run_view(state, state.runs[run_id]) for run_id in state.queue]
 
 
+async def pause_queue(app: App, call: Call[None, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.PauseQueue(), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
+async def resume_queue(app: App, call: Call[None, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.ResumeQueue(), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
     session_id, run_id = call.path["id"], call.path["run_id"]
     _, run = await app.supervisor.reader.run(session_id, run_id)
@@ -400,6 +416,10 @@ ENDPOINTS = (
     _row("POST", _S + "/{id}/compact", compact_context, "Have the next model call preceded by a compaction",
          returns=SessionView, codes=("session_ended", "nothing_to_compact")),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
+    _row("POST", _S + "/{id}/queue/pause", pause_queue, "Let no queued run start; the active one goes on",
+         returns=SessionView, codes=("operator_required", "session_ended")),
+    _row("POST", _S + "/{id}/queue/resume", resume_queue, "Let the queue go on", returns=SessionView,
+         codes=("operator_required",)),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
          body=EditInput, returns=RunView, codes=("empty_input", "run_state_conflict")),
     _row("POST", _S + "/{id}/queue/{run_id}/move", move_queued, "Give a queued input another place in the queue",

@@ -370,7 +370,7 @@ def _heading(text: str, style: Style) -> Item:
 
 STATUS_STYLE = {
     "approval": "warning", "question": "warning", "running": "accent", "queued": "text", "completed": "success",
-    "failed": "error", "read-only": "error",
+    "failed": "error", "read-only": "error", "paused": "warning",
 }  # fmt: skip
 
 
@@ -383,7 +383,8 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     status = row.status
     style: Style = getattr(look, STATUS_STYLE.get(status, "dim"))
     mark = {"approval": look.marks.waiting, "question": look.marks.waiting, "running": look.marks.running,
-            "queued": look.marks.queued, "completed": look.marks.done, "failed": look.marks.failed}.get(
+            "queued": look.marks.queued, "paused": look.marks.queued, "completed": look.marks.done,
+            "failed": look.marks.failed}.get(
         status, look.marks.idle)  # fmt: skip
     name_width = max(12, min(30, width // 4))
     name = cut_columns(one_line(row.name), name_width, look.marks.ellipsis)

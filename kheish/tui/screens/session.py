@@ -107,6 +107,10 @@ class Session(KheishScreen[None]):
         return self.kheish.board.rows.get(self.session_id)
 
     @property
+    def _is_paused(self) -> bool:
+        return self._row is not None and self._row.is_paused
+
+    @property
     def _is_closed(self) -> bool:
         """Whether nothing can be written to the session any more."""
         return self._talk.is_ended or bool(self._problem)
@@ -329,6 +333,8 @@ class Session(KheishScreen[None]):
             return "this session has ended"
         if self._editing:
             return "Enter keeps the change, Esc Esc leaves it"
+        if self._is_paused:
+            return "the queue is paused: Enter queues, Alt+P lets it go on"
         if self._talk.active:
             return "Enter queues, Ctrl+Enter or Ctrl+S steers the run"
         return "Enter sends · ! shell · @ file"
@@ -434,6 +440,16 @@ class Session(KheishScreen[None]):
         except KheishError as error:
             self.kheish.say(error)
 
+    def action_pause(self) -> None:
+        self.run_worker(self._pause())
+
+    async def _pause(self) -> None:
+        sessions = self.client.sessions
+        try:
+            await (sessions.resume_queue if self._is_paused else sessions.pause_queue)(self.session_id)
+        except KheishError as error:
+            self.kheish.say(error)
+
     def on_queue_closed(self) -> None:
         self.query_one(Composer).focus()
 
@@ -469,6 +485,8 @@ class Session(KheishScreen[None]):
                 return bool(self._row and self._row.plan)
             case "queue_focus":
                 return bool(self._talk.queue)
+            case "pause":
+                return not self._is_closed
             case "back":
                 return not self.query_one(Composer).text if self.is_mounted else True
         return True
