@@ -250,8 +250,8 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("withdraw", "sessions:withdraw",
                     "Withdraw a queued input.\n\nExample: kheish sessions withdraw review 01KB", _NAME, _ID, JSON),
             Command("pause", "sessions:pause",
-                    "Let nothing of the queue start, nor what is yet to come, until `kheish sessions resume`. The active "
-                    "run goes on.\n\nExample: kheish sessions pause review", _NAME, JSON),
+                    "Let nothing of the queue start, nor what is yet to come, until `kheish sessions resume`. The "
+                    "active run goes on.\n\nExample: kheish sessions pause review", _NAME, JSON),
             Command("resume", "sessions:resume",
                     "Let the queue of a session go on.\n\nExample: kheish sessions resume review", _NAME, JSON),
             Command("interrupt", "runs:interrupt", "Stop the active run; the queue goes on.",
