@@ -35,7 +35,7 @@ from textual.widgets import TextArea
 from kheish.errors import Invalid
 from kheish.limits import INPUT_CHARS_MAX, KIB, REQUEST_BODY_BYTES_MAX
 from kheish.terminal import clean, one_line
-from kheish.tui import files, fuzzy
+from kheish.tui import files, fuzzy, shell
 from kheish.tui.actions import ACTIONS, bindings
 from kheish.tui.editor import edit_outside
 from kheish.tui.history import History, Written
@@ -166,6 +166,8 @@ class Composer(TextArea):
         self.inputs = inputs or History()
         self._session_id = history_key
         self._cwd = cwd
+        self._shell_place = ""
+        """Where lines for the shell run; "" is where the session is."""
         self._vim = Vim(self, self._draw_border) if vim else None
         self._unsent = Draft("", {})
         """What was written before one went through earlier inputs, or searched them."""
@@ -246,7 +248,23 @@ class Composer(TextArea):
         self.inputs.remember(written)
         self._show("", {})
         self._save(written)
+        if how == "shell" and (target := shell.target_of(text)) is not None:
+            self._go_to(target)
+            return
+        if how == "shell":
+            text = shell.command_at(self._shell_place, text)
         self.post_message(self.Submitted(text, attachments, how, draft))
+
+    @work(group="place")
+    async def _go_to(self, target: str) -> None:
+        """Where the next lines for the shell run."""
+        place = shell.resolve(target, self._shell_place, self._cwd)
+        if place and not await asyncio.to_thread(os.path.isdir, place):
+            self._complain(f"cannot go to {one_line(target, 60)}: there is no such directory")
+            return
+        self._shell_place = place
+        where = one_line(shell.name_of(place, self._cwd), 60) if place else "the session's directory"
+        self.notify(f"! runs in {where} now", markup=False, timeout=3)
 
     def _draft(self) -> Written:
         return self._written(self._unsent if self._is_searching else None)
@@ -614,7 +632,9 @@ class Composer(TextArea):
     def _draw_border(self) -> None:
         is_shell = self.text.startswith("!") and not self._is_searching
         self.set_class(is_shell, "-shell")
-        said = "shell: runs with bash, under the session's permissions" if is_shell else ""
+        name = escape(one_line(shell.name_of(self._shell_place, self._cwd), 40))
+        place = f" in {name}" if self._shell_place else ""
+        said = f"shell{place}: runs with bash, under the session's permissions" if is_shell else ""
         said = "search what was written before: Enter takes it, Esc leaves" if self._is_searching else said
         mode = self._vim.mode if self._vim is not None else ""
         self.border_title = " · ".join(filter(None, (mode, said)))
