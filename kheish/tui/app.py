@@ -29,7 +29,7 @@ from kheish.tui.links import open_command
 from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices, run_aside
-from kheish.tui.preferences import problems_of
+from kheish.tui.preferences import keymap_of, problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
 from kheish.tui.widgets.banner import Banner
@@ -74,7 +74,7 @@ class KheishApp(App[int]):
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = settings.theme if settings.theme in self.available_themes else THEMES[0].name
-        self.set_keymap(settings.keys)
+        self.set_keymap(keymap_of(settings))
         if settings.reduced_motion:
             self.animation_level = "none"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from textual import events
 
+from kheish.config import Tui
 from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
 from kheish.tui.screens.approval import Approval
@@ -147,6 +148,19 @@ async def test_the_queue_is_edited_ordered_and_withdrawn(api: DaemonProcess) -> 
         await until(pilot, lambda: "queued 1  first" in shown(app) and "thoughts" not in shown(app))
     assert [r["request"]["text_preview"] for r in api.client.sessions.queue(session)] == ["first"]
     api.client.sessions.end(session)
+
+
+async def test_with_readline_keys_the_place_to_write_has_those_of_a_shells_line(api: DaemonProcess) -> None:
+    session = api.session("readline")
+    async with open_app(api, session_id=session, settings=Tui(readline=True, reduced_motion=True)) as (app, pilot):
+        screen = await in_session(app, pilot)
+        await write(pilot, "one two")
+        await pilot.press("alt+b", "ctrl+b", "ctrl+d", "x", "ctrl+a", "ctrl+f", "ctrl+d", "ctrl+e", "y")
+        assert screen.query_one(Composer).text == "oextwoy"
+        await pilot.press("ctrl+b", "ctrl+u")
+        assert screen.query_one(Composer).text == "y"
+        keys = {key for key, active in screen.active_bindings.items() if active.binding.action == "aside"}
+        assert keys == {"f6"}
 
 
 async def test_a_paused_queue_is_said_on_every_screen_and_goes_on_by_the_same_key(api: DaemonProcess) -> None:

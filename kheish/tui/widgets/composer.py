@@ -125,6 +125,11 @@ class Composer(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(b for b in bindings("session") if isinstance(b, Binding) and b.action in SHARED),
         *bindings("composer"),
+        # As in a shell's line; the text area has the others.
+        Binding("ctrl+b", "cursor_left", show=False),
+        Binding("ctrl+f", "cursor_right", show=False),
+        Binding("alt+b", "cursor_word_left", show=False),
+        Binding("alt+f", "cursor_word_right", show=False),
     ]
 
     hint: reactive[str] = reactive("")
