@@ -105,10 +105,7 @@ def used_of(view: BudgetView) -> str:
 def share_used(view: BudgetView) -> float:
     """Of the limit that it is nearest to."""
     limits, used = view["limit"], view["used"]
-    return max(
-        ((used[name] or 0) / limit for name in _EXAMPLES if (limit := limits[name])),
-        default=1.0,
-    )
+    return max(((used[name] or 0) / limit for name in _EXAMPLES if (limit := limits[name])), default=1.0)
 
 
 def _parts(view: BudgetView) -> Iterator[str]:

@@ -112,7 +112,7 @@ class Board:
             row.cwd, row.title, row.mode = view["cwd"], view["title"], view["permission_mode"]
             row.headline, row.active = view["headline"], view["active_run_id"]
             row.queue, row.is_ended = list(view["queued_run_ids"]), view["ended"]
-            row.is_paused = view["queue_paused"]
+            row.is_paused = view.get("queue_paused", False)
             row.problem, row.since_ms = view["problem"], view["updated_at_ms"]
             row.asks = {id_: row.asks.get(id_, {}) for id_ in _waiting_ids(view)}
         for ask in sorted([*inbox["approvals"], *inbox["questions"]], key=lambda a: a["requested_at_ms"]):
@@ -131,7 +131,7 @@ class Board:
 
     def load_budgets(self, runs: Iterable[RunView]) -> list[Row]:
         """What the active runs have used; the rows that changed."""
-        near = {run["run_id"]: run["budgets_nearly_used"] for run in runs}
+        near = {run["run_id"]: run.get("budgets_nearly_used", []) for run in runs}
         changed = [row for row in self.rows.values() if row.budgets != near.get(row.active, [])]
         for row in changed:
             row.budgets = near.get(row.active, [])

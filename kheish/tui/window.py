@@ -126,7 +126,7 @@ class Window:
         return is_shown(record, self.by, self._me, self._labels)
 
     def _skip_back(self, seq: int) -> int:
-        """The first record of the window, were it to grow to `seq`: what lies between labels is not read for them."""
+        """Where reading back from `seq` goes on: for labels alone what lies between them is passed over."""
         if self.by != "labelled":
             return seq
         return 1 + max((labelled for labelled in self._labels if labelled < seq), default=0)

@@ -154,8 +154,8 @@ class Session(KheishScreen[None]):
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
-        if view["used"] is not None:
-            self._spending.load(view["used"], view["seq"])
+        if used := view.get("used"):
+            self._spending.load(used, view["seq"])
         self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
 
     async def _last_readable(self) -> int:

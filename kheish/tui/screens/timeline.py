@@ -103,7 +103,7 @@ class Timeline(Aside):
         """At a record, or at the end."""
         view = await self.client.sessions.get(self.session_id)
         self._end_seq = max(self._end_seq, view["seq"])
-        self._labels = {labelled["seq"]: labelled["label"] for labelled in view["labels"] or ()}
+        self._labels = {labelled["seq"]: labelled["label"] for labelled in view.get("labels") or ()}
         window = Window(self._read, self._by, self._me, self._labels)
         # All labels are within reach of the end.
         await (window.open_at(seq) if seq and self._by != "labelled" else window.open_end(self._end_seq))
