@@ -43,6 +43,7 @@ class Glance(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     active_run_id: str = ""
     active_status: str = ""
     queued_run_ids: tuple[str, ...] = ()
+    queue_paused: bool = False
     approval_ids: tuple[str, ...] = ()
     question_ids: tuple[str, ...] = ()
     is_owed: bool = False
@@ -193,6 +194,7 @@ def summarize(
         active_run_id=state.active,
         active_status=status_of(state, run) if run else "",
         queued_run_ids=tuple(state.queue),
+        queue_paused=state.queue_paused,
         runs=" ".join(state.runs),
         past_runs=state.past_runs,
         approval_ids=tuple(state.approvals),

@@ -433,6 +433,9 @@ def write(root: Path) -> None:
     w.resolve("mark_done", justification="I looked.")
     w.send(c.SetMode(mode="accept_edits"))
     w.send(c.RenameSession(title="The golden one"))
+    w.send(c.LabelRecord(seq=2, label="The first input"))
+    w.send(c.LabelRecord(seq=3, label="Not this one"))
+    w.send(c.LabelRecord(seq=3, label=""))
     w.reply("", call("send_mail", to="all"), call("bash", command="rm x"), call("write_file", path="b"))
     w.finish_tool("sent")
     w.finish_tool("written")
@@ -443,9 +446,11 @@ def write(root: Path) -> None:
     # Queued runs: edited, put first, cancelled, interrupted, failed; then the end of it all.
     queued = w.submit("Later.")
     w.send(c.EditRun(run_id=queued, text="Later, please."))
+    w.send(c.PauseQueue())
     other = w.submit("Later still.")
     w.send(c.MoveRun(run_id=other, position=1))
     w.send(c.CancelRun(run_id=other))
+    w.send(c.ResumeQueue())
     w.submit("Now!", delivery="interrupt")
     w.reply("", call("ask_user_question", questions=QUESTIONS[1:]), call("bash", command="ls"))
     assert w.state.active_run is not None
