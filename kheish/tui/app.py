@@ -13,6 +13,7 @@ from typing import Any
 from textual.app import App
 from textual.binding import Binding
 from textual.command import Provider
+from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.screen import Screen
 
@@ -25,6 +26,7 @@ from kheish.tui.link import Arrived, Connected, Disconnected, Link
 from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices
+from kheish.tui.paste import guarded
 from kheish.tui.preferences import problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
@@ -32,6 +34,7 @@ from kheish.tui.widgets.banner import Banner
 
 SESSIONS_SHOWN_MAX = 1_000
 LEAVE_TWICE_S = 3.0
+COPIED_SHOWN_S = 1.5
 _KEEP_WORK_OUT = ("disk_low", "quota_exceeded", "quota_near")
 
 
@@ -78,6 +81,9 @@ class KheishApp(App[int]):
     @property
     def look(self) -> Look:
         return look_of(self.theme_variables, is_dark=self.current_theme.dark, ascii_only=self.settings.ascii)
+
+    def get_driver_class(self) -> type[Driver]:
+        return guarded(super().get_driver_class())
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = super().get_line_filters()
@@ -145,6 +151,12 @@ class KheishApp(App[int]):
         self.notices.show_title()
         for screen in self._screens():
             screen.board_changed(None)
+
+    def on_text_selected(self) -> None:
+        """The mouse was let go of: what it marked is what the terminal's own selection would be."""
+        if text := self.screen.get_selected_text():
+            self.copy_to_clipboard(text)
+            self.notify("copied", timeout=COPIED_SHOWN_S)
 
     def on_app_focus(self) -> None:
         self.notices.focus(True)
