@@ -375,3 +375,23 @@ async def test_no_line_is_cut_where_the_scrollbar_comes(api: DaemonProcess) -> N
         await until(pilot, lambda: digits[-20:] in shown(app))
         seen = "".join(re.findall(r"^   (\d+)", shown(app), re.MULTILINE))
         assert len(seen) > 500 and digits.endswith(seen)
+
+
+async def test_who_marks_something_has_it_copied_and_writes_on(api: DaemonProcess) -> None:
+    session_id = api.session("marked")
+    api.finish(api.submit(session_id, "what was asked", model="scripted/done.json"))
+    async with open_app(api, session_id=session_id) as (app, pilot):
+        screen = await in_session(app, pilot)
+        await until(pilot, lambda: "what was asked" in shown(app))
+        y = next(i for i, line in enumerate(shown(app).split("\n")) if "what was asked" in line)
+        await write(pilot, "and this")
+        await pilot.mouse_down(offset=(3, y))
+        await pilot.hover(offset=(6, y))
+        await pilot.mouse_up(offset=(6, y))
+        await until(pilot, lambda: app.clipboard == "what")
+        await pilot.press("ctrl+c")
+        assert screen.query_one(Composer).text == "and this", "what is marked was copied once more"
+        await write(pilot, " too")
+        assert screen.query_one(Composer).text == "and this too"
+        await pilot.press("ctrl+c")
+        assert not screen.query_one(Composer).text

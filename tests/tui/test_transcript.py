@@ -201,6 +201,20 @@ async def test_selected_lines_are_copied_as_they_stand() -> None:
         assert "copy me" in copied and "and me" in copied
 
 
+async def test_what_is_marked_can_be_seen() -> None:
+    async with page([said(1, "mark me"), reply(2, "and **me**")], size=(60, 10)) as (app, pilot):
+        before = app.transcript.render_lines(app.transcript.size.region)
+        app.screen.text_select_all()
+        await pilot.pause()
+        marked = app.transcript.render_lines(app.transcript.size.region)
+        chosen = app.screen.get_component_rich_style("screen--selection").bgcolor
+        for line, was in zip(marked, before, strict=True):
+            assert line.text == was.text
+            shown_of = [segment for segment in line if segment.text.strip() in ("mark me", "and", "me")]
+            assert all(segment.style and segment.style.bgcolor == chosen for segment in shown_of)
+        assert sum("me" in line.text for line in marked) == 2
+
+
 async def test_a_line_says_where_it_is_to_who_marks_it_and_not_to_who_draws_it() -> None:
     """Textual keeps the styles that it drew: with a place in each they would be others for every line of a long day."""
     async with page([said(1, "mark me")], size=(60, 10)) as (app, _):

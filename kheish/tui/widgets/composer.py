@@ -544,9 +544,11 @@ class Composer(TextArea):
         return self.screen.check_action(action, parameters) if action in SHARED else True
 
     def action_copy(self) -> None:
-        """What is marked; with nothing marked it clears what is written, which can be undone."""
+        """What is marked, here or elsewhere; with nothing marked it clears what is written, which can be undone."""
         if self.selected_text:
             super().action_copy()
+        elif self.screen.get_selected_text():
+            self.screen.action_copy_text()
         elif self.text:
             self.clear()
         else:
