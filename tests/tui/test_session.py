@@ -13,7 +13,7 @@ from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
 from kheish.tui.screens.approval import Approval
 from kheish.tui.screens.home import Home
-from kheish.tui.screens.session import Session
+from kheish.tui.screens.session import PAGE_RECORDS, Session
 from kheish.tui.widgets.composer import TWICE_S, Composer
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.transcript import Transcript
@@ -395,3 +395,28 @@ async def test_who_marks_something_has_it_copied_and_writes_on(api: DaemonProces
         assert screen.query_one(Composer).text == "and this too"
         await pilot.press("ctrl+c")
         assert not screen.query_one(Composer).text
+
+
+async def test_of_a_long_run_the_window_shows_its_end_and_all_keys_know_of_it(api: DaemonProcess) -> None:
+    """The run began, and inputs were queued, before the records that are shown."""
+    long = "say all of it " * 20 + "!"
+    steps = [calls(tool("list_files", path=".")) for _ in range(PAGE_RECORDS // 2)]
+    model = api.script(text("", when="steps are done", hang=1), *steps, text("", hang=9), name="steps.json")
+    session_id = api.session("long-run")
+    run_id = api.submit(session_id, "do much", model=model)
+    queued_id = api.submit(session_id, long, model=model)
+    while api.client.runs.get(run_id)["step"] <= len(steps):
+        pass
+    async with open_app(api, session_id=session_id) as (app, pilot):
+        screen = await in_session(app, pilot)
+        assert screen._talk.first_seq > 3
+        await until(pilot, lambda: "Enter queues" in shown(app) and "queued 1" in shown(app))
+        await pilot.press("ctrl+u", "e")
+        await until(pilot, lambda: screen.query_one(Composer).text == long)
+        await pilot.press("escape", "escape")
+        await pilot.press("ctrl+home")
+        await until(pilot, lambda: screen._talk.first_seq == 1 and "Enter queues" in shown(app))
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: api.client.runs.get(run_id)["status"] == "interrupted")
+        api.client.runs.cancel(queued_id)
+        await until(pilot, lambda: "Enter sends" in shown(app))

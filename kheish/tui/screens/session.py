@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textual.app import ComposeResult
@@ -70,6 +70,8 @@ class Session(KheishScreen[None]):
         self._held: list[StreamEvent] = []
         self._sending: dict[str, Queued] = {}
         """Inputs that the daemon has not taken yet, by their keys, where that takes long."""
+        self._queued: dict[str, Queued] = {}
+        """What is queued, by its run, also where it was before the window."""
         self._drawn_at_s = 0.0
         self._editing = ""
         """The queued run whose text is in the composer, in the place of `_unsent`."""
@@ -103,7 +105,28 @@ class Session(KheishScreen[None]):
 
     @property
     def _row(self) -> Row | None:
-        return self.kheish.board.rows.get(self.session_id)
+        """What is known of the session as it is now; None until all of it is."""
+        row = self.kheish.board.rows.get(self.session_id)
+        return row if row and row.cwd else None
+
+    @property
+    def _active(self) -> str:
+        """The run that is active now, whatever part of the session the window shows."""
+        return row.active if (row := self._row) else self._talk.active
+
+    @property
+    def _asks(self) -> Mapping[str, Mapping[str, Any]]:
+        return row.asks if (row := self._row) else {id_: entry.request or {} for id_, entry in self._talk.asks.items()}
+
+    def _waiting(self) -> list[Queued]:
+        """What waits now."""
+        talk, row = self._talk, self._row
+        if row is None:
+            return talk.queue
+        self._queued.update((queued.id, queued) for queued in talk.queue)
+        self._queued = {id_: queued for id_, queued in self._queued.items() if id_ in row.queue}
+        steered = [queued for queued in talk.queue if queued.is_steered and self._is_at_end]
+        return [*steered, *(self._queued[id_] for id_ in row.queue if id_ in self._queued)]
 
     @property
     def _is_closed(self) -> bool:
@@ -116,7 +139,7 @@ class Session(KheishScreen[None]):
     async def _load_window(self, at: str) -> None:
         self._is_loading = True
         try:
-            await self._load_view()
+            active, queue = await self._load_view()
             if at == "start":
                 records = await self._page(0, PAGE_RECORDS)
             else:
@@ -127,8 +150,10 @@ class Session(KheishScreen[None]):
             if isinstance(error, ApiError) and error.code == "session_not_found":
                 self.dismiss()
             return
-        self._talk.show(records)
+        self._talk.show(records, active=active if at == "end" else "")
         self._is_loading = False
+        if set(queue) - {queued.id for queued in self._talk.queue} - set(self._queued):
+            self.run_worker(self._load_queue(), name="queue", group="queue", exclusive=True)
         problem = [Note(self._last_seq, 0, self._problem, "error")] if self._problem else []
         self.query_one(Transcript).show([*self._talk.entries, *problem], at=at)
         self.query_one(Composer).set_cwd(self._talk.cwd)
@@ -137,19 +162,35 @@ class Session(KheishScreen[None]):
             self._is_following = True
             self.run_worker(self._follow(), name="follow", group="follow")
 
-    async def _load_view(self) -> None:
-        """Of a damaged session there are the records before the fault."""
+    async def _load_view(self) -> tuple[str, list[str]]:
+        """The active run and those in the queue. Of a damaged session there are the records before the fault."""
         try:
             view = await self.client.sessions.get(self.session_id)
         except ApiError as error:
             if error.code != "session_corrupt":
                 raise
             self._problem, self._last_seq = error.message, await self._last_readable()
-            return
+            return "", []
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
         self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
+        return view["active_run_id"], view["queued_run_ids"]
+
+    async def _load_queue(self) -> None:
+        """What was queued before the window, of which the daemon tells the beginning."""
+        try:
+            runs = await self.client.sessions.queue(self.session_id)
+        except KheishError as error:
+            self.kheish.say(error)
+            return
+        for run in runs:
+            request = run["request"]
+            queued = Queued(
+                run["run_id"], request["text_preview"], request["principal"], is_steered=False, is_whole=False
+            )
+            self._queued.setdefault(queued.id, queued)
+        self._draw_facts()
 
     async def _last_readable(self) -> int:
         """The seq before the fault, which only reading up to it tells."""
@@ -205,7 +246,8 @@ class Session(KheishScreen[None]):
 
     def _refold(self, records: list[RecordView]) -> None:
         """Another window that overlaps with the present one."""
-        self._talk.show(records)
+        at_end = bool(records) and records[-1]["seq"] >= self._last_seq
+        self._talk.show(records, active=self._active if at_end else "")
         self.query_one(Transcript).replace(self._talk.entries)
         self._draw_facts()
 
@@ -252,6 +294,7 @@ class Session(KheishScreen[None]):
         is_record = False
         for event in held:
             if event.event == "record":
+                self._note_edits(event.data)
                 was_at_end = self._is_at_end
                 self._last_seq = max(self._last_seq, event.data["seq"])
                 if not was_at_end:
@@ -273,6 +316,11 @@ class Session(KheishScreen[None]):
             if len(self._talk.records) > WINDOW_RECORDS_MAX and transcript.is_following:
                 self._refold(self._talk.records[-WINDOW_RECORDS_MAX // 2 :])
 
+    def _note_edits(self, record: Any) -> None:
+        for event in record["events"]:
+            if event["type"] == "run.edited" and (queued := self._queued.get(event["run_id"])):
+                queued.text, queued.is_whole = event["text"], True
+
     def look_changed(self) -> None:
         self.query_one(Transcript).look_changed(self.look)
         self._draw_facts()
@@ -280,7 +328,7 @@ class Session(KheishScreen[None]):
     def _tick(self) -> None:
         if self.is_current:
             self.query_one(Transcript).tick()
-            if self._talk.active:
+            if self._active:
                 self._draw_facts()
 
     def _draw_facts(self) -> None:
@@ -288,7 +336,7 @@ class Session(KheishScreen[None]):
             return
         talk, look = self._talk, self.look
         transcript = self.query_one(Transcript)
-        self.query_one(Queue).show([*talk.queue, *self._sending.values()], look)
+        self.query_one(Queue).show([*self._waiting(), *self._sending.values()], look)
         ended = ("  ended", "$warning") if talk.is_ended else ""
         problem = ("  read-only", "$error") if self._problem else ""
         self.query_one("#title", Static).update(
@@ -299,19 +347,20 @@ class Session(KheishScreen[None]):
                 problem,
             )
         )
-        self.query_one(Summons).show(list(talk.asks.values()), transcript.unseen, look)
+        self.query_one(Summons).show(self._asks, transcript.unseen, look)
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
-        row = self._row
+        row, active = self._row, self._active
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
-        state = row.status if row else "running" if talk.active else "idle"
+        state = row.status if row else "running" if active else "idle"
+        step = row.step if row else talk.step
         tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
         self.query_one(Footer).facts = (
-            one_line(talk.model, 30),
+            one_line(row.model if row and active and row.model else talk.model, 30),
             context_text(talk.context_tokens, talk.window_tokens),
             f"{tokens_text(tokens)} tok" if tokens else "",
-            f"step {talk.step}" if talk.active else "",
+            f"step {step}" if active else "",
             talk.mode.replace("_", " ") if talk.mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
         )
@@ -324,7 +373,7 @@ class Session(KheishScreen[None]):
             return "this session has ended"
         if self._editing:
             return "Enter keeps the change, Esc Esc leaves it"
-        if self._talk.active:
+        if self._active:
             return "Enter queues, Ctrl+Enter or Ctrl+S steers the run"
         return "Enter sends · ! shell · @ file"
 
@@ -343,7 +392,7 @@ class Session(KheishScreen[None]):
 
     async def _submit(self, message: Composer.Submitted) -> None:
         how = "queue" if message.how == "shell" else message.how
-        if how == "steer" and not self._talk.active:
+        if how == "steer" and not self._active:
             how = "queue"
         key = new_id("input")
         slow = self.set_timer(SLOW_S, lambda: self._show_sending(key, message.text))
@@ -403,13 +452,29 @@ class Session(KheishScreen[None]):
     # -- the queue -----------------------------------------------------------------------------------------------
 
     def on_queue_edit(self, message: Queue.Edit) -> None:
+        self.run_worker(self._edit(message.queued), name="edit", group="edit", exclusive=True)
+
+    async def _edit(self, queued: Queued) -> None:
+        if not queued.is_whole:
+            try:
+                queued.text, queued.is_whole = await self._text_of(queued.id), True
+            except KheishError as error:
+                self.kheish.say(error)
+                return
         composer = self.query_one(Composer)
         if not self._editing:
             self._unsent = composer.text
-        self._editing = message.queued.id
-        composer.load(message.queued.text)
+        self._editing = queued.id
+        composer.load(queued.text)
         composer.focus()
         self._draw_facts()
+
+    async def _text_of(self, run_id: str) -> str:
+        """All that was submitted for a run that is queued, as it was edited last."""
+        page = await self.client.runs.events(run_id)
+        said = [event for record in page["items"] for event in record["events"] if event.get("run_id") == run_id]
+        texts = [str(event["text"]) for event in said if event["type"] in ("run.submitted", "run.edited")]
+        return texts[-1] if texts else ""
 
     def on_queue_withdraw(self, message: Queue.Withdraw) -> None:
         self.run_worker(self._withdraw(message.queued.id))
@@ -454,20 +519,20 @@ class Session(KheishScreen[None]):
             case "queue" | "newline" | "editor":
                 return not self._is_closed
             case "steer" | "interrupt":
-                return bool(self._talk.active) and not self._is_closed
+                return bool(self._active) and not self._is_closed
             case "answer":
-                return bool(self._talk.asks)
+                return bool(self._asks)
             case "plan":
                 return bool(self._row and self._row.plan)
             case "queue_focus":
-                return bool(self._talk.queue)
+                return bool(self._waiting())
             case "back":
                 return not self.query_one(Composer).text if self.is_mounted else True
         return True
 
     def action_answer(self) -> None:
-        if self._talk.asks:
-            self.kheish.open_request(next(iter(self._talk.asks)))
+        if self._asks:
+            self.kheish.open_request(next(iter(self._asks)))
 
     def action_back(self) -> None:
         self.dismiss()
@@ -483,7 +548,7 @@ class Session(KheishScreen[None]):
     def action_run(self) -> None:
         from kheish.tui.screens.run import Run
 
-        run_id = self._talk.active or _last_run(self._talk.records)
+        run_id = self._active or _last_run(self._talk.records)
         if run_id:
             self.kheish.push_screen(Run(run_id))
 
