@@ -207,6 +207,17 @@ def _waiting_ids(view: SessionView) -> list[str]:
     return [*view["pending_approval_ids"], *view["pending_question_ids"]]
 
 
+def last_words(records: Sequence[RecordView]) -> tuple[str, bool]:
+    """What a session said last, or why its last run failed, as far as these records go back; and whether it failed."""
+    for record in reversed(records):
+        for event in reversed(record["events"]):
+            if event["type"] == "run.failed":
+                return f"{event['code']}: {event['message']}", True
+            if event["type"] == "model_call.completed" and event.get("purpose", "reply") == "reply" and event["text"]:
+                return event["text"], False
+    return "", False
+
+
 # -- one session -----------------------------------------------------------------------------------------------------
 
 

@@ -253,3 +253,15 @@ async def test_a_low_terminal_is_for_the_list(furnished: DaemonProcess) -> None:
     async with open_app(furnished, size=(40, 12)) as (app, pilot):
         await until(pilot, lambda: "nightly" in shown(app) and "deploy" in shown(app))
         assert "asked by the rule" not in shown(app)
+
+
+async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(furnished: DaemonProcess) -> None:
+    furnished.script({"error": {"code": "auth", "message": "no [b]such[/] key"}}, name="fails.json")
+    furnished.session("broken")
+    furnished.finish(furnished.submit("broken", "try", model="scripted/fails.json"))
+    async with open_app(furnished) as (app, pilot):
+        await loaded(app, pilot, 5)
+        app.screen.query_one(Rows).move_to("broken")
+        await until(pilot, lambda: "[b]such[/] key" in shown(app))
+        app.screen.query_one(Rows).move_to("api-refactor")
+        await until(pilot, lambda: "[b]such[/] key" not in shown(app) and "three tests were wrong" in shown(app))

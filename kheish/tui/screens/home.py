@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from kheish.narration import plan_text
 from kheish.terminal import clean, expose, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
-from kheish.tui.live import NEEDS, Need, Row
+from kheish.tui.live import NEEDS, Need, Row, last_words
 from kheish.tui.look import Look
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
@@ -32,6 +33,9 @@ from kheish.tui.words import age_text, asks_text, call_detail, row_text, short_p
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
 AGES_S = 10.0
+LISTEN_S = 0.15
+"""After this time on a row, or after it changed, its last words are fetched."""
+HEARD_RECORDS, HEARD_CHARS_MAX = 20, 4_000
 SORTS = ("need", "time", "name")
 WIDE, LOW = 120, 20
 
@@ -61,6 +65,9 @@ class Home(KheishScreen[None]):
         self._visited = ""
         """The session that was attached to from here: one comes back to its row."""
         self._asking: tuple[str, Row | None] = ("", None)
+        self._heard: tuple[str, int] = ("", 0)
+        """The session that the peek pane shows the last words of, and the seq up to which."""
+        self._words = ("", False)
 
     def compose(self) -> ComposeResult:
         yield Banner()
@@ -188,7 +195,29 @@ class Home(KheishScreen[None]):
     def _draw_peek(self) -> None:
         row = self._chosen()
         peek = self.query_one("#peek", Static)
-        peek.update(peek_content(row, self.look, self.kheish.now_ms) if row else Content(""))
+        if row is None:
+            peek.update(Content(""))
+            return
+        if self._heard[0] != row.session_id:
+            self._heard, self._words = (row.session_id, 0), ("", False)
+        peek.update(peek_content(row, self.look, self.kheish.now_ms, *self._words))
+        if row.seq > self._heard[1] and not row.asks:
+            self._heard = row.session_id, row.seq
+            self.run_worker(self._listen(row.session_id, row.seq), name="listen", group="listen", exclusive=True)
+
+    async def _listen(self, session_id: str, seq: int) -> None:
+        """What the session said last, which is in no list."""
+        await asyncio.sleep(LISTEN_S)
+        try:
+            after = str(max(0, seq - HEARD_RECORDS))
+            page = await self.client.sessions.events(session_id, cursor=after, limit=HEARD_RECORDS)
+        except KheishError:
+            self._heard = session_id, 0  # with the next drawing it is tried again
+            return
+        text, is_failure = last_words(page["items"])
+        if text:
+            self._words = text[:HEARD_CHARS_MAX], is_failure
+            self._draw_peek()
 
     def on_rows_highlighted(self) -> None:
         self._draw_peek()
@@ -380,8 +409,8 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     return strip_of(*left, (middle, look.text if row.need != "done" else look.dim), *right)
 
 
-def peek_content(row: Row, look: Look, now_ms: int) -> Content:
-    """What a session asks, whole as far as it fits, or what it is about."""
+def peek_content(row: Row, look: Look, now_ms: int, words: str = "", is_failure: bool = False) -> Content:
+    """What a session asks, whole as far as it fits, or what it is about and its last words."""
     parts: list[Any] = [(one_line(row.name), "bold"), f"  {row.status}, {age_text(row, now_ms)}\n"]
     where = [clean(short_path(row.cwd)), row.mode.replace("_", " ") + " mode"]
     if row.model:
@@ -404,7 +433,8 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
         parts.append(("\nr decides", "$foreground 60%"))
     elif row.headline:
-        parts += ["\n", clean(row.headline), "\n"]
+        parts += [(f"{look.marks.user} {one_line(row.headline)}\n", "$foreground 80%")]
+        parts += ["\n", (clean(words).strip(), "$error" if is_failure else "$foreground"), "\n"]
     if row.plan and row.active:
         parts += [f"\n{look.marks.note} plan {one_line(plan_text(row.plan))}"]
     return Content.assemble(*parts)
