@@ -15,6 +15,7 @@ from textual.binding import Binding
 from textual.command import Provider
 from textual.driver import Driver
 from textual.filter import LineFilter
+from textual.notifications import Notify
 from textual.screen import Screen
 
 from kheish.client import AsyncKheish, SessionPage, StatusView
@@ -27,7 +28,7 @@ from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices
 from kheish.tui.paste import guarded
-from kheish.tui.preferences import problems_of
+from kheish.tui.preferences import bound_to, problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
 from kheish.tui.widgets.banner import Banner
@@ -92,6 +93,10 @@ class KheishApp(App[int]):
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)
         return binding.key.replace("ctrl+", "^") if self.settings.ascii and not shown.isascii() else shown
+
+    def keys_to(self, action_id: str) -> list[str]:
+        """Those that are bound to an action now."""
+        return bound_to(action_id, self.settings.keys)
 
     @property
     def now_ms(self) -> int:
@@ -200,7 +205,8 @@ class KheishApp(App[int]):
         if not self.link.is_up:
             return
         if self._is_other_version:
-            text = f"the daemon is of version {status['version']}, this is another one: ctrl+r restarts it"
+            key = self.keys_to("app.start_daemon")[0]
+            text = f"the daemon is of version {status['version']}, this is another one: {key} restarts it"
         else:
             text = next((w["message"] for w in status["warnings"] if w["code"] in _KEEP_WORK_OUT), "")
         self._show_banner(text)
@@ -213,9 +219,14 @@ class KheishApp(App[int]):
     def show_banner_on(self, screen: Screen[Any]) -> None:
         text, retry_at_s, was_stopped = self._banner
         for banner in screen.query(Banner):
-            banner.show(text, retry_at_s, was_stopped=was_stopped)
+            banner.show(text, retry_at_s, start_key=self.keys_to("app.start_daemon")[0] if was_stopped else "")
 
     # -- what screens ask for ------------------------------------------------------------------------------------
+
+    def on_notify(self, event: Notify) -> None:
+        """What is shown already is not said again: many may fail for one reason."""
+        if any(shown.message == event.notification.message for shown in self._notifications):
+            event.prevent_default()
 
     def say(self, error: KheishError) -> None:
         """An error of an action, for as long as it takes to read it."""

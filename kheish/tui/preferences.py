@@ -67,6 +67,10 @@ def keys_of(action: Action, keys: dict[str, str]) -> list[str]:
     return [key.strip() for key in (keys.get(action.id) or action.keys).split(",")]
 
 
+def bound_to(action_id: str, keys: dict[str, str]) -> list[str]:
+    return next(keys_of(action, keys) for action in ACTIONS if action.id == action_id)
+
+
 def taken_by(action: Action, key: str, keys: dict[str, str]) -> Action | None:
     """Another action that already has this key where `action` would have it."""
     for other in ACTIONS:

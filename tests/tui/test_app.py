@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from kheish.config import Tui
+from kheish.errors import Invalid
 from kheish.tui.preferences import problems_of
 from kheish.tui.screens.home import Home
 from kheish.tui.screens.session import Session
@@ -81,3 +82,12 @@ async def test_an_answer_for_a_screen_that_was_left_does_no_harm(shared_daemon: 
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, Home) and not screen.is_running)
         assert app.is_running
+
+
+async def test_what_is_said_again_while_it_is_shown_is_said_once(shared_daemon: DaemonProcess) -> None:
+    async with open_app(shared_daemon) as (app, pilot):
+        for _ in range(3):
+            app.say(Invalid("cannot do it"))
+        app.say(Invalid("cannot do that either"))
+        await pilot.pause()
+        assert [shown.message for shown in app._notifications] == ["cannot do it", "cannot do that either"]

@@ -260,7 +260,7 @@ async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(
     furnished.session("broken")
     furnished.finish(furnished.submit("broken", "try", model="scripted/fails.json"))
     async with open_app(furnished) as (app, pilot):
-        await loaded(app, pilot, 5)
+        await until(pilot, lambda: "broken" in shown(app))
         app.screen.query_one(Rows).move_to("broken")
         await until(pilot, lambda: "[b]such[/] key" in shown(app))
         app.screen.query_one(Rows).move_to("api-refactor")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from textual import events
 
+from kheish.config import Tui
 from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
 from kheish.tui.screens.approval import Approval
@@ -420,3 +421,17 @@ async def test_of_a_long_run_the_window_shows_its_end_and_all_keys_know_of_it(ap
         await until(pilot, lambda: api.client.runs.get(run_id)["status"] == "interrupted")
         api.client.runs.cancel(queued_id)
         await until(pilot, lambda: "Enter sends" in shown(app))
+
+
+async def test_what_is_said_of_keys_is_true_of_those_that_were_bound_anew(api: DaemonProcess) -> None:
+    session_id = api.session("rebound")
+    run_id = api.submit(session_id, model="scripted/hang.json")
+    api.submit(session_id, "later", model="scripted/hang.json")
+    keys = {"session.queue_focus": "f7", "session.steer": "ctrl+g", "session.compact": "f8"}
+    async with open_app(api, session_id=session_id, settings=Tui(keys=keys, reduced_motion=True)) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "Enter queues, Ctrl+G steers the run" in shown(app))
+        assert "f7 edits" in shown(app)
+        await pilot.press("f7")
+        await until(pilot, lambda: isinstance(app.focused, Queue) and "f7 edits" not in shown(app))
+    api.client.runs.cancel(run_id)

@@ -40,6 +40,8 @@ RULE_CHARS_MAX = 600
 RECORDS_PAGE, RECORDS_READ_MAX = 50, 500
 SAYS_LINES_MAX = 3
 MARK_LINES_MAX = 4
+LOW = 20
+"""Of a lower terminal most is for what would run."""
 VIEWS = ("as the width allows", "in one column")
 _UNCERTAIN = ("verify", "retry", "mark_done", "give_up")
 _WHERE: dict[Remember, str] = {
@@ -66,6 +68,7 @@ class Known(NamedTuple):
 class Approval(Request):
     CSS = """
     Approval Payload { height: 1fr; margin: 1 0; }
+    Approval.low Payload { margin: 0; }
     Approval #facts { height: auto; scrollbar-size-vertical: 0; }
     Approval #field { display: none; padding: 0 1; background: $panel; }
     Approval TextArea { display: none; height: 1fr; margin: 1 0; border: none; padding: 0 1; background: $surface; }
@@ -118,6 +121,9 @@ class Approval(Request):
         facts.can_focus = False
         yield facts
         yield Input(id="field", compact=True)
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height < LOW, "low")
 
     async def fetch(self) -> ApprovalView:
         return await self.client.approvals.get(self.request_id)
@@ -271,7 +277,8 @@ class Approval(Request):
             for name, value in self.arguments.items():
                 lines += fact("with", f"{expose(name)} {expose(value)}", width, look) if name != "command" else []
         lines += fact("where", expose(view["cwd"]), width, look)
-        lines += fact("run", f"{view['run_id']} of session {expose(view['session_id'])}", width, look)
+        if not self.has_class("low"):
+            lines += fact("run", f"{view['run_id']} of session {expose(view['session_id'])}", width, look)
         rule = f"the rule {expose(view['rule'])}" if view["rule"] else ""
         lines += fact("asked by", ", ".join(filter(None, (rule, reason))), width, look)
         if not (self.is_uncertain or self.is_budget or self._can_make_rule):

@@ -167,9 +167,18 @@ class Home(KheishScreen[None]):
             return ["", "asking the daemon ..."]
         if self._filter:
             return ["", f"nothing matches {one_line(self._filter, 40)!r}"]
+        new = self.kheish.keys_to("home.new")[0]
         if not self._is_all:
-            return ["", "no session of this directory: n makes one, ctrl+a shows all"]
-        return ["", "no session yet", "", "n makes one in this directory; `kheish run TEXT` does too, from any shell"]
+            return [
+                "",
+                f"no session of this directory: {new} makes one, {self.kheish.keys_to('home.scope')[0]} shows all",
+            ]
+        return [
+            "",
+            "no session yet",
+            "",
+            f"{new} makes one in this directory; `kheish run TEXT` does too, from any shell",
+        ]
 
     def _draw_title(self, groups: dict[Need, list[Row]]) -> None:
         look = self.look
@@ -200,7 +209,8 @@ class Home(KheishScreen[None]):
             return
         if self._heard[0] != row.session_id:
             self._heard, self._words = (row.session_id, 0), ("", False)
-        peek.update(peek_content(row, self.look, self.kheish.now_ms, *self._words))
+        key = self.kheish.keys_to("home.reply")[0]
+        peek.update(peek_content(row, self.look, self.kheish.now_ms, key, *self._words))
         if row.seq > self._heard[1] and not row.asks:
             self._heard = row.session_id, row.seq
             self.run_worker(self._listen(row.session_id, row.seq), name="listen", group="listen", exclusive=True)
@@ -409,8 +419,8 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     return strip_of(*left, (middle, look.text if row.need != "done" else look.dim), *right)
 
 
-def peek_content(row: Row, look: Look, now_ms: int, words: str = "", is_failure: bool = False) -> Content:
-    """What a session asks, whole as far as it fits, or what it is about and its last words."""
+def peek_content(row: Row, look: Look, now_ms: int, key: str, words: str, is_failure: bool) -> Content:
+    """What a session asks, whole as far as it fits, and the key that answers, or its last words."""
     parts: list[Any] = [(one_line(row.name), "bold"), f"  {row.status}, {age_text(row, now_ms)}\n"]
     where = [clean(short_path(row.cwd)), row.mode.replace("_", " ") + " mode"]
     if row.model:
@@ -425,13 +435,13 @@ def peek_content(row: Row, look: Look, now_ms: int, words: str = "", is_failure:
         for question in ask["questions"]:
             parts += ["\n", (clean(question["question"]), "bold"), "\n"]
             parts += [f"  {i}. {clean(o['label'])}\n" for i, o in enumerate(question.get("options", ()), 1)]
-        parts.append(("\nr answers", "$foreground 60%"))
+        parts.append((f"\n{key} answers", "$foreground 60%"))
     elif ask and ask.get("tool"):
         tool = f"{one_line(ask['tool'])} "
         parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"]), "\n"]
         if ask.get("rule"):
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
-        parts.append(("\nr decides", "$foreground 60%"))
+        parts.append((f"\n{key} decides", "$foreground 60%"))
     elif row.headline:
         parts += [(f"{look.marks.user} {one_line(row.headline)}\n", "$foreground 80%")]
         parts += ["\n", (clean(words).strip(), "$error" if is_failure else "$foreground"), "\n"]

@@ -336,7 +336,9 @@ class Session(KheishScreen[None]):
             return
         talk, look = self._talk, self.look
         transcript = self.query_one(Transcript)
-        self.query_one(Queue).show([*self._waiting(), *self._sending.values()], look)
+        keys_to = self.kheish.keys_to
+        hint = f"{keys_to('session.queue_focus')[0]} edits"
+        self.query_one(Queue).show([*self._waiting(), *self._sending.values()], look, hint)
         ended = ("  ended", "$warning") if talk.is_ended else ""
         problem = ("  read-only", "$error") if self._problem else ""
         self.query_one("#title", Static).update(
@@ -347,7 +349,8 @@ class Session(KheishScreen[None]):
                 problem,
             )
         )
-        self.query_one(Summons).show(self._asks, transcript.unseen, look)
+        answer, bottom = keys_to("session.answer")[0], keys_to("session.bottom")[0]
+        self.query_one(Summons).show(self._asks, transcript.unseen, look, answer=answer, bottom=bottom)
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
@@ -373,9 +376,14 @@ class Session(KheishScreen[None]):
             return "this session has ended"
         if self._editing:
             return "Enter keeps the change, Esc Esc leaves it"
+        enter = self._said("queue")
         if self._active:
-            return "Enter queues, Ctrl+Enter or Ctrl+S steers the run"
-        return "Enter sends · ! shell · @ file"
+            return f"{enter} queues, {self._said('steer')} steers the run"
+        return f"{enter} sends · ! shell · @ file"
+
+    def _said(self, action: str) -> str:
+        """The keys of an action: `Ctrl+Enter or Ctrl+S`."""
+        return " or ".join(key.title() for key in self.kheish.keys_to(f"session.{action}"))
 
     # -- what the person writes ----------------------------------------------------------------------------------
 

@@ -33,8 +33,8 @@ class Summons(Static):
         super().__init__(markup=False)
         self._request_id = ""
 
-    def show(self, asks: Mapping[str, Mapping[str, Any]], unseen: int, look: Look) -> None:
-        """`asks` are the requests by id, oldest first, as the API shows them."""
+    def show(self, asks: Mapping[str, Mapping[str, Any]], unseen: int, look: Look, *, answer: str, bottom: str) -> None:
+        """`asks` are the requests by id, oldest first, as the API shows them. `answer` and `bottom` are keys."""
         self.display = bool(asks or unseen)
         self.set_class(bool(asks), "asks")
         parts: list[Any] = []
@@ -42,9 +42,9 @@ class Summons(Static):
         if asks:
             self._request_id, first = next(iter(asks.items()))
             more = f" (+{len(asks) - 1})" if len(asks) > 1 else ""
-            parts += [(f"{look.marks.waiting} ctrl+y ", "bold $warning"), (f"{_what(first)}{more}", "bold")]
+            parts += [(f"{look.marks.waiting} {answer} ", "bold $warning"), (f"{_what(first)}{more}", "bold")]
         if unseen:
-            parts.append(("   " * bool(asks) + f"{look.marks.below} {unseen} new below: ctrl+end", "$primary"))
+            parts.append(("   " * bool(asks) + f"{look.marks.below} {unseen} new below: {bottom}", "$primary"))
         self.update(Content.assemble(*parts))
 
     def on_click(self, event: events.Click) -> None:
