@@ -156,6 +156,7 @@ async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> 
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
         await pilot.press("escape")
+        await until(pilot, lambda: "Esc again interrupts the run" in shown(app))
         await pilot.pause(TWICE_S + 0.2)
         assert api.client.runs.get(run_id)["status"] == "running"
         await pilot.press("escape", "escape")

@@ -354,6 +354,7 @@ class Session(KheishScreen[None]):
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
+        composer.again = "leaves it as it was" if self._editing else "interrupts the run"
         row, active = self._row, self._active
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if active else "idle"

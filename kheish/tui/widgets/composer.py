@@ -53,7 +53,7 @@ Pieces = dict[str, "str | InputAttachment"]
 
 PASTE_LINES_MAX, PASTE_CHARS_MAX = 10, 1_000
 """A longer paste is shown as a placeholder."""
-TWICE_S = 0.5
+TWICE_S = 0.8
 DRAFT_DELAY_S = 1.0
 CHOICES_MAX = 50
 _MENTION_CHARS_MAX = 1_000
@@ -176,6 +176,8 @@ class Composer(TextArea):
         self._found: Sequence[Written] = ()
         self._offered: dict[str, ActiveBinding] = {}
         self._escaped_at_s = float("-inf")
+        self.again = ""
+        """What Escape does the second time."""
         self._saving: Timer | None = None
         self._saving_lock = asyncio.Lock()
         self._was_empty = True
@@ -576,6 +578,10 @@ class Composer(TextArea):
         if is_twice:
             self._escaped_at_s = float("-inf")
             self.post_message(self.Interrupted())
+            self._draw_border()
+        else:
+            self.border_subtitle = f"Esc again {self.again}"
+            self.set_timer(TWICE_S, self._draw_border)
 
     def action_editor(self) -> None:
         """In the person's own editor, with pasted texts in place."""
