@@ -8,7 +8,8 @@ import pytest
 
 from kheish.config import Tui
 from kheish.errors import Invalid
-from kheish.tui.preferences import problems_of
+from kheish.tui.actions import ACTIONS
+from kheish.tui.preferences import is_key, problems_of
 from kheish.tui.screens.home import Home
 from kheish.tui.screens.session import Session
 from kheish.tui.screens.status import Status
@@ -65,6 +66,11 @@ def test_a_key_that_two_actions_have_is_told() -> None:
     assert problems_of(Tui(keys={"session.steer": "f9"}), [Tui().theme]) == []
     (problem,) = problems_of(Tui(keys={"session.steer": "ctrl+q"}), [Tui().theme])
     assert "ctrl+q" in problem and "app.quit" in problem
+    for key in ("ctrl+foo", "crtl+y", "pgup", ""):
+        (problem,) = problems_of(Tui(keys={"home.new": f"f9, {key}"}), [Tui().theme])
+        assert repr(key) in problem and "home.new" in problem
+    names = [name for action in ACTIONS for name in action.keys.split(",")]
+    assert all(map(is_key, [*names, "?", "alt+f12", "ctrl+shift+x", "plus"]))
 
 
 class Slow(Status):

@@ -32,7 +32,9 @@ async def test_without_a_word_it_shows_what_can_be_done_here_in_the_order_of_the
     async with open_app(shared_daemon, size=(80, 40)) as (app, pilot):
         await pilot.press("ctrl+p")
         await until(pilot, lambda: isinstance(app.screen, CommandPalette) and "Leave; everything" in shown(app))
-        places = [shown(app).index(title) for title in ("  New", "  Filter", "  Here/all", "  Sort", "  Help", "  Inbox")]
+        places = [
+            shown(app).index(title) for title in ("  New", "  Filter", "  Here/all", "  Sort", "  Help", "  Inbox")
+        ]
         assert places == sorted(places)
 
 
