@@ -30,7 +30,7 @@ class LinesView(ScrollView):
         if selection is not None and (span := selection.get_span(line)) is not None:
             start, end = span[0], strip.cell_length if span[1] == -1 else span[1]
             style = self.screen.get_component_rich_style("screen--selection")
-            style = Style(reverse=True) if self.app.no_color else Style(bgcolor=style.bgcolor)
+            style = Style(reverse=True) if self.app.no_color else style
             chosen = Strip(Segment.apply_style(strip.crop(start, end), post_style=style))
             strip = Strip.join([strip.crop(0, start), chosen, strip.crop(end)])
         return strip if self._is_drawing else strip.apply_offsets(0, line)

@@ -21,6 +21,7 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from kheish.tui.entries import Drawing, drawings_of
+from kheish.tui.lines import without_margin
 from kheish.tui.live import Call, Change, Entry
 from kheish.tui.look import Look
 from kheish.tui.widgets.lines_view import LinesView
@@ -300,7 +301,7 @@ class Transcript(LinesView, can_focus=True):
                 continue
             drawn = drawing.draw(self._width, self._look, self._look_id, self._now_ms())
             lines += [line.text.rstrip() for line in drawn][:height] + [""] * (height - len(drawn))
-        return selection.extract("\n".join(lines)), "\n"
+        return without_margin(selection.extract("\n".join(lines)), self._look.marks.bar), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
