@@ -482,6 +482,8 @@ async def test_a_call_whose_outcome_is_unknown_takes_one_of_four_verbs(
     uncertain: tuple[DaemonProcess, dict[str, str]],
 ) -> None:
     daemon, request_ids = uncertain
+    async with open_app(daemon, session_id="v") as (app, pilot):
+        await until(pilot, lambda: "nobody knows whether it took effect: waits for your decision" in shown(app))
     for size in ((80, 24), (200, 60)):
         async with approval(daemon, request_ids["v"], size=size) as (app, pilot, screen):
             await until(pilot, lambda app=app: "may have taken" in shown(app) and "started" in shown(app))

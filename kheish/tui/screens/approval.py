@@ -199,12 +199,12 @@ class Approval(Request):
                         calls = [request["tool_call_id"] for request in event.get("tool_requests", ())]
                         is_asked = is_asked or view["tool_call_id"] in calls
                         if is_asked and event["text"].strip():
-                            return Known(event["text"], "; ".join(found.values()))
+                            return Known(event["text"], "; ".join(reversed(found.values())))
                     elif event["type"] == "run.started" and event["run_id"] == view["run_id"]:
-                        return Known("", "; ".join(found.values()))
+                        return Known("", "; ".join(reversed(found.values())))
             if start <= 0:
                 break
-        return Known("", "; ".join(found.values()))
+        return Known("", "; ".join(reversed(found.values())))
 
     async def _records(self, start: int, end: int) -> list[Any]:
         """Those after `start`, up to `end`; a page may hold fewer than it was asked for."""
