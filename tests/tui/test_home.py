@@ -255,6 +255,18 @@ async def test_a_low_terminal_is_for_the_list(furnished: DaemonProcess) -> None:
         assert "asked by the rule" not in shown(app)
 
 
+async def test_a_line_that_could_not_be_used_can_be_mended(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: "deploy" in shown(app))
+        await pilot.press("n")
+        await write(pilot, "no/name")
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app._notifications) == 1 and isinstance(app.focused, Input))
+        assert "no/name" in shown(app).split("\n")[-2]
+        await pilot.press("backspace", "escape")
+        assert isinstance(app.focused, Rows)
+
+
 async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(furnished: DaemonProcess) -> None:
     furnished.script({"error": {"code": "auth", "message": "no [b]such[/] key"}}, name="fails.json")
     furnished.session("broken")

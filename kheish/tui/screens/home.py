@@ -64,7 +64,8 @@ class Home(KheishScreen[None]):
         self._redraw: Timer | None = None
         self._visited = ""
         """The session that was attached to from here: one comes back to its row."""
-        self._asking: tuple[str, Row | None] = ("", None)
+        self._asking: tuple[str, Row | None, str] = ("", None, "")
+        """What the line is written for: the action, the session, and what it is asked with."""
         self._heard: tuple[str, int] = ("", 0)
         """The session that the peek pane shows the last words of, and the seq up to which."""
         self._words = ("", False)
@@ -310,7 +311,7 @@ class Home(KheishScreen[None]):
     # -- the line that is typed ----------------------------------------------------------------------------------
 
     def _ask(self, what: str, row: Row | None, prompt: str, value: str = "") -> None:
-        self._asking = what, row
+        self._asking = what, row, prompt
         self._open_input("reply", value, prompt)
 
     def _open_input(self, id: str, value: str, prompt: str = "") -> None:
@@ -349,12 +350,12 @@ class Home(KheishScreen[None]):
         self._close_inputs()
         if event.input.id == "filter":
             return
-        (what, row), value = self._asking, event.value.strip()
+        (what, row, prompt), value = self._asking, event.value.strip()
         event.input.value = ""
-        self.run_worker(self._do(what, row, value), name=what)
+        self.run_worker(self._do(what, row, value, prompt), name=what)
 
-    async def _do(self, what: str, row: Row | None, value: str) -> None:
-        """Raises nothing: what fails is said."""
+    async def _do(self, what: str, row: Row | None, value: str, prompt: str) -> None:
+        """Raises nothing: what fails is said, and what was written can be mended."""
         try:
             if what == "new":
                 view = await self.client.sessions.create(value or None, cwd=self.kheish.here)
@@ -373,6 +374,8 @@ class Home(KheishScreen[None]):
                 await self.client.sessions.set_title(row.session_id, value)
         except KheishError as error:
             self.kheish.say(error)
+            if what != "end" and not isinstance(self.focused, Input):
+                self._ask(what, row, prompt, value)
 
 
 def _heading(text: str, style: Style) -> Item:
