@@ -175,6 +175,7 @@ class Timeline(Aside):
     def action_open(self) -> None:
         self.query_one(Sheet).add_class("open")
         self._show_details()
+        self.refresh_bindings()
 
     def _show_details(self) -> None:
         if line := self._line:
@@ -207,6 +208,8 @@ class Timeline(Aside):
             return action == "close"
         if action in ("next", "previous"):
             return bool(self._wanted)
+        if action == "part":
+            return self.query_one(Sheet).has_class("open")
         return bool(self.window.lines) if action in ("open", "find", "fork") else True
 
     def action_close(self) -> None:
@@ -216,10 +219,15 @@ class Timeline(Aside):
             field.remove_class("open")
         elif sheet.has_class("open"):
             sheet.remove_class("open")
+            self.refresh_bindings()
         else:
             self.dismiss()
             return
         self.query_one(Rows).focus()
+
+    def action_part(self) -> None:
+        rows, sheet = self.query_one(Rows), self.query_one(Sheet)
+        (rows if sheet.has_focus else sheet).focus()
 
     def action_filter(self) -> None:
         """The place stays, as near as the filter lets it."""
