@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from textual import events
 from textual.widgets import Input, Static
 
 from kheish.config import Tui
@@ -265,6 +266,18 @@ async def test_a_line_that_could_not_be_used_can_be_mended(furnished: DaemonProc
         assert "no/name" in shown(app).split("\n")[-2]
         await pilot.press("backspace", "escape")
         assert isinstance(app.focused, Rows)
+
+
+async def test_all_that_is_pasted_into_a_line_is_sent(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: "api-refactor" in shown(app))
+        app.screen.query_one(Rows).move_to("api-refactor")
+        await pilot.press("r")
+        await write(pilot, "look: ")
+        app.post_message(events.Paste("one\n\ttwo \x1b[31mred\x1b[0m\r\nthree"))
+        await until(pilot, lambda: app.screen.query_one("#reply", Input).value == "look: one two red three")
+        await write(pilot, "!")
+        await pilot.press("escape")
 
 
 async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(furnished: DaemonProcess) -> None:

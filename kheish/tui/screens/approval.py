@@ -32,6 +32,7 @@ from kheish.tui.preview import change
 from kheish.tui.risks import Risk, risks, texts_of
 from kheish.tui.screens.request import Request
 from kheish.tui.widgets.choices import Choices
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.sheet import Sheet, fact
 
 READ_AT_ONCE_CHARS_MAX = 32_000
@@ -120,7 +121,7 @@ class Approval(Request):
         facts = Sheet(id="facts")
         facts.can_focus = False
         yield facts
-        yield Input(id="field", compact=True)
+        yield Field(id="field", compact=True)
 
     def on_resize(self) -> None:
         self.set_class(self.size.height < LOW, "low")

@@ -14,6 +14,7 @@ from kheish.tui.actions import ACTIONS, bindings
 from kheish.tui.lines import strip_of, wrap
 from kheish.tui.look import Look
 from kheish.tui.screens.aside import Aside
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.sheet import Sheet, heading
 
 TIPS = (
@@ -77,7 +78,7 @@ class Help(Aside):
         self._wanted = ""
 
     def body(self) -> Iterable[Widget]:
-        yield Input(placeholder="type to search the keys", id="search")
+        yield Field(placeholder="type to search the keys", id="search")
         yield Sheet()
 
     def on_mount(self) -> None:

@@ -26,6 +26,7 @@ from kheish.tui.live import NEEDS, Need, Row, last_words
 from kheish.tui.look import Look
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
 from kheish.tui.words import age_text, asks_text, call_detail, row_text, short_path, tokens_text
@@ -73,11 +74,11 @@ class Home(KheishScreen[None]):
     def compose(self) -> ComposeResult:
         yield Banner()
         yield Static(markup=False, id="title")
-        yield Input(placeholder="filter by name, directory or text", id="filter")
+        yield Field(placeholder="filter by name, directory or text", id="filter")
         with Horizontal(id="body"):
             yield Rows(id="sessions")
             yield Static(markup=False, id="peek")
-        yield Input(id="reply")
+        yield Field(id="reply")
         yield Footer()
 
     def on_mount(self) -> None:

@@ -22,6 +22,7 @@ from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import Call, Conversation
 from kheish.tui.look import Look
 from kheish.tui.screens.aside import Aside
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
 from kheish.tui.widgets.sheet import Joined, Sheet, fact, heading
@@ -62,7 +63,7 @@ class Timeline(Aside):
         with Horizontal(id="body"):
             yield Rows()
             yield Sheet()
-        yield Input(placeholder="a seq (42), a time (14:03, -10m, 2026-11-25 14:03) or a text", id="find")
+        yield Field(placeholder="a seq (42), a time (14:03, -10m, 2026-11-25 14:03) or a text", id="find")
 
     def on_mount(self) -> None:
         self.query_one(Rows).focus()
