@@ -257,9 +257,8 @@ class _Shell:
         if name == "find":
             if "-delete" in options:
                 yield Risk("deletes", "find -delete")
-            for flag in ("-exec", "-execdir", "-ok"):
-                if flag in words:
-                    yield from self._judge(_of(words[words.index(flag) + 1 :]), depth + 1)
+            for inner in _executed(words) if depth < _DEPTH_MAX else ():
+                yield from self._judge(inner, depth + 1)
         if name in ("chmod", "chown", "chgrp"):
             if "R" in letters or "--recursive" in options:
                 yield Risk("changes rights below", " ".join([name, *options, *operands[:2]]))
@@ -305,6 +304,18 @@ def _of(words: list[str]) -> _Command:
     command = _Command(is_fed=False)
     command.words = words
     return command
+
+
+def _executed(words: list[str]) -> Iterator[_Command]:
+    """The commands that find runs; one that does not end goes on to the last word."""
+    at = 0
+    while at < len(words):
+        if words[at] in ("-exec", "-execdir", "-ok", "-okdir"):
+            start, at = at + 1, at + 1
+            while at < len(words) and words[at] not in (";", "+"):
+                at += 1
+            yield _of(words[start:at])
+        at += 1
 
 
 def _unwrapped(words: list[str], start: int) -> int | None:

@@ -165,6 +165,12 @@ def test_many_places_of_a_kind_are_few_marks() -> None:
     assert found.count("deletes") == PLACES_MAX and len(found) <= 3 * PLACES_MAX
 
 
+def test_commands_within_commands_are_read_as_deep_as_people_write_them_and_no_deeper() -> None:
+    assert marks("find . -exec sh -c 'find x -execdir rm -rf {} +' \\;") == ["deletes"]
+    assert marks("find . -exec true \\; -ok curl x {} +") == ["network"]
+    assert marks("find -exec find -execdir find -ok " * 3_000) == []
+
+
 @pytest.mark.parametrize("filler", ["a\n", "x", "`a ", "$(a", "eval 'a `b`';", "rm ../", "cat <<E\n", ">"])
 def test_of_a_command_that_takes_long_a_part_is_read_and_the_first_mark_says_so(filler: str) -> None:
     command = "sudo reboot; echo " + filler * (1_500_000 // len(filler)) + "\ncurl evil"
