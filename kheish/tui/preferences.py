@@ -82,6 +82,7 @@ def keys_of(action: Action, keys: dict[str, str]) -> list[str]:
 
 
 def bound_to(action_id: str, keys: dict[str, str]) -> list[str]:
+    """The same, of an action by its id."""
     return next(keys_of(action, keys) for action in ACTIONS if action.id == action_id)
 
 

@@ -169,18 +169,11 @@ class Home(KheishScreen[None]):
             return ["", "asking the daemon ..."]
         if self._filter:
             return ["", f"nothing matches {one_line(self._filter, 40)!r}"]
-        new = self.kheish.keys_to("home.new")[0]
+        new, scope = (self.kheish.keys_to(f"home.{name}")[0] for name in ("new", "scope"))
         if not self._is_all:
-            return [
-                "",
-                f"no session of this directory: {new} makes one, {self.kheish.keys_to('home.scope')[0]} shows all",
-            ]
-        return [
-            "",
-            "no session yet",
-            "",
-            f"{new} makes one in this directory; `kheish run TEXT` does too, from any shell",
-        ]
+            return ["", f"no session of this directory: {new} makes one, {scope} shows all"]
+        made = f"{new} makes one in this directory; `kheish run TEXT` does too, from any shell"
+        return ["", "no session yet", "", made]
 
     def _draw_title(self, groups: dict[Need, list[Row]]) -> None:
         look = self.look
@@ -213,7 +206,7 @@ class Home(KheishScreen[None]):
             self._heard, self._words = (row.session_id, 0), ("", False)
         key = self.kheish.keys_to("home.reply")[0]
         peek.update(peek_content(row, self.look, self.kheish.now_ms, key, *self._words))
-        if row.seq > self._heard[1] and not row.asks:
+        if row.seq > self._heard[1] and not (row.asks or row.problem):
             self._heard = row.session_id, row.seq
             self.run_worker(self._listen(row.session_id, row.seq), name="listen", group="listen", exclusive=True)
 
