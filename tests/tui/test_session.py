@@ -409,6 +409,8 @@ async def test_of_a_long_run_the_window_shows_its_end_and_all_keys_know_of_it(ap
     queued_id = api.submit(session_id, long, model=model)
     while api.client.runs.get(run_id)["step"] <= len(steps):
         pass
+    api.client.sessions.set_permission_mode(session_id, "plan")
+    api.client.sessions.set_title(session_id, "The long one")
     async with open_app(api, session_id=session_id) as (app, pilot):
         screen = await in_session(app, pilot)
         assert screen._talk.first_seq > 3
@@ -418,6 +420,9 @@ async def test_of_a_long_run_the_window_shows_its_end_and_all_keys_know_of_it(ap
         await pilot.press("escape", "escape")
         await pilot.press("ctrl+home")
         await until(pilot, lambda: screen._talk.first_seq == 1 and "Enter queues" in shown(app))
+        assert "The long one" in shown(app) and " plan · " in shown(app), (
+            "the present, though the window is of the past"
+        )
         await pilot.press("escape", "escape")
         await until(pilot, lambda: api.client.runs.get(run_id)["status"] == "interrupted")
         api.client.runs.cancel(queued_id)

@@ -123,15 +123,24 @@ class Session(KheishScreen[None]):
         talk, row = self._talk, self._row
         if row is None:
             return talk.queue
-        self._queued.update((queued.id, queued) for queued in talk.queue)
+        known = talk.queue if self._is_at_end else []
+        self._queued |= {queued.id: queued for queued in known}
         self._queued = {id_: queued for id_, queued in self._queued.items() if id_ in row.queue}
-        steered = [queued for queued in talk.queue if queued.is_steered and self._is_at_end]
+        steered = [queued for queued in known if queued.is_steered]
         return [*steered, *(self._queued[id_] for id_ in row.queue if id_ in self._queued)]
+
+    @property
+    def _mode(self) -> str:
+        return row.mode if (row := self._row) else self._talk.mode
+
+    @property
+    def _is_ended(self) -> bool:
+        return self._talk.is_ended or bool((row := self._row) and row.is_ended)
 
     @property
     def _is_closed(self) -> bool:
         """Whether nothing can be written to the session any more."""
-        return self._talk.is_ended or bool(self._problem)
+        return self._is_ended or bool(self._problem)
 
     def _load(self, *, at: str = "end") -> None:
         self.run_worker(self._load_window(at), name="window", group="window", exclusive=True)
@@ -339,11 +348,12 @@ class Session(KheishScreen[None]):
         keys_to = self.kheish.keys_to
         hint = f"{keys_to('session.queue_focus')[0]} edits"
         self.query_one(Queue).show([*self._waiting(), *self._sending.values()], look, hint)
-        ended = ("  ended", "$warning") if talk.is_ended else ""
+        row, active, mode = self._row, self._active, self._mode
+        ended = ("  ended", "$warning") if self._is_ended else ""
         problem = ("  read-only", "$error") if self._problem else ""
         self.query_one("#title", Static).update(
             Content.assemble(
-                (one_line(talk.title or self.session_id, 60), "bold"),
+                (one_line((row.title if row else talk.title) or self.session_id, 60), "bold"),
                 (f"  {short_path(talk.cwd)}", "$foreground 60%"),
                 ended,
                 problem,
@@ -355,7 +365,6 @@ class Session(KheishScreen[None]):
         composer.disabled = self._is_closed
         composer.hint = self._hint()
         composer.again = "leaves it as it was" if self._editing else "interrupts the run"
-        row, active = self._row, self._active
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if active else "idle"
         step = row.step if row else talk.step
@@ -365,7 +374,7 @@ class Session(KheishScreen[None]):
             context_text(talk.context_tokens, talk.window_tokens),
             f"{tokens_text(tokens)} tok" if tokens else "",
             f"step {step}" if active else "",
-            talk.mode.replace("_", " ") if talk.mode != "default" else "",
+            mode.replace("_", " ") if mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
         )
         self.refresh_bindings()
@@ -373,7 +382,7 @@ class Session(KheishScreen[None]):
     def _hint(self) -> str:
         if self._problem:
             return "this session is read-only"
-        if self._talk.is_ended:
+        if self._is_ended:
             return "this session has ended"
         if self._editing:
             return "Enter keeps the change, Esc Esc leaves it"
@@ -562,7 +571,7 @@ class Session(KheishScreen[None]):
             self.kheish.push_screen(Run(run_id))
 
     def action_mode(self) -> None:
-        at = MODES.index(self._talk.mode) if self._talk.mode in MODES else 0
+        at = MODES.index(self._mode) if self._mode in MODES else 0
         self.run_worker(self._set_mode(MODES[(at + 1) % 3]))
 
     async def _set_mode(self, mode: Any) -> None:
