@@ -79,20 +79,21 @@ def _summarize(session_id: str, opened: Opened, state: State, is_owed: bool) -> 
 
 
 def _summarize_unopened(root: Path, session_id: str) -> SessionSummary:
-    """Of one that is damaged, or that somebody else holds: it is taken up after that."""
+    """Of one that is damaged, or that somebody else holds, or that cannot be read for now (there may be no descriptor
+    left): what is owed to these is tried again."""
     info = session_info(root, session_id)
     try:
         loaded = SessionDir.read_only(root, session_id, reducer=REDUCER_VERSION)
         state = fold_session(loaded)
     except (KheishError, OSError) as error:
-        return SessionSummary(session_id=session_id, problem=str(error))
+        return SessionSummary(session_id=session_id, problem=str(error), is_owed=isinstance(error, OSError))
     last = loaded.last
     row = summarize(
         state,
         last.seq if last else 0,
         last.gen if last else state.generation,
         last.pos if last else 0,
-        is_owed=not loaded.fault,
+        is_owed=bool(state.session_id) and loaded.fault is None,
         segment_first_seq=first_seq_of(info.segment) or 0,
         size=info.size,
         other_bytes=info.other_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shutil
@@ -332,6 +333,45 @@ async def test_a_session_without_a_row_that_somebody_else_holds_is_shown_and_rea
             while kernel.supervisor.index.rows["s"].problem:
                 await asyncio.sleep(0.005)
         assert kernel.supervisor.index.rows["s"] == replace(held, problem="", is_owed=False)
+
+
+async def test_a_session_that_was_never_quite_created_and_that_somebody_else_holds_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
+    SessionDir.create(tmp_path, "s")
+    lock = SessionLock(tmp_path / "sessions" / "s").acquire()
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        assert not kernel.supervisor.index.rows
+        lock.release()
+        await kernel.create()
+        await kernel.until_status(await kernel.submit(), "completed")
+
+
+async def test_what_a_session_is_owed_that_no_descriptor_was_left_for_is_taken_up_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (None, 0.02))
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create()
+        run_id = await kernel.submit()
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    open_file, is_short = atomic.open_file, True
+
+    def open_one_more(path: Path) -> int:
+        if is_short and path.parent.name == "s":
+            raise OSError(errno.EMFILE, "too many open files")
+        return open_file(path)
+
+    monkeypatch.setattr(atomic, "open_file", open_one_more)
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        assert "too many open files" in kernel.supervisor.index.rows["s"].problem
+        is_short = False
+        async with asyncio.timeout(10):
+            while not kernel.supervisor.loaded_total:
+                await asyncio.sleep(0.005)
+        await kernel.until_status(run_id, "completed")
+        assert kernel.supervisor.index.rows["s"].problem == ""
 
 
 async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
