@@ -67,8 +67,9 @@ def is_alive(process: Process) -> bool:
 
 
 def is_descendant(pid: int, ancestor: int) -> bool:
-    """Whether `pid` is `ancestor` or one of its descendants now. What is older than it has it above itself nowhere."""
-    first = _read_row(ancestor)
+    """Whether `pid` is `ancestor` or one of its descendants now. What is older than it has it above itself nowhere, as
+    far as start times are not those of a clock that may be set."""
+    first = _read_row(ancestor) if _IS_LINUX else None
     for _ in range(256):
         if pid == ancestor:
             return True

@@ -150,6 +150,19 @@ def test_everything_descends_from_the_first_process() -> None:
     assert not is_descendant(0, os.getpid())
 
 
+def test_a_child_that_seems_older_after_the_clock_was_set_back_is_a_child_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the system tells start times by a clock that may be set, and in local time, which an hour has twice."""
+    rows = {
+        pid: processes._Row(pid=pid, ppid=ppid, pgid=pid, sid=pid, start_ticks=at, is_zombie=False)
+        for pid, ppid, at in ((1, 0, 10), (5, 1, 5_000), (6, 5, 1_400), (7, 6, 1_401))
+    }
+    monkeypatch.setattr(processes, "_IS_LINUX", False)
+    monkeypatch.setattr(processes, "_read_row", rows.get)
+    assert is_descendant(7, 5) and is_descendant(6, 5) and not is_descendant(1, 5)
+
+
 def test_a_variable_is_read_from_another_process(start: Starter) -> None:
     started = start("echo ready; read", {"ONE": "a=b", "ONE_MORE": "no"})
     assert read_variable(started.process.pid, "ONE") == "a=b"
