@@ -332,7 +332,7 @@ class Supervisor:
         if self._is_started:
             self._reconciler.reconcile(actor)
         row = self.index.rows.get(actor.session_id)
-        share = self.budgets.take(actor.session_id, row.share if row else None, actor.state)
+        share = self.budgets.take(actor.session_id, row.share if row else None)
         end = actor.journal.end
         self.index.put(
             summarize(
