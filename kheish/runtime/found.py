@@ -22,7 +22,8 @@ from kheish.store.session_dir import Opened, SessionDir, session_info
 
 
 class Found(NamedTuple):
-    """A session's row; and the session with its state, where it is left open."""
+    """A session's row; and, where it is left open, the session with its state, and of its records the last: all that
+    are owed something are held at once."""
 
     row: SessionSummary
     held: tuple[Opened, State] | None = None
@@ -47,7 +48,8 @@ def _find(root: Path, session_id: str, row: SessionSummary | None) -> Found:
         state = fold_session(opened)
         stays_open = bool(state.session_id) and (bool(opened.set_aside) or is_owed(state))
         row = row or _summarize(session_id, opened, state, stays_open)
-        return Found(row, (opened, state) if stays_open else None)
+        held = opened._replace(checkpoint=None, tail=opened.tail[-1:])
+        return Found(row, (held, state) if stays_open else None)
     except (KheishError, OSError) as error:
         stays_open = False
         return Found(row or SessionSummary(session_id=session_id, problem=str(error)))

@@ -207,7 +207,7 @@ class Supervisor:
         whoever asks the daemon for something would wait for the interpreter."""
         for actor in actors:
             if any(isinstance(effect, CallModel) for effect in pending(actor.state)) and not self.is_draining:
-                with contextlib.suppress(KheishError, OSError):  # whoever makes the call finds it too
+                with contextlib.suppress(Exception):  # whoever makes the call finds it too; the others are not to wait
                     await actor.shown()
             self._reconciler.reconcile(actor)
         self._is_begun = True

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pytest
 from msgspec.structs import replace
 
 from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.events import Message
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, NotFound
 from kheish.runtime import index as index_module
 from kheish.runtime import residents, supervisor
-from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
+from kheish.runtime.actor import Actor
+from kheish.runtime.found import find_sessions
+from kheish.runtime.index import Index, Rows, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
@@ -424,6 +428,40 @@ async def test_owed_work_goes_on_when_all_of_it_is_taken_up(
         while len(kernel.provider.requests) < len(names):
             await asyncio.sleep(0)
     await kernel.__aexit__()
+
+
+async def test_owed_work_goes_on_whatever_is_wrong_with_what_another_session_shows_to_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Kernel(tmp_path, [never]) as kernel:
+        for name in ("a", "b"):
+            await kernel.create(name)
+            run_id = await kernel.submit("go", name)
+    shown = Actor.shown
+
+    async def shown_of(self: Actor) -> Sequence[Message]:
+        if self.session_id == "a":
+            raise ValueError("a fault of ours")
+        return await shown(self)
+
+    monkeypatch.setattr(Actor, "shown", shown_of)
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        await kernel.until_status(run_id, "completed", "b")
+        assert "a fault of ours" in kernel.supervisor.index.rows["a"].problem
+
+
+async def test_of_a_session_that_is_found_to_be_owed_something_its_records_are_not_held(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create()
+        run_id = await kernel.submit()
+    (found,) = find_sessions(tmp_path, Rows(), ["s"])
+    assert found.held is not None
+    opened, state = found.held
+    try:
+        assert [record.seq for record in opened.tail] == [found.row.seq] and found.row.seq > 1
+        assert state.active == run_id
+    finally:
+        opened.journal.close()
 
 
 async def test_who_creates_a_session_is_not_told_that_a_reader_did_not_find_it(tmp_path: Path) -> None:
