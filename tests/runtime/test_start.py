@@ -464,6 +464,38 @@ async def test_of_a_session_that_is_found_to_be_owed_something_its_records_are_n
         opened.journal.close()
 
 
+async def test_of_sessions_from_other_places_the_newest_generation_counts(tmp_path: Path) -> None:
+    """Whichever is known first: none of them may be written with an older one than it has."""
+    for name, generation in (("a", 10), ("b", 20)):
+        async with Kernel(tmp_path, [never], generation=generation) as kernel:
+            await kernel.create(name)
+            await kernel.submit("go", name)
+        (tmp_path / "sessions" / name).rename(tmp_path / name)
+    for name in ("a", "b"):
+        (tmp_path / name).rename(tmp_path / "sessions" / name)
+    is_raised = threading.Event()
+
+    def raise_generation(minimum: int) -> int:
+        if minimum == 10:
+            assert is_raised.wait(10)
+        return minimum
+
+    kernel = Kernel(tmp_path, [reply("done")], generation=3)
+    run = kernel.supervisor.committer.run
+
+    def noting(work: Any, *arguments: Any) -> asyncio.Future[Any]:
+        future = run(work, *arguments)
+        if arguments == (20,):
+            future.add_done_callback(lambda _: is_raised.set())
+        return future
+
+    kernel.supervisor._residents._raise_generation = raise_generation
+    kernel.supervisor.committer.run = noting  # type: ignore[method-assign]
+    async with kernel:
+        assert kernel.supervisor.generation == 20
+        assert [row.problem for row in kernel.supervisor.index.rows.values()] == ["", ""]
+
+
 async def test_who_creates_a_session_is_not_told_that_a_reader_did_not_find_it(tmp_path: Path) -> None:
     async with Kernel(tmp_path, [never]) as kernel:
         for number in range(20):
