@@ -42,6 +42,9 @@ def _acknowledge_early() -> None:
     append, commit, close = committer.Committer.append, committer._commit, actor.Actor.close
 
     def append_early(self: Any, journal: Any, framed: Any, tell: Callable[[None], None]) -> None:
+        if framed.seq == 1:  # a session that nobody can follow yet would break off the scene
+            append(self, journal, framed, tell)
+            return
         append(self, journal, framed, lambda error: None)
         asyncio.get_running_loop().call_soon(tell, None)
 
