@@ -177,9 +177,10 @@ class Supervisor:
         """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
         work is taken up does it go on, for it would be in the way."""
         stale, rows = await self.committer.run(self._load_index)
-        found = await self._find_sessions([*stale, *(row.session_id for row in rows if row.is_owed)])
+        owed = [row.session_id for row in rows if row.is_owed]
+        found = [found for found in await self._find_sessions([*stale, *owed]) if found.row.is_shown]
         for row, _ in found:
-            if row.session_id not in self.index.rows and row.is_shown:
+            if row.session_id not in self.index.rows:
                 self.index.put(row)
                 rows.append(row)
         self.budgets.load((row.session_id, row.share) for row in rows)
@@ -203,9 +204,9 @@ class Supervisor:
         return sorted(chain.from_iterable(found), key=lambda found: found.row.session_id)
 
     async def _begin_owed(self, actors: list[Actor]) -> None:
-        """One session after another: what models are shown is read from the journals, and if all were read at once,
-        whoever asks the daemon for something would wait for the interpreter."""
-        for actor in actors:
+        """One session after another, those with few records first: what models are shown is read from the journals, and
+        if all were read at once, whoever asks the daemon for something would wait for the interpreter."""
+        for actor in sorted(actors, key=lambda actor: actor.seq):
             if any(isinstance(effect, CallModel) for effect in pending(actor.state)) and not self.is_draining:
                 with contextlib.suppress(KheishError, OSError):  # whoever makes the call finds it too
                     await actor.shown()

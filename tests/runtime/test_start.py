@@ -213,6 +213,29 @@ def test_after_a_failure_the_whole_index_is_written(tmp_path: Path) -> None:
     assert stale == [] and index.rows == saved.rows
 
 
+def test_of_a_saved_row_the_line_is_kept_unless_it_has_changed_meanwhile(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 2)
+    unsaved = saved.unsaved()
+    assert unsaved is not None
+    saved.put(row(1, active_run_id=run_id(7)))
+    saved.keep(saved.save(unsaved))
+    assert [type(kept) for kept in saved.rows.kept.values()] == [bytes, SessionSummary]
+    assert [row.active_run_id for row in saved.rows.glances()] == ["", run_id(7)]
+    save(saved)
+    assert [type(kept) for kept in saved.rows.kept.values()] == [bytes, bytes]
+    assert [row.active_run_id for row in saved.rows.values()] == ["", run_id(7)]
+
+
+def test_what_waits_for_a_human_is_known_by_its_id(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 3)
+    change(saved, "s1", approval_ids=("a", "b"))
+    change(saved, "s2", question_ids=("q",))
+    assert saved.asked == loaded(tmp_path)[0].asked == {"a": "s1", "b": "s1", "q": "s2"}
+    change(saved, "s1", approval_ids=("b", "c"))
+    change(saved, "s2", question_ids=())
+    assert saved.asked == loaded(tmp_path)[0].asked == {"b": "s1", "c": "s1"}
+
+
 async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while an earlier part of it is still being written."""
     monkeypatch.setattr(supervisor, "INDEX_SAVE_DELAY_MS", 1)
@@ -332,6 +355,20 @@ async def test_a_session_without_a_row_that_somebody_else_holds_is_shown_and_rea
             while kernel.supervisor.index.rows["s"].problem:
                 await asyncio.sleep(0.005)
         assert kernel.supervisor.index.rows["s"] == replace(held, problem="", is_owed=False)
+
+
+async def test_a_session_that_was_never_quite_created_is_not_shown_and_stops_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it can be opened."""
+    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
+    SessionDir.create(tmp_path, "free")
+    lock = SessionLock(SessionDir.create(tmp_path, "held")).acquire()
+    async with Kernel(tmp_path, []) as kernel:
+        assert (list(kernel.supervisor.index.rows), kernel.supervisor.loaded_total) == ([], 0)
+        SessionLock(tmp_path / "sessions" / "free").acquire().release()
+        lock.release()
+        await kernel.create("held")
 
 
 async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
