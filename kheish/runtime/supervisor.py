@@ -50,12 +50,11 @@ from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
-from kheish.store.committer import Committer
+from kheish.store.committer import STORE_THREADS, Committer
 from kheish.store.session_dir import Opened, clear_unfinished, make_sessions_dir
 
 log = logging.getLogger(__name__)
 
-_FINDERS = 2
 _TAKE_UP_AGAIN_S, _TAKE_UP_AGAIN_MAX_S = 1.0, 60.0
 
 
@@ -196,8 +195,8 @@ class Supervisor:
         self.budgets.start()
 
     async def _find_sessions(self, session_ids: list[str]) -> list[Found]:
-        """On two threads: one works while the other waits for the disk, and more would wait for the interpreter."""
-        parts = [session_ids[first::_FINDERS] for first in range(_FINDERS)]
+        """A part of them on each of the store's threads: a task for each would cost as much again."""
+        parts = [session_ids[first::STORE_THREADS] for first in range(STORE_THREADS)]
         found = await asyncio.gather(
             *[self.committer.run(find_sessions, self.root, self.index.rows, part) for part in parts]
         )
