@@ -145,7 +145,7 @@ class Supervisor:
             recovery_context=lambda session_id: self._context(session_id, recovery),
             raise_generation=raise_generation,
             may_leave=self._may_leave,
-            on_opened=self._changed,
+            on_opened=self._opened,
             packer=self._packer,
         )
         self.reader = Reader(root, self.index, self._residents, self.committer, self.policy)
@@ -325,6 +325,17 @@ class Supervisor:
     def _next_pos(self) -> int:
         self._pos += 1
         return self._pos
+
+    def _opened(self, actor: Actor) -> None:
+        """Where it was only opened its row stays as it is, and is not saved again."""
+        row, end = self.index.rows.get(actor.session_id), actor.journal.end
+        is_same = row is not None and row.durable == (actor.seq, end.segment_first_seq, end.offset)
+        if row is None or not is_same or row.other_bytes != actor.journal.other_bytes:
+            self._changed(actor)
+            return
+        if self._is_started:
+            self._reconciler.reconcile(actor)
+        self._residents.use(actor)
 
     def _changed(self, actor: Actor) -> None:
         if actor.gen == self.generation:

@@ -258,6 +258,20 @@ async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, mon
                 await asyncio.sleep(0.001)
 
 
+async def test_a_session_that_is_only_looked_at_is_not_saved_again(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        for name in ("a", "b"):
+            await kernel.create(name)
+            await kernel.until_status(await kernel.submit("go", name), "completed", name)
+    before = (tmp_path / "daemon" / "index.jsonl").read_bytes()
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        await kernel.state("a")
+        assert kernel.supervisor.loaded_total == 1 and kernel.supervisor.index.unsaved() is None
+        await kernel.until_status(await kernel.submit("go", "b"), "completed", "b")
+    after = (tmp_path / "daemon" / "index.jsonl").read_bytes()
+    assert after.startswith(before) and [line[:4] for line in after[len(before) :].splitlines()] == [b'["b"']
+
+
 async def test_what_a_death_may_have_left_unsynced_is_durable_before_it_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
