@@ -39,7 +39,7 @@ from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.found import Found, find_sessions, is_owed
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, Loaded, summarize
-from kheish.runtime.ledger import Limits
+from kheish.runtime.ledger import Limits, concerns_others
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
@@ -182,7 +182,8 @@ class Supervisor:
             if row.session_id not in self.index.rows:
                 self.index.put(row)
                 rows.append(row)
-        self.budgets.load((row.session_id, row.share) for row in rows)
+        counted = self.index.rows.values() if self.budgets.ledger.sums_all else rows
+        self.budgets.load((row.session_id, row.share) for row in counted)
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
         self._in_background(self._begin_owed(list(self._residents)))
@@ -244,9 +245,7 @@ class Supervisor:
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
-        return self.index.load(
-            lambda row: row.is_owed or row.segment_first_seq > 1 or self.budgets.ledger.is_counted(row.share)
-        )
+        return self.index.load(lambda row: row.is_owed or row.segment_first_seq > 1 or concerns_others(row.share))
 
     async def drain(self, grace_ms: int) -> None:
         """Stops taking work and lets tool calls finish within the grace."""
