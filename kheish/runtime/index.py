@@ -45,6 +45,7 @@ class Glance(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     queued_run_ids: tuple[str, ...] = ()
     approval_ids: tuple[str, ...] = ()
     question_ids: tuple[str, ...] = ()
+    newest_run_id: str = ""
     is_owed: bool = False
     seq: int = 0
     gen: int = 0
@@ -79,10 +80,6 @@ class SessionSummary(Glance, kw_only=True, array_like=True, gc=False):
     def run_ids(self) -> list[str]:
         """Oldest first."""
         return self.runs.split()
-
-    @property
-    def newest_run_id(self) -> str:
-        return self.runs.rpartition(" ")[2]
 
     @property
     def durable(self) -> tuple[int, int, int] | None:
@@ -193,6 +190,7 @@ def summarize(
         active_run_id=state.active,
         active_status=status_of(state, run) if run else "",
         queued_run_ids=tuple(state.queue),
+        newest_run_id=next(reversed(state.runs), ""),
         runs=" ".join(state.runs),
         past_runs=state.past_runs,
         approval_ids=tuple(state.approvals),
