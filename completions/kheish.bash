@@ -13,7 +13,7 @@ _kheish() {
     case $COMP_CWORD in
         1) _kheish_words "run tui attach ps logs inbox approve deny answer wait cancel interrupt usage replay status doctor completion demo sessions runs approvals questions routes secrets runtime permissions daemon --help --version"; return ;;
         2) case ${COMP_WORDS[1]} in
-               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw interrupt rename compact end set-model set-mode budget verify vacuum export import --help"; return ;;
+               sessions) _kheish_words "create fork list get input events stream transcript queue edit move withdraw pause resume interrupt rename label labels compact end set-model set-mode budget verify vacuum export import --help"; return ;;
                runs) _kheish_words "list get why usage debug wait events stream cancel --help"; return ;;
                approvals) _kheish_words "list show allow deny allow-all deny-all --help"; return ;;
                questions) _kheish_words "list show answer decline --help"; return ;;
@@ -94,8 +94,12 @@ _kheish() {
                 "sessions edit") _kheish_words "--json --help" ;;
                 "sessions move") _kheish_words "--json --help" ;;
                 "sessions withdraw") _kheish_words "--json --help" ;;
+                "sessions pause") _kheish_words "--json --help" ;;
+                "sessions resume") _kheish_words "--json --help" ;;
                 "sessions interrupt") _kheish_words "-m --reason --json --help" ;;
                 "sessions rename") _kheish_words "--json --help" ;;
+                "sessions label") _kheish_words "--remove --json --help" ;;
+                "sessions labels") _kheish_words "--json --help" ;;
                 "sessions compact") _kheish_words "--json --help" ;;
                 "sessions end") _kheish_words "-m --reason --json --help" ;;
                 "sessions set-model") _kheish_words "--reset --json --help" ;;
@@ -186,8 +190,12 @@ _kheish() {
                "sessions edit") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions move") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions withdraw") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions pause") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions resume") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
                "sessions rename") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions label") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions labels") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions compact") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
                "sessions set-model") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;

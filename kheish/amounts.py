@@ -102,6 +102,12 @@ def used_of(view: BudgetView) -> str:
     return ", ".join(parts)
 
 
+def share_used(view: BudgetView) -> float:
+    """Of the limit that it is nearest to."""
+    limits, used = view["limit"], view["used"]
+    return max(((used[name] or 0) / limit for name in _EXAMPLES if (limit := limits[name])), default=1.0)
+
+
 def _parts(view: BudgetView) -> Iterator[str]:
     used, limit = view["used"], view["limit"]
     if (cost := limit["cost_usd"]) is not None:

@@ -118,6 +118,7 @@ class Tui(msgspec.Struct, forbid_unknown_fields=True):
 
     theme: str = "kheish-dark"
     vim: bool = False
+    readline: bool = False
     ascii: bool = False
     reduced_motion: bool = False
     mouse: bool = True

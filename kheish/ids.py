@@ -17,8 +17,13 @@ _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
 
 
-def _encode(value: int) -> str:
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+_RANDOM_BITS, _HALF_BITS = 80, 40
+_RANDOM, _HALF = (1 << _RANDOM_BITS) - 1, (1 << _HALF_BITS) - 1
+
+
+def _digits(value: int) -> str:
+    """The eight digits of 40 bits."""
+    return _PAIRS[value >> 30] + _PAIRS[value >> 20 & 1023] + _PAIRS[value >> 10 & 1023] + _PAIRS[value & 1023]
 
 
 _LOW_BITS = 10
@@ -33,20 +38,30 @@ class IdSource:
         self._lock = threading.Lock()
         self._last = 0
         self._drawn: list[bytes] = []
+        self._time_ms, self._time_digits = 0, "0" * 10
 
     def new(self, noun: str) -> str:
+        return f"{noun}_{self.ulid()}"
+
+    def ulid(self) -> str:
+        """An id without its noun."""
         now = time.time_ns() // 1_000_000
         with self._lock:
             if not self._drawn:  # for many ids at once: each draw hands the interpreter to another thread
                 random = os.urandom(_RANDOM_BYTES * _DRAWN_IDS)
                 self._drawn = [random[at : at + _RANDOM_BYTES] for at in range(0, len(random), _RANDOM_BYTES)]
-            value = now << 80 | int.from_bytes(self._drawn.pop(), "big")
-            value = max(value, (self._last >> _LOW_BITS) + 1 << _LOW_BITS)
+            value = now << _RANDOM_BITS | int.from_bytes(self._drawn.pop(), "big")
+            if value <= self._last:
+                value = (self._last >> _LOW_BITS) + 1 << _LOW_BITS
             self._last = value
-        return f"{noun}_{_encode(value)}"
+            if (time_ms := value >> _RANDOM_BITS) != self._time_ms:
+                self._time_ms, self._time_digits = time_ms, _PAIRS[time_ms >> _HALF_BITS] + _digits(time_ms & _HALF)
+            drawn = value & _RANDOM
+            return self._time_digits + _digits(drawn >> _HALF_BITS) + _digits(drawn & _HALF)
 
 
-new_id = IdSource().new
+_source = IdSource()
+new_id, new_ulid = _source.new, _source.ulid
 
 
 def time_of(id_: str) -> int | None:

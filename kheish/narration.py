@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kheish.client.views import Answer, Budget, BudgetBody, ContextCompacted, PlanItem, Standing
 
 WIDTH = 200
+READ_PER_COLUMN = 8
+"""Characters of a text; blanks, which become one, take more than they show."""
 PLAN_TOOL = "todo_write"
 BOXES = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 _WHY = {
@@ -51,18 +53,19 @@ def plan_of(arguments: dict[str, Any]) -> list[PlanItem]:
 
 
 def plan_text(plan: Sequence[PlanItem]) -> str:
-    """`3/7 write the tests`: how far a plan is, and what is done now or next; "" where there is none."""
-    if not plan:
-        return ""
-    at = plan_place(plan)
-    if at is None:
-        return f"{len(plan)}/{len(plan)} done"
-    done = sum(item["status"] == "completed" for item in plan)
-    return f"{done + 1}/{len(plan)} {plan[at]['content']}"
+    """`2/7 done, now: write the tests`: how far it is, and what is worked at or comes next; "" where there is none."""
+    if (at := plan_place(plan)) is None:
+        return plan_done(plan)
+    when = "now" if plan[at]["status"] == "in_progress" else "next"
+    return f"{plan_done(plan)}, {when}: {plan[at]['content']}"
+
+
+def plan_done(plan: Sequence[PlanItem]) -> str:
+    return f"{sum(item['status'] == 'completed' for item in plan)}/{len(plan)} done" if plan else ""
 
 
 def plan_place(plan: Sequence[PlanItem]) -> int | None:
-    """The item that is done now, or comes next; None where all is done."""
+    """The item that is worked at now, or comes next; None where all is done."""
     places = {item["status"]: i for i, item in reversed([*enumerate(plan)])}
     return places.get("in_progress", places.get("pending"))
 
@@ -86,7 +89,11 @@ def compaction_text(event: ContextCompacted) -> str:
 
 
 def _visible(text: str, width: int) -> str:
-    return cut(" ".join(expose("⏎ ".join(text.strip().splitlines())).split()), width)
+    """On one line; no more of the text is read than may be in sight."""
+    text = text.strip()
+    read = text[: READ_PER_COLUMN * width] if width else text
+    line = " ".join(expose("⏎ ".join(read.splitlines())).split())
+    return cut(line + "…" * (len(read) < len(text)), width)
 
 
 def account_text(standing: Standing) -> str:
@@ -141,6 +148,9 @@ class Renderer:
                 return f"its runs take {one_line(event['model']) or 'what the daemon does'}, set by {who}", "yellow"
             case "session.renamed":
                 return f"{who} gave it the title {one_line(event['title'])!r}", ""
+            case "record.labelled":
+                which, label = f"record {event['labelled_seq']}", one_line(event["label"])
+                return f"{who} labelled {which} {label!r}" if label else f"{who} took the label of {which} away", ""
             case "session.rule_added":
                 rule = event["rule"]
                 return f"rule added by {who}: {rule['behavior']} {rule['pattern']}", "yellow"
@@ -164,6 +174,10 @@ class Renderer:
                 return f"{who} changed the queued input: {one_line(event['text'], WIDTH)}", ""
             case "run.moved":
                 return f"{who} moved a queued input to place {event['position']}", ""
+            case "queue.paused":
+                return f"{who} paused the queue", "yellow"
+            case "queue.resumed":
+                return f"{who} let the queue go on", ""
             case "input.steered":
                 return f"{who} ({origin}) steers: {one_line(event['text'], WIDTH)}", "bold"
             case "run.completed":

@@ -54,6 +54,22 @@ def test_a_raise_is_of_what_is_used_up_unless_it_says_otherwise() -> None:
         assert list(amounts.read_raise(amounts.example(found), found)) == reached, "the example is one"
 
 
+@pytest.mark.parametrize(
+    ("limit", "used", "share"),
+    [
+        ({"tokens": 1_000}, {"tokens": 850}, 0.85),
+        ({"tokens": 1_000, "steps": 10}, {"tokens": 850, "steps": 9}, 0.9),
+        ({"cost_usd": 2.0}, {"cost_usd": 2.5, "tokens": 9}, 1.25),
+        ({"wall_ms": 100}, {}, 0.0),
+        ({"steps": 0}, {"steps": 0}, 1.0),
+    ],
+)
+def test_how_much_is_used_is_told_of_the_limit_that_is_nearest(limit: Any, used: Any, share: float) -> None:
+    nothing = dict.fromkeys(("cost_usd", "tokens", "steps", "wall_ms"))
+    view: Any = {"limit": {**nothing, **limit}, "used": {**nothing, **used}}
+    assert amounts.share_used(view) == share
+
+
 def test_nothing_said_is_no_budget() -> None:
     assert amounts.read_budget(cost=None, tokens=None, steps=None, time=None) is None
     assert amounts.read_budget(cost="1", tokens=None, steps="5", time=None) == {"cost_usd": 1.0, "steps": 5}

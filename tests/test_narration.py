@@ -32,6 +32,13 @@ def test_a_call_shows_what_matters_of_its_arguments() -> None:
     assert call_text("bash", {"command": "x" * 300}, 10) == "bash: xxxxxxxxx…"
 
 
+def test_of_a_long_call_no_more_is_read_than_is_in_sight_and_what_is_left_out_is_marked() -> None:
+    far_apart = "rm" + " " * 10_000 + "-rf /"
+    assert call_text("bash", {"command": far_apart}, 20) == "bash: rm…"
+    assert call_text("bash", {"command": far_apart}, 0) == "bash: rm -rf /"
+    assert call_text("other", {"x": "y" * 2_000_000}, 12) == 'other {"x": "yyyy…'
+
+
 def test_a_second_command_line_is_not_hidden_in_the_first() -> None:
     assert call_text("bash", {"command": "echo hello\nrm -rf ~"}) == "bash: echo hello⏎ rm -rf ~"
     assert call_text("bash", {"command": "echo \x1b[8mhidden"}) == "bash: echo \\x1b[8mhidden"
@@ -147,6 +154,21 @@ def test_another_model_of_a_session_says_which_and_by_whom() -> None:
     ]
 
 
+def test_who_pauses_a_queue_or_lets_it_go_on_is_told() -> None:
+    assert lines({"type": "queue.paused"}, {"type": "queue.resumed"}) == [
+        "user:1 paused the queue",
+        "user:1 let the queue go on",
+    ]
+
+
+def test_a_label_is_told_with_its_record_and_who_gave_or_took_it() -> None:
+    given = {"type": "record.labelled", "labelled_seq": 42, "label": "the\x1b[8m outage"}
+    assert lines(given, {**given, "label": ""}) == [
+        "user:1 labelled record 42 'the outage'",
+        "user:1 took the label of record 42 away",
+    ]
+
+
 def test_facts_without_interest_have_no_line() -> None:
     assert lines({"type": "model_call.started", "run_id": "run_1"}, {"type": "run.started", "run_id": "run_1"}) == []
 
@@ -161,14 +183,14 @@ def test_the_hint_of_a_question_is_the_command_that_answers_it() -> None:
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        (["pending", "pending"], "1/2 item 0"),
-        (["completed", "in_progress", "pending"], "2/3 item 1"),
-        (["completed", "pending", "in_progress"], "2/3 item 2"),
+        (["pending", "pending"], "0/2 done, next: item 0"),
+        (["completed", "in_progress", "pending"], "1/3 done, now: item 1"),
+        (["completed", "pending", "in_progress"], "1/3 done, now: item 2"),
         (["completed", "completed"], "2/2 done"),
         ([], ""),
     ],
 )
-def test_a_plan_is_told_by_its_place_and_what_is_done_now(states: list[str], said: str) -> None:
+def test_a_plan_is_told_by_how_much_is_done_and_what_is_worked_at(states: list[str], said: str) -> None:
     todos = [{"content": f"item {i}", "status": state} for i, state in enumerate(states)]
     assert call_text("todo_write", {"todos": todos}) == f"todo_write: {said}"
 
@@ -181,4 +203,4 @@ def test_a_plan_that_was_taken_is_one_line() -> None:
         {"type": "model_call.completed", "text": "", "tool_requests": [request]},
         {"type": "tool_call.started", **call},
         {"type": "tool_call.completed", "output": "[ ] look", **call},
-    ) == ["plan 1/1 look"]
+    ) == ["plan 0/1 done, next: look"]

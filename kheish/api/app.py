@@ -65,7 +65,8 @@ class App:
         return session_view(state, seq, self.supervisor.hub.attached_to(state.session_id), budget_view(standing))
 
     def run_view(self, state: State, run: Run) -> RunView:
-        return run_view(state, run, self.supervisor.budgets.outside(state.session_id))
+        budgets = self.supervisor.budgets
+        return run_view(state, run, budgets.outside(state.session_id), budgets.ledger.limits.session)
 
     def drain(self, reason: str) -> None:
         """Ends every stream with a `bye`, and whoever waits for a run."""

@@ -27,7 +27,7 @@ CODES: dict[int, tuple[str, ...]] = {
     404: (
         "endpoint_not_found", "session_not_found", "run_not_found", "approval_not_found", "question_not_found",
         "rule_not_found", "secret_not_found", "blob_not_found", "debug_artifact_not_found",
-        "route_not_found", "revision_not_found",
+        "route_not_found", "revision_not_found", "record_not_found",
     ),
     405: ("method_not_allowed",),
     408: ("request_timeout",),
@@ -36,7 +36,7 @@ CODES: dict[int, tuple[str, ...]] = {
         "run_state_conflict", "approval_state_conflict", "approval_digest_mismatch", "approval_policy_changed",
         "approval_denied", "edit_denied", "question_state_conflict", "ambiguous_id", "route_not_ready", "secret_in_use",
         "master_key_wrong", "master_key_given", "runtime_revision_conflict", "route_conflict", "route_in_use",
-        "route_not_added", "fork_boundary", "fork_too_large", "nothing_to_compact",
+        "route_not_added", "fork_boundary", "fork_too_large", "nothing_to_compact", "too_many_labels",
         "stale_generation", "too_many_subscribers",
     ),
     413: ("body_too_large",),

@@ -14,7 +14,7 @@ from kheish.cli.output import EXIT_INTERRUPTED, EXIT_WAITING, RUN_EXIT, fail, pa
 from kheish.cli.prompts import Prompt, echo
 from kheish.cli.questions import answer_hint
 from kheish.client import AsyncKheish
-from kheish.client.nouns import WAITING
+from kheish.client.nouns import WAITING, is_held
 from kheish.errors import KheishError
 from kheish.narration import Renderer
 from kheish.terminal import clean
@@ -131,6 +131,9 @@ class Follower:
                 if session["status"] in WAITING and session["active_run_id"] != self._run_id:
                     ahead = clean(session["active_run_id"])
                     self._tell(f"{self._run_id} stays queued: {ahead} waits for you; see `kheish inbox`")
+                    return self._finish(EXIT_WAITING)
+                if is_held(session):
+                    self._tell(f"{self._run_id} stays queued: the queue is paused")
                     return self._finish(EXIT_WAITING)
             self._ask_next()
         run = await self._client.runs.get(self._run_id)

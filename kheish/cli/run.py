@@ -84,6 +84,8 @@ def run(
 
 def _queued(view: SessionView, submitted: RunView) -> str:
     text = f"queued at position {submitted['queued_position']}"
+    if view["queue_paused"]:
+        return f"{text}; the queue is paused: `kheish sessions resume {clean(view['session_id'])}` lets it go on"
     if view["status"].startswith("waiting"):
         return f"{text} behind {view['active_run_id']}, which waits for you: see `kheish inbox`"
     return f"{text} behind {view['active_run_id']}" if view["active_run_id"] else text

@@ -109,6 +109,7 @@ def get(session_id: str | None, as_json: bool) -> int:
         ("runs", view["runs_total"]),
         ("active", view["active_run_id"]),
         ("queued", " ".join(view["queued_run_ids"])),
+        ("queue", "paused" if view["queue_paused"] else ""),
         ("budget", used_of(view["budget"]) if view["budget"] else ""),
         ("parent", view["parent_run_id"]),
         ("approvals", " ".join(view["pending_approval_ids"])),
@@ -250,10 +251,45 @@ def move(session_id: str, run_id: str, position: int, as_json: bool) -> int:
     return 0
 
 
+def pause(session_id: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.pause_queue(find_session(client, session_id))
+    _show(view, as_json, f"{view['session_id']}: its queue is paused")
+    return 0
+
+
+def resume(session_id: str, as_json: bool) -> int:
+    client = connect()
+    view = client.sessions.resume_queue(find_session(client, session_id))
+    _show(view, as_json, f"{view['session_id']}: its queue goes on")
+    return 0
+
+
 def rename(session_id: str, title: list[str], as_json: bool) -> int:
     client = connect()
     view = client.sessions.set_title(find_session(client, session_id), " ".join(title))
     _show(view, as_json, view["session_id"])
+    return 0
+
+
+def label(session_id: str, seq: int, text: list[str], remove: bool, as_json: bool) -> int:
+    if bool(text) == remove:
+        raise Invalid("cannot tell what to do: give the label, or --remove to take away the one that the record has")
+    client = connect()
+    view = client.sessions.label(find_session(client, session_id), seq, " ".join(text))
+    _show(view, as_json, f"{view['session_id']} at {seq}: {' '.join(text) or 'no label'}")
+    return 0
+
+
+def labels(session_id: str | None, as_json: bool) -> int:
+    client = connect()
+    rows = client.sessions.get(find_session(client, session_id))["labels"] or []
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        say("no record has a label; `kheish sessions label` gives one")
+    else:
+        print_table(("seq", "label"), [(row["seq"], row["label"]) for row in rows])
     return 0
 
 

@@ -249,12 +249,26 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     Param("position", kind=int, default=REQUIRED, at_least=1, help="Its place, from 1."), JSON),
             Command("withdraw", "sessions:withdraw",
                     "Withdraw a queued input.\n\nExample: kheish sessions withdraw review 01KB", _NAME, _ID, JSON),
+            Command("pause", "sessions:pause",
+                    "Let nothing of the queue start, nor what is yet to come, until `kheish sessions resume`. The "
+                    "active run goes on.\n\nExample: kheish sessions pause review", _NAME, JSON),
+            Command("resume", "sessions:resume",
+                    "Let the queue of a session go on.\n\nExample: kheish sessions resume review", _NAME, JSON),
             Command("interrupt", "runs:interrupt", "Stop the active run; the queue goes on.",
                     _arg("target", "The session; default: the one of this directory.", default=None), REASON, JSON),
             Command("rename", "sessions:rename",
                     "Give a session another title; its name stays.\n\nExample: kheish sessions rename review parser",
                     _NAME,
                     _arg("title", "The title.", many=True), JSON),
+            Command("label", "sessions:label",
+                    "Give a record of a session a label, a bookmark in its timeline that every client shows.\n\n"
+                    "Example: kheish sessions label review 42 'before the refactoring'", _NAME,
+                    Param("seq", kind=int, default=REQUIRED, at_least=1, help="The record's number."),
+                    _arg("text", "The label.", many=True, default=None),
+                    Param("remove", "--remove", kind=bool, help="Take its label away."), JSON),
+            Command("labels", "sessions:labels",
+                    "List the labels of a session's records.\n\nExample: kheish sessions labels review", _NAME_OR_HERE,
+                    JSON),
             Command("compact", "sessions:compact",
                     "Have the next model call preceded by a summary of what went before, which models are shown in its "
                     "place from then on. The journal and the transcript keep everything.\n\n"

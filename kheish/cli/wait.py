@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kheish.cli.output import EXIT_TIMEOUT, EXIT_WAITING, RUN_EXIT, print_json, say
 from kheish.cli.targets import connect, find_target
-from kheish.client.nouns import OVER, WAITING
+from kheish.client.nouns import OVER, WAITING, is_held
 from kheish.terminal import clean
 
 TYPE_CHECKING = False
@@ -24,10 +24,13 @@ def wait(target: str | None, until: str, timeout: float | None, as_json: bool) -
         error = view.get("error")
         if isinstance(error, dict):
             say(clean(error["message"]), "red")
-    if until == "blocked" and view["status"] == "queued":
+    if until == "blocked" and view["status"] in ("queued", "idle"):
         session = client.sessions.get(view["session_id"])
         if session["status"] in WAITING:
             say(f"{clean(session['active_run_id'])}, which goes before it, waits for a human: see `kheish inbox`")
+            return EXIT_WAITING
+        if is_held(session):
+            say(f"the queue of {clean(session['session_id'])} is paused: see `kheish sessions resume`")
             return EXIT_WAITING
     return exit_status(view, until)
 

@@ -73,6 +73,11 @@ OVER = ("completed", "failed", "interrupted", "cancelled", "idle", "ended")
 WAITING = ("waiting_for_approval", "waiting_for_user_question")
 
 
+def is_held(view: SessionView) -> bool:
+    """Whether a session would go on, were its queue not paused."""
+    return view["queue_paused"] and bool(view["queued_run_ids"]) and not view["active_run_id"]
+
+
 def _present(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -249,8 +254,8 @@ class Sessions(_Noun):
     def wait(
         self, session_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
     ) -> SessionView:
-        """The session once nothing is active or queued; with `blocked` also once it waits for a human. When the time is
-        over, as it is then."""
+        """The session once nothing is active or queued; with `blocked` also once it waits for a human, who may have
+        paused its queue. When the time is over, as it is then."""
         # The first look comes after the stream's `sync`, so that nothing falls between the look and the stream.
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         for event in self._client.events(session_id=session_id, cursor="tail", deadline_s=deadline_s):
@@ -258,7 +263,7 @@ class Sessions(_Noun):
                 view = self.get(session_id)
                 if view["status"] in OVER and not view["queued_run_ids"]:
                     return view
-                if view["status"] in WAITING and until == "blocked":
+                if until == "blocked" and (view["status"] in WAITING or is_held(view)):
                     return view
         return self.get(session_id)
 
@@ -294,6 +299,10 @@ class Sessions(_Noun):
     def set_title(self, session_id: str, title: str) -> SessionView:
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/title", body={"title": title})
 
+    def label(self, session_id: str, seq: int, label: str) -> SessionView:
+        """Gives a record of the session a label, a bookmark for people; an empty one takes it away."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/labels", body={"seq": seq, "label": label})
+
     def add_rule(self, session_id: str, pattern: str, behavior: Behavior) -> SessionView:
         """`pattern` is `tool` or `tool(main argument)`, with `*` wildcards."""
         body = {"pattern": pattern, "behavior": behavior}
@@ -302,6 +311,13 @@ class Sessions(_Noun):
     def compact(self, session_id: str) -> SessionView:
         """Has the next model call preceded by a compaction of what models are shown."""
         return self._send("POST", f"/v1/sessions/{segment(session_id)}/compact")
+
+    def pause_queue(self, session_id: str) -> SessionView:
+        """No queued run starts until it is resumed; the active one goes on."""
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/queue/pause")
+
+    def resume_queue(self, session_id: str) -> SessionView:
+        return self._send("POST", f"/v1/sessions/{segment(session_id)}/queue/resume")
 
     def edit_queued(self, session_id: str, run_id: str, content: str) -> RunView:
         """Changes the text of a queued input; `run_id` is whole."""
@@ -381,8 +397,8 @@ class Runs(_Noun):
     def wait(
         self, run_id: str, *, until: Literal["done", "blocked"] = "done", timeout_s: float | None = None
     ) -> RunView:
-        """The run once it is over; with `blocked` also once it, or the one before it in the queue, waits for a human.
-        When the time is over, as it is then."""
+        """The run once it is over; with `blocked` also once it, or the one before it in the queue, waits for a human,
+        or the queue is paused. When the time is over, as it is then."""
         # The first look comes after the stream's `sync`, so that nothing falls between the look and the stream.
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         for event in self._client.events(run_id=run_id, cursor="tail", deadline_s=deadline_s):
@@ -392,7 +408,7 @@ class Runs(_Noun):
                     return view
                 if view["status"] == "queued" and until == "blocked":
                     session = self._send("GET", f"/v1/sessions/{segment(view['session_id'])}")
-                    if session["status"] in WAITING:
+                    if session["status"] in WAITING or is_held(session):
                         return view
         return self.get(run_id)
 

@@ -490,6 +490,13 @@ class InterruptView(TypedDict):
     session: SessionView
 
 
+class LabelView(TypedDict):
+    """A bookmark in the session's timeline."""
+
+    seq: int
+    label: str
+
+
 class LimitsView(TypedDict):
     """Bounds that a client meets; each is the one of that name in the product."""
 
@@ -753,11 +760,29 @@ class QuestionWithdrawn(TypedDict):
     reason: str
 
 
+class QueuePaused(TypedDict):
+    """No queued run starts until the queue is resumed; the active one goes on."""
+
+    type: Literal["queue.paused"]
+
+
+class QueueResumed(TypedDict):
+    type: Literal["queue.resumed"]
+
+
 class Rate(TypedDict):
     """What a million tokens of a hop cost, as they are reckoned before a call."""
 
     input_usd: float
     output_usd: float
+
+
+class RecordLabelled(TypedDict):
+    """A person's bookmark in the session's timeline, in place of the one that the record had; "" takes it away."""
+
+    type: Literal["record.labelled"]
+    labelled_seq: int
+    label: str
 
 
 class RecordPage(TypedDict):
@@ -999,6 +1024,7 @@ class RunView(TypedDict):
     usage: UsageView
     error: RunError | None
     budget: BudgetView | None
+    budgets_nearly_used: list[BudgetView]
 
 
 class RuntimeSettings(TypedDict):
@@ -1140,6 +1166,9 @@ class SessionView(TypedDict):
     budget: BudgetView | None
     parent_run_id: str
     context: ContextView | None
+    labels: list[LabelView] | None
+    used: SpentView | None
+    queue_paused: bool
 
 
 class Spent(TypedDict):
@@ -1151,6 +1180,16 @@ class Spent(TypedDict):
     steps: NotRequired[int]
     wall_ms: NotRequired[int]
     unpriced_calls: NotRequired[int]
+
+
+class SpentView(TypedDict):
+    """`cost_usd` leaves out `unpriced_calls`, whose price nobody knows."""
+
+    cost_usd: float
+    tokens: int
+    steps: int
+    wall_ms: int
+    unpriced_calls: int
 
 
 class Standing(TypedDict):
@@ -1386,12 +1425,15 @@ AnyEvent = (
     | SessionModeChanged
     | SessionModelChanged
     | SessionRenamed
+    | RecordLabelled
     | SessionRuleAdded
     | SessionBudgetSet
     | SessionRecovered
     | RunSubmitted
     | RunEdited
     | RunMoved
+    | QueuePaused
+    | QueueResumed
     | RunStarted
     | InputSteered
     | InputEntered

@@ -98,6 +98,8 @@ def _combine(a: Budget, b: Budget, sign: int) -> Budget:
 
 
 def plus(a: Budget, b: Budget) -> Budget:
+    if a == NONE or b == NONE:
+        return b if a == NONE else a
     return _combine(a, b, 1)
 
 
@@ -181,8 +183,11 @@ def standing_of_session(state: State, default: Budget, outside: tuple[Outside, .
 
 def standings(state: State, run: Run, default: Budget, outside: tuple[Outside, ...]) -> list[Standing]:
     """Of all budgets that a run is kept within, the nearest first."""
-    own = [standing_of_run(state, run, outside), standing_of_session(state, default, outside)]
-    found = [standing for standing in own if standing.limit != NONE]
+    found = []
+    if run.budget != NONE:
+        found.append(standing_of_run(state, run, outside))
+    if state.budget != NONE or default != NONE:
+        found.append(standing_of_session(state, default, outside))
     for other in outside:
         if other.limit is not None and other.limit != NONE:
             is_day = other.account.startswith("day:")

@@ -92,6 +92,13 @@ class RenameSession(Command, tag="rename_session", frozen=True):
     title: str
 
 
+class LabelRecord(Command, tag="label_record", frozen=True):
+    """`seq` is one that the session has; without a label it loses the one that it had."""
+
+    seq: int
+    label: str
+
+
 class CompactContext(Command, tag="compact_context", frozen=True):
     """Before the next model call."""
 
@@ -132,6 +139,14 @@ class EditRun(Command, tag="edit_run", frozen=True):
 class MoveRun(Command, tag="move_run", frozen=True):
     run_id: str
     position: int
+
+
+class PauseQueue(Command, tag="pause_queue", frozen=True):
+    """Until `ResumeQueue`."""
+
+
+class ResumeQueue(Command, tag="resume_queue", frozen=True):
+    pass
 
 
 class WithdrawRun(Command, tag="withdraw_run", frozen=True):

@@ -254,6 +254,13 @@ class SessionRenamed(Event, tag="session.renamed", frozen=True):
     title: str
 
 
+class RecordLabelled(Event, tag="record.labelled", frozen=True):
+    """A person's bookmark in the session's timeline, in place of the one that the record had; "" takes it away."""
+
+    labelled_seq: int
+    label: str
+
+
 class SessionRuleAdded(Event, tag="session.rule_added", frozen=True):
     rule: Rule
 
@@ -317,6 +324,14 @@ class RunMoved(Event, tag="run.moved", frozen=True):
 
     run_id: str
     position: int
+
+
+class QueuePaused(Event, tag="queue.paused", frozen=True):
+    """No queued run starts until the queue is resumed; the active one goes on."""
+
+
+class QueueResumed(Event, tag="queue.resumed", frozen=True):
+    pass
 
 
 class RunStarted(Event, tag="run.started", frozen=True):
@@ -643,12 +658,15 @@ AnyEvent = (
     | SessionModeChanged
     | SessionModelChanged
     | SessionRenamed
+    | RecordLabelled
     | SessionRuleAdded
     | SessionBudgetSet
     | SessionRecovered
     | RunSubmitted
     | RunEdited
     | RunMoved
+    | QueuePaused
+    | QueueResumed
     | RunStarted
     | InputSteered
     | InputEntered

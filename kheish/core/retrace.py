@@ -269,6 +269,8 @@ FROM_COMMANDS: dict[str, Callable[[Events], Command | None]] = {
         run_id=_first(events, e.RunMoved).run_id, position=_first(events, e.RunMoved).position
     ),
     "withdraw_run": lambda events: c.WithdrawRun(run_id=_first(events, e.RunCancelled).run_id),
+    "pause_queue": lambda events: c.PauseQueue(),
+    "resume_queue": lambda events: c.ResumeQueue(),
     "cancel_run": lambda events: c.CancelRun(
         run_id=_first(events, e.RunCancelled).run_id, reason=_first(events, e.RunCancelled).reason
     ),

@@ -11,13 +11,24 @@ from typing import Literal
 from msgspec.structs import replace
 
 from kheish.core import budgets, compaction, tool_calls
-from kheish.core.commands import CancelRun, Context, EditRun, MoveRun, SubmitRun, WithdrawRun
+from kheish.core.commands import (
+    CancelRun,
+    Context,
+    EditRun,
+    MoveRun,
+    PauseQueue,
+    ResumeQueue,
+    SubmitRun,
+    WithdrawRun,
+)
 from kheish.core.draft import Draft
 from kheish.core.events import (
     ApprovalWithdrawn,
     InputEntered,
     InputSteered,
     QuestionWithdrawn,
+    QueuePaused,
+    QueueResumed,
     RunCancelled,
     RunCompleted,
     RunEdited,
@@ -131,6 +142,22 @@ def reorder(draft: Draft, command: MoveRun) -> str:
     return run.run_id
 
 
+def pause_queue(draft: Draft, command: PauseQueue) -> str:
+    draft.require_operator("pause the queue")
+    if draft.state.ended:
+        raise Conflict(f"cannot pause: session {draft.state.session_id} was ended", code="session_ended")
+    if not draft.state.queue_paused:
+        draft.emit(QueuePaused())
+    return draft.state.session_id
+
+
+def resume_queue(draft: Draft, command: ResumeQueue) -> str:
+    draft.require_operator("resume the queue")
+    if draft.state.queue_paused:
+        draft.emit(QueueResumed())
+    return draft.state.session_id
+
+
 def check_queued(run: Run, verb: str) -> None:
     """Raises Conflict."""
     if run.phase != "queued":
@@ -224,6 +251,14 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
 def on_moved(state: State, event: RunMoved, context: Context) -> None:
     state.queue.remove(event.run_id)
     state.queue.insert(event.position - 1, event.run_id)
+
+
+def on_queue_paused(state: State, event: QueuePaused, context: Context) -> None:
+    state.queue_paused = True
+
+
+def on_queue_resumed(state: State, event: QueueResumed, context: Context) -> None:
+    state.queue_paused = False
 
 
 def on_edited(state: State, event: RunEdited, context: Context) -> None:

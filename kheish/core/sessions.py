@@ -13,6 +13,7 @@ from kheish.core.commands import (
     CreateSession,
     EndSession,
     InterruptSession,
+    LabelRecord,
     RenameSession,
     SetMode,
     SetModel,
@@ -20,6 +21,7 @@ from kheish.core.commands import (
 from kheish.core.draft import Draft
 from kheish.core.events import (
     Mode,
+    RecordLabelled,
     SessionCreated,
     SessionEnded,
     SessionForked,
@@ -32,6 +34,7 @@ from kheish.core.events import (
 from kheish.core.permissions import parse_pattern
 from kheish.core.state import State
 from kheish.errors import Conflict, Invalid
+from kheish.limits import RECORD_LABELS_MAX
 
 
 def create(draft: Draft, command: CreateSession) -> str:
@@ -111,6 +114,18 @@ def rename(draft: Draft, command: RenameSession) -> str:
     return draft.state.session_id
 
 
+def label_record(draft: Draft, command: LabelRecord) -> str:
+    state, label = draft.state, " ".join(command.label.split())
+    if label and command.seq not in state.labels and len(state.labels) >= RECORD_LABELS_MAX:
+        raise Conflict(
+            f"cannot label record {command.seq}: {RECORD_LABELS_MAX} records have a label; take one away first",
+            code="too_many_labels",
+        )
+    if label != state.labels.get(command.seq, ""):
+        draft.emit(RecordLabelled(labelled_seq=command.seq, label=label))
+    return state.session_id
+
+
 def add_rule(draft: Draft, command: AddRule) -> str:
     draft.require_operator("add a permission rule")
     parse_pattern(command.rule.pattern, command.rule.behavior)
@@ -150,6 +165,13 @@ def on_model_changed(state: State, event: SessionModelChanged, context: Context)
 
 def on_renamed(state: State, event: SessionRenamed, context: Context) -> None:
     state.title = event.title
+
+
+def on_record_labelled(state: State, event: RecordLabelled, context: Context) -> None:
+    if event.label:
+        state.labels[event.labelled_seq] = event.label
+    else:
+        state.labels.pop(event.labelled_seq, None)
 
 
 def on_rule_added(state: State, event: SessionRuleAdded, context: Context) -> None:

@@ -231,11 +231,15 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     ordinal: int = 0
     """Replies of models in the session."""
     rules: list[Rule] = []
+    labels: dict[int, str] = {}
+    """Of records, by their seq."""
     runs: dict[str, Run] = {}
     """As they were submitted: those that are not over, and the newest FINISHED_RUNS_KEPT that are."""
     past_runs: int = 0
     """Runs that were over and left."""
     queue: list[str] = []
+    queue_paused: bool = False
+    """No run of it starts."""
     active: str = ""
     entered: list[Message] = []
     """What entered the transcript since the fold or the fork began. The transcript is as long as the journal, which has
@@ -281,7 +285,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         forked.runs, forked.keys, forked.processes = self.runs.copy(), self.keys.copy(), self.processes.copy()
         forked.approvals, forked.questions = self.approvals.copy(), self.questions.copy()
         forked.settled, forked.budget_notes = self.settled.copy(), self.budget_notes.copy()
-        forked.shown = self.shown[:]
+        forked.shown, forked.labels = self.shown[:], self.labels.copy()
         return forked
 
     @property

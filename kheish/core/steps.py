@@ -15,7 +15,7 @@ def advance(draft: Draft) -> bool:
     state = draft.state
     run = state.active_run
     if run is None:
-        if not state.queue or state.ended:
+        if not state.queue or state.queue_paused or state.ended:
             return False
         limits = dict(draft.settings.tool_limits)
         draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms, tool_limits=limits))

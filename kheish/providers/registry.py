@@ -80,6 +80,8 @@ class Routes:
         self._stamp: tuple[int, int, dict[str, RouteFields]] | None = None
         self._file: RouteTable | None = None
         self._local: tuple[float, RouteTable | None] = (float("-inf"), None)
+        self._made: tuple[RouteTable | None, RuntimeSettings, RouteTable] | None = None
+        """The last table, and what it was made of."""
         self._reveal = reveal
         self._open: dict[str, tuple[Route, str, Provider]] = {}
         self._opening = asyncio.Lock()
@@ -91,19 +93,9 @@ class Routes:
         settings = settings or self._runtime()
         overlay = _read_overlay(settings)
         chosen = await self._base(settings.routes, overlay)
-        base = chosen or RouteTable({}, next(iter(overlay), "rehearsal"), "built in")
-        added = {route_id: route for route_id, route in BUILT_IN.items() if route_id not in base.routes}
-        sources = dict.fromkeys(added, "built in")
-        for route_id in overlay:
-            sources[route_id] = RUNTIME + (f", instead of {base.source}" if route_id in base.routes else "")
-        table = RouteTable(
-            {**base.routes, **overlay, **{k: v for k, v in added.items() if k not in overlay}},
-            base.default_route,
-            base.source,
-            base.chains,
-            sources,
-        )
-        return _with_default(table, settings.model) if settings.model else table
+        if self._made is None or self._made[:2] != (chosen, settings):
+            self._made = chosen, settings, _whole(chosen, settings, overlay)
+        return self._made[2]
 
     async def _base(self, fields: dict[str, RouteFields], overlay: Mapping[str, Route]) -> RouteTable | None:
         """What there is besides what was set while the daemon runs, the built-in routes aside."""
@@ -400,6 +392,23 @@ def _read_overlay(settings: RuntimeSettings) -> dict[str, Route]:
                 f"cannot use route {route_id}: {fault.reason}; `kheish routes remove {route_id}`", code="invalid_routes"
             ) from fault
     return overlay
+
+
+def _whole(chosen: RouteTable | None, settings: RuntimeSettings, overlay: Mapping[str, Route]) -> RouteTable:
+    """What was chosen, what was set while the daemon runs, and what is built in."""
+    base = chosen or RouteTable({}, next(iter(overlay), "rehearsal"), "built in")
+    added = {route_id: route for route_id, route in BUILT_IN.items() if route_id not in base.routes}
+    sources = dict.fromkeys(added, "built in")
+    for route_id in overlay:
+        sources[route_id] = RUNTIME + (f", instead of {base.source}" if route_id in base.routes else "")
+    table = RouteTable(
+        {**base.routes, **overlay, **{k: v for k, v in added.items() if k not in overlay}},
+        base.default_route,
+        base.source,
+        base.chains,
+        sources,
+    )
+    return _with_default(table, settings.model) if settings.model else table
 
 
 def _with_default(table: RouteTable, kept: str) -> RouteTable:

@@ -29,6 +29,8 @@ class Circuits:
         self._circuits: dict[tuple[str, str], Circuit] = {}
 
     def cooling(self, at_ms: int) -> tuple[Cooling, ...]:
+        if not self._circuits:
+            return ()
         return tuple(
             Cooling(route=route, model=model, code=circuit.code, until_ms=circuit.until_ms)
             for (route, model), circuit in self._circuits.items()

@@ -43,6 +43,7 @@ class Glance(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     active_run_id: str = ""
     active_status: str = ""
     queued_run_ids: tuple[str, ...] = ()
+    queue_paused: bool = False
     approval_ids: tuple[str, ...] = ()
     question_ids: tuple[str, ...] = ()
     newest_run_id: str = ""
@@ -191,6 +192,7 @@ def summarize(
         active_status=status_of(state, run) if run else "",
         queued_run_ids=tuple(state.queue),
         newest_run_id=next(reversed(state.runs), ""),
+        queue_paused=state.queue_paused,
         runs=" ".join(state.runs),
         past_runs=state.past_runs,
         approval_ids=tuple(state.approvals),

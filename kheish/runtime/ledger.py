@@ -115,6 +115,8 @@ class Ledger:
 
     def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
         """What a decision of a session needs to know of budgets beyond it."""
+        if not (self._parents or self._noted or self.sums_all):
+            return ()
         return tuple(other for other in self._outside(session_id, day) if other != Outside(account=other.account))
 
     def full(self, day: str) -> set[str]:

@@ -87,7 +87,10 @@ class Reconciler:
     def reconcile(self, actor: Actor) -> None:
         if self._stopped:
             return
-        owed = {effect.effect_id: effect for effect in pending(actor.state)}
+        effects = pending(actor.state)
+        if not effects and actor.session_id not in self._handles:
+            return
+        owed = {effect.effect_id: effect for effect in effects}
         handles = self._handles.setdefault(actor.session_id, {})
         for effect_id, handle in list(handles.items()):
             if effect_id in owed or handle.task is None:

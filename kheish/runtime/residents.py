@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -53,7 +55,7 @@ class Residents:
         self._may_leave = may_leave
         self._on_opened = on_opened
         self._packer = packer
-        self._actors: dict[str, Actor] = {}
+        self._actors: OrderedDict[str, Actor] = OrderedDict()
         """In the order of the last use."""
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
@@ -93,6 +95,8 @@ class Residents:
         if self._actors.get(actor.session_id) is not actor:
             return
         self._touch(actor)
+        if len(self._actors) > SESSIONS_LOADED_MAX:
+            self._make_room()
         if self._unload_timer is None:
             self._unload_idle()
 
@@ -101,6 +105,11 @@ class Residents:
         log.error("session %s is read-only: %s", session_id, error.message)
         row = self._index.rows.get(session_id) or SessionSummary(session_id=session_id)
         self._index.put(msgspec.structs.replace(row, problem=error.message, is_owed=False))
+
+    def drop(self, actor: Actor) -> None:
+        """The session could not be made: whoever asks next tries anew."""
+        if self._actors.get(actor.session_id) is actor:
+            del self._actors[actor.session_id]
 
     async def close(self) -> None:
         """Puts every session away."""
@@ -142,7 +151,6 @@ class Residents:
             raise
         self._actors[session_id] = actor
         self.use(actor)
-        self._make_room()
         if state.session_id:
             self._on_opened(actor)
 
@@ -169,7 +177,7 @@ class Residents:
     def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
         if is_new:
             with contextlib.suppress(Conflict):
-                return SessionDir.create_and_open(self._root, session_id), State()
+                return SessionDir.new(self._root, session_id), State()
         row = self._index.rows.get(session_id)
         durable = row.durable if row is not None else None
         opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)
@@ -182,8 +190,8 @@ class Residents:
     # -- putting away --------------------------------------------------------------------------------------------
 
     def _make_room(self) -> None:
-        """After a session was loaded: puts away those that were not used for the longest, while there are too many. The
-        one just loaded stands last, and stays."""
+        """Puts away those that were not used for the longest, while there are too many. The one just used stands last,
+        and stays."""
         for actor in list(islice(self._actors.values(), _MAKE_ROOM_LOOKS))[: len(self._actors) - 1]:
             if len(self._actors) <= SESSIONS_LOADED_MAX:
                 return
@@ -193,9 +201,8 @@ class Residents:
                 self._touch(actor)
 
     def _touch(self, actor: Actor) -> None:
-        del self._actors[actor.session_id]
-        self._actors[actor.session_id] = actor
-        actor.used_at_s = asyncio.get_running_loop().time()
+        self._actors.move_to_end(actor.session_id)
+        actor.used_at_s = time.monotonic()
 
     def _unload_idle(self) -> None:
         """Puts away what nobody has used for long and nothing keeps busy, and comes again when the next one is due."""

@@ -28,7 +28,7 @@ from kheish.errors import (
     Poisoned,
     StoreError,
 )
-from kheish.ids import new_id
+from kheish.ids import new_ulid
 from kheish.limits import (
     INDEX_SAVE_DELAY_MS,
 )
@@ -289,6 +289,11 @@ class Supervisor:
         try:
             return await actor.submit(command, lambda: self._context(session_id, caller, key, body_digest))
         except Poisoned as error:
+            if why := actor.journal.unmade:
+                self._residents.drop(actor)
+                raise StoreError(
+                    f"cannot create session {session_id}: {why}; see to the disk and try again", code="disk_failed"
+                ) from error
             self._trouble(actor, error)
             raise
 
@@ -309,7 +314,7 @@ class Supervisor:
         at_ms = self.clock.now_ms()
         return Context(
             at_ms=at_ms,
-            id_base=new_id("x").partition("_")[2],
+            id_base=new_ulid(),
             generation=self.generation,
             principal=caller.principal,
             origin=caller.origin,

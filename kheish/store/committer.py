@@ -1,8 +1,9 @@
-"""Group commit: one thread takes whatever is waiting, makes it durable, and wakes all who wait.
+"""Group commit: a few threads make records durable, each those of one journal at a time.
 
-There is no timer: while one batch is being synced the next one gathers by itself, and an idle committer sleeps. A
-batch with records of several journals syncs them side by side. This small interface is all that the kernel knows of
-how records become durable.
+There is no timer and no round: what comes for a journal that is being synced is written with the next sync of that
+journal, and no journal waits for another's. An idle thread sleeps. What is durable is told in the order of appending,
+whichever sync ended first, so that the records of all journals are published in one order. This small interface is all
+that the kernel knows of how records become durable.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
-from typing import NamedTuple, TypeVar
+from queue import SimpleQueue
+from typing import TypeVar
 
 from kheish.errors import Poisoned, StoreError
-from kheish.limits import COMMIT_BATCH_BYTES_MAX, SYNC_THREADS
+from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE, SYNC_THREADS
 from kheish.store.journal import Framed, Journal
 
 T = TypeVar("T")
@@ -28,14 +30,14 @@ Tell = Callable[[Poisoned | None], None]
 """Is told on the event loop that a record is durable, or why it is not."""
 
 
-class _Waiting(NamedTuple):
-    journal: Journal
-    framed: Framed
-    tell: Tell
+class _Waiting:
+    __slots__ = ("error", "framed", "is_done", "tell")
 
-
-_Group = tuple[Journal, list[Framed]]
-_Result = tuple[Tell, Poisoned | None]
+    def __init__(self, framed: Framed, tell: Tell) -> None:
+        self.framed = framed
+        self.tell = tell
+        self.error: Poisoned | None = None
+        self.is_done = False
 
 
 class Committer:
@@ -43,23 +45,35 @@ class Committer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
-        """What is to be committed; None: nothing comes any more."""
-        self._held: _Waiting | None = None
+        self._lock = threading.Lock()
+        self._waiting: dict[Journal, list[_Waiting]] = {}
+        """What is to be written, by journal; a journal is here as long as a thread has it or is to take it."""
+        self._journals: SimpleQueue[Journal | None] = SimpleQueue()
+        """Those that no thread has taken yet; None ends a thread."""
+        self._order: deque[_Waiting] = deque()
+        """What was not told yet, in the order of appending."""
+        self._is_woken = False
         self._closing = False
-        self._groups: SimpleQueue[_Group | None] = SimpleQueue()
-        """Records of one journal each, of the batch that is being committed; None ends a thread."""
-        self._committed: SimpleQueue[None] = SimpleQueue()
-        self._helpers: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
         self._workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="kheish-store")
-        self._thread = threading.Thread(target=self._work, name="kheish-commit", daemon=True)
-        self._thread.start()
+        self._begin_thread()
 
     def append(self, journal: Journal, framed: Framed, tell: Tell) -> None:
         """Makes a record durable, and tells, in the order of appending."""
         if self._closing:
             raise StoreError("cannot append: the store is closed", code="store_closed")
-        self._waiting.put(_Waiting(journal, framed, tell))
+        waiting = _Waiting(framed, tell)
+        self._order.append(waiting)
+        with self._lock:
+            if (others := self._waiting.get(journal)) is not None:
+                others.append(waiting)
+                return
+            self._waiting[journal] = [waiting]
+            is_short = len(self._threads) < min(len(self._waiting), SYNC_THREADS)
+        self._journals.put(journal)
+        if is_short:
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: those that there are do it all
+                self._begin_thread()
 
     def run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Run other blocking store work (open, read, checkpoint, blob) so that it does not delay commits."""
@@ -68,87 +82,76 @@ class Committer:
     async def close(self) -> None:
         """Make everything that waits durable, finish running work, and end the threads."""
         self._closing = True
-        self._waiting.put(None)
         await self._loop.run_in_executor(None, self._join)
+        while self._order and self._order[0].is_done:
+            self._tell_done()
 
     def _join(self) -> None:
-        self._thread.join()
-        for _ in self._helpers:
-            self._groups.put(None)
-        for helper in self._helpers:
-            helper.join()
+        for _ in self._threads:
+            self._journals.put(None)
+        for thread in self._threads:
+            thread.join()
         self._workers.shutdown()
 
-    def _tell_all(self, results: list[_Result]) -> None:
-        """Each by itself: one that fails keeps nobody else waiting."""
-        for tell, error in results:
-            self._loop.call_soon(tell, error)
+    def _begin_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"kheish-commit_{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
-    # -- on the committer's thread ----------------------------------------------------------------------------------
+    def _tell_done(self) -> None:
+        """A few at a time, and each by itself: one that fails keeps nobody else waiting."""
+        self._is_woken = False
+        for _ in range(COMMITS_TOLD_AT_ONCE):
+            if not (self._order and self._order[0].is_done):
+                return
+            waiting = self._order.popleft()
+            try:
+                waiting.tell(waiting.error)
+            except Exception as error:
+                self._loop.call_exception_handler({"message": "cannot tell of a commit", "exception": error})
+        self._loop.call_soon(self._tell_done)
+
+    # -- on the committer's threads ---------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while batch := self._take():
-            results = self._commit(batch)
-            with contextlib.suppress(RuntimeError):  # the loop is closed and nobody waits any more
-                self._loop.call_soon_threadsafe(self._tell_all, results)
+        while (journal := self._journals.get()) is not None:
+            while batch := self._take(journal):
+                _commit(journal, batch)
+                self._wake()
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch, or an empty one when the committer is closed and drained."""
-        batch: list[_Waiting] = []
-        size = 0
-        waiting = self._held or self._waiting.get()
-        self._held = None
-        while waiting is not None:
-            size += len(waiting.framed.line)
-            if batch and size > COMMIT_BATCH_BYTES_MAX:
-                self._held = waiting
-                return batch
-            batch.append(waiting)
-            if self._waiting.empty():
-                return batch
-            waiting = self._waiting.get()
-        if batch:
-            self._waiting.put(None)
-        return batch
+    def _take(self, journal: Journal) -> list[_Waiting]:
+        """The next records of a journal; none, and the journal is let go."""
+        with self._lock:
+            waiting = self._waiting[journal]
+            if not waiting:
+                del self._waiting[journal]
+                return []
+            size = 0
+            for count, each in enumerate(waiting):
+                size += len(each.framed.line)
+                if count and size > COMMIT_BATCH_BYTES_MAX:
+                    break
+            else:
+                count = len(waiting)
+            self._waiting[journal] = waiting[count:]
+            return waiting[:count]
 
-    def _commit(self, batch: list[_Waiting]) -> list[_Result]:
-        groups: dict[Journal, list[Framed]] = {}
-        for waiting in batch:
-            groups.setdefault(waiting.journal, []).append(waiting.framed)
-        if len(groups) == 1:
-            _commit_group(*groups.popitem())
-        else:
-            self._commit_side_by_side(groups)
-        return [
-            (tell, None if framed.seq <= journal.durable_seq else journal.poison("it was not written"))
-            for journal, framed, tell in batch
-        ]
-
-    def _commit_side_by_side(self, groups: dict[Journal, list[Framed]]) -> None:
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: those that there are do it all
-            while len(self._helpers) < min(len(groups), SYNC_THREADS) - 1:
-                helper = threading.Thread(target=self._help, name=f"kheish-sync_{len(self._helpers)}", daemon=True)
-                helper.start()
-                self._helpers.append(helper)
-        for group in groups.items():
-            self._groups.put(group)
-        with contextlib.suppress(Empty):
-            while (group_left := self._groups.get_nowait()) is not None:
-                _commit_group(*group_left)
-                self._committed.put(None)
-        for _ in groups:
-            self._committed.get()
-
-    def _help(self) -> None:
-        while (group := self._groups.get()) is not None:
-            _commit_group(*group)
-            self._committed.put(None)
+    def _wake(self) -> None:
+        """Has the loop tell what may be told. The thread of what others wait behind does it for them."""
+        with contextlib.suppress(IndexError, RuntimeError):  # it was told already; or the loop is closed
+            if self._order[0].is_done and not self._is_woken:
+                self._is_woken = True
+                self._loop.call_soon_threadsafe(self._tell_done)
 
 
-def _commit_group(journal: Journal, records: list[Framed]) -> None:
+def _commit(journal: Journal, batch: list[_Waiting]) -> None:
     try:
-        journal.commit(records)
+        journal.commit([waiting.framed for waiting in batch])
     except Poisoned:
         pass  # the journal remembers, and `durable_seq` tells which records made it
     except Exception as error:  # a fault of ours must not leave anybody waiting for ever
         journal.poison(repr(error))
+    for waiting in batch:
+        if waiting.framed.seq > journal.durable_seq:
+            waiting.error = journal.poison("it was not written")
+        waiting.is_done = True

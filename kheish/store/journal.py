@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,8 @@ class Framed(NamedTuple):
 
 
 class Journal:
-    """One open session; made by `SessionDir.open`. Holds the session's lock until `close`."""
+    """One open session; made by `SessionDir.open`, or by `SessionDir.new` with a `begin`, which makes the session with
+    its first records. Holds the session's lock until `close`."""
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Journal:
         index: OffsetIndex,
         lock: SessionLock | None = None,
         other_bytes: int = 0,
+        begin: Callable[[bytes], SessionLock] | None = None,
     ) -> None:
         self.directory = directory
         self.session_id = header.session
@@ -97,9 +99,12 @@ class Journal:
         self._offset = position.offset
         self.other_bytes = other_bytes
         """What the session's other files took when it was opened, and the segments that were closed since."""
+        self._begin = begin
         # Each write goes on where the last one ended: a file is left for another once a write to it has failed.
-        self._fd = os.open(directory / segment_name(header.first_seq), _WRITE_FLAGS)
-        os.lseek(self._fd, position.offset, os.SEEK_SET)
+        self._fd = -1
+        if begin is None:
+            self._fd = os.open(directory / segment_name(header.first_seq), _WRITE_FLAGS)
+            os.lseek(self._fd, position.offset, os.SEEK_SET)
 
     @property
     def next_seq(self) -> int:
@@ -124,6 +129,11 @@ class Journal:
     @property
     def is_poisoned(self) -> bool:
         return bool(self._failure)
+
+    @property
+    def unmade(self) -> str:
+        """Why the session could not be made, if it could not."""
+        return self._failure if self._begin is not None else ""
 
     def frame(self, at: int, gen: int, pos: int, by: dict[str, Any], events_json: bytes) -> Framed:
         """The next record, from a JSON array of events; the caller hands it to the committer, in this order.
@@ -168,6 +178,8 @@ class Journal:
         try:
             self._append(records)
         except OSError as error:
+            if self._begin is not None:
+                raise self.poison(error.strerror or str(error)) from error
             try:
                 self._recover([record for record in records if record.seq > self._durable.seq])
             except OSError as again:
@@ -180,11 +192,15 @@ class Journal:
 
     def read(self, from_seq: int = 1, limit: int | None = None, until_seq: int | None = None) -> Iterator[Record]:
         """Durable records, from any thread, through this journal's index of offsets."""
+        if not self.durable_seq:
+            return iter(())
         until = self.durable_seq if until_seq is None else min(until_seq, self.durable_seq)
         return read_records(self.directory, from_seq, limit, until, self.index)
 
     def read_before(self, seq: int, count: int) -> list[Record]:
         """The `count` durable records before `seq`, oldest first."""
+        if not self.durable_seq:
+            return []
         return read_before(self.directory, min(seq, self.durable_seq + 1), count, self.index)
 
     def locate(self, seq: int) -> Position:
@@ -215,7 +231,7 @@ class Journal:
     def _append(self, records: Sequence[Framed]) -> None:
         start = 0
         for at, record in enumerate(records):
-            if record.header_line is not None and record.header is not None:
+            if record.header is not None and record.header_line is not None:
                 self._flush(records[start:at])
                 self._begin_segment(record.header_line, record.header)
                 start = at
@@ -226,8 +242,12 @@ class Journal:
         if not records:
             return
         data = b"".join([record.line for record in records])
-        atomic.write_all(self._fd, data)
-        atomic.sync_data(self._fd)
+        if self._begin is not None:
+            self._lock, self._begin = self._begin(data), None
+            self._switch(self.directory / segment_name(1), self._header, self._offset)
+        else:
+            atomic.write_all(self._fd, data)
+            atomic.sync_data(self._fd)
         self._note(records)
 
     def _begin_segment(self, line: bytes, header: Header) -> None:

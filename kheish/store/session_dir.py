@@ -86,21 +86,19 @@ class SessionDir:
     """The ways into a session's directory."""
 
     @staticmethod
-    def create(root: Path, session_id: str) -> Path:
-        """Make an empty session, durably and all at once. Raises Conflict `session_exists`."""
-        return _create(root, session_id)[0]
+    def new(root: Path, session_id: str) -> Opened:
+        """A session that is made with its first records, durably and all at once. Raises Conflict `session_exists`."""
+        path = session_path(root, session_id)
+        if os.path.lexists(path):
+            raise session_exists(session_id)
+        line, header = frame_header(session_id, 1, 1, ZERO_CHAIN)
 
-    @staticmethod
-    def create_and_open(root: Path, session_id: str) -> Opened:
-        """The same, without reading back what was just made. Raises Conflict `session_exists` or `session_locked`."""
-        path, header, position = _create(root, session_id)
-        lock = _lock(path)
-        try:
-            journal = Journal(path, header, position, OffsetIndex(), lock)
-        except BaseException:
-            lock.release()
-            raise
-        return Opened(None, 0, [], [], journal)
+        def begin(records: bytes) -> SessionLock:
+            _make(path, line + records)
+            return _lock(path)
+
+        position = Position(0, 1, len(line), header.first_prev, 0)
+        return Opened(None, 0, [], [], Journal(path, header, position, OffsetIndex(), begin=begin))
 
     @staticmethod
     def open(root: Path, session_id: str, *, reducer: int, durable: tuple[int, int, int] | None = None) -> Opened:
@@ -137,20 +135,18 @@ def make_sessions_dir(root: Path) -> None:
     atomic.make_private_dir(sessions_dir(root))
 
 
-def _create(root: Path, session_id: str) -> tuple[Path, Header, Position]:
-    path = session_path(root, session_id)
+def _make(path: Path, data: bytes) -> None:
+    """A session whose first segment holds this. Raises Conflict `session_exists`."""
     if os.path.lexists(path):
-        raise session_exists(session_id)
-    building = unfinished_path(root, session_id)
-    line, header = frame_header(session_id, 1, 1, ZERO_CHAIN)
+        raise session_exists(path.name)
+    building = unfinished_path(path.parent.parent, path.name)
     try:
         _make_building(building)
-        atomic.create_file(building / segment_name(1), line)
+        atomic.create_file(building / segment_name(1), data)
         publish(building, path)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return path, header, Position(0, 1, len(line), header.first_prev, 0)
 
 
 def _make_building(building: Path) -> None:

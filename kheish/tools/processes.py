@@ -67,12 +67,13 @@ def is_alive(process: Process) -> bool:
 
 
 def is_descendant(pid: int, ancestor: int) -> bool:
-    """Whether `pid` is `ancestor` or one of its descendants now."""
+    """Whether `pid` is `ancestor` or one of its descendants now. What is older than it has it above itself nowhere."""
+    first = _read_row(ancestor)
     for _ in range(256):
         if pid == ancestor:
             return True
         row = _read_row(pid) if pid > 0 else None
-        if row is None:
+        if row is None or (first is not None and row.start_ticks < first.start_ticks):
             return False
         pid = row.ppid
     return False

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,23 +17,27 @@ from textual.binding import Binding
 from textual.command import Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.timer import Timer
 
-from kheish.client import AsyncKheish, SessionPage, StatusView
+from kheish.client import AsyncKheish, SessionPage, StatusView, StreamEvent
 from kheish.config import Tui
 from kheish.errors import KheishError
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
 from kheish.tui.link import Arrived, Connected, Disconnected, Link
+from kheish.tui.links import open_command
 from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
-from kheish.tui.notices import Notices
-from kheish.tui.preferences import problems_of
+from kheish.tui.notices import Notices, run_aside
+from kheish.tui.preferences import keymap_of, problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
 from kheish.tui.widgets.banner import Banner
 
 SESSIONS_SHOWN_MAX = 1_000
 LEAVE_TWICE_S = 3.0
+BUDGETS_DELAY_S = 0.2
+_MOVE_BUDGETS = {"run.started", "budget.warned", "session.budget_set"}
 _KEEP_WORK_OUT = ("disk_low", "quota_exceeded", "quota_near")
 
 
@@ -64,10 +70,11 @@ class KheishApp(App[int]):
         self._leaves_at_s = float("-inf")
         self._banner = ("", 0.0, False)
         self._is_other_version = False
+        self._budgets_timer: Timer | None = None
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = settings.theme if settings.theme in self.available_themes else THEMES[0].name
-        self.set_keymap(settings.keys)
+        self.set_keymap(keymap_of(settings))
         if settings.reduced_motion:
             self.animation_level = "none"
 
@@ -121,11 +128,31 @@ class KheishApp(App[int]):
         for event in message.events:
             if event.event == "record" and (row := self.board.apply(event.data)) is not None:
                 rows[row.session_id] = row
+        if self._budgets_timer is None and any(map(self._moves_budgets, message.events)):
+            self._budgets_timer = self.set_timer(
+                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_budgets(), name="budgets", group="budgets")
+            )
         self.notices.arrived(message.events)
         for screen in self._screens():
             screen.arrived(message.events)
             if rows:
                 screen.board_changed(list(rows.values()))
+
+    def _moves_budgets(self, event: StreamEvent) -> bool:
+        """Whether a budget may be near its limit now, or no more, or another share of it is used."""
+        if event.event != "record":
+            return False
+        types = {told["type"] for told in event.data["events"]}
+        row = self.board.rows.get(event.data["session_id"])
+        is_near = row is not None and bool(row.budgets)
+        return bool(types & _MOVE_BUDGETS) or (is_near and bool(types & {"model_call.completed", "approval.resolved"}))
+
+    async def _look_at_budgets(self) -> None:
+        self._budgets_timer = None
+        with contextlib.suppress(KheishError):
+            rows = self.board.load_budgets(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
+            for screen in self._screens():
+                screen.board_changed(rows)
 
     async def _load_board(self) -> None:
         known = set(self.board.rows)
@@ -226,6 +253,15 @@ class KheishApp(App[int]):
             from kheish.tui.screens.approval import Approval
 
             self.push_screen(Approval(request_id))
+
+    def open_link(self, url: str) -> None:
+        """In the browser of the desktop; where there is none the address is copied."""
+        command = open_command(url, os.environ, sys.platform, shutil.which)
+        if command:
+            run_aside(command)
+        else:
+            self.copy_to_clipboard(url)
+        self.notify(f"{'opens' if command else 'copied'} {one_line(url, 200)}", markup=False, timeout=4)
 
     # -- actions of the application ------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from kheish.tui.code import (
     strip_of_row,
     wrapped,
 )
+from kheish.tui.links import URL
 from kheish.tui.look import Look
 
 if TYPE_CHECKING:
@@ -54,13 +55,12 @@ COLUMN_MIN, GAP = 8, 2
 _FENCE = re.compile(r"(`{3,}(?=[^`]*$)|~{3,}) *(.*)")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)]) +\S")
 _HEADING = re.compile(r"#{1,6} ")
-_URL = re.compile(r"(https?://[^\s<>\"'`)\]]+)")
 _BREAK = re.compile(r"<br ?/?>")
 _TASK = re.compile(r"\[([ xX])\] ")
 INDENT = 2
 """Of code."""
 _INDENT = (" " * INDENT, Style.null())
-_BOLD, _ITALIC, _STRIKE = Style(bold=True), Style(italic=True), Style(strike=True)
+_BOLD, _ITALIC, _STRIKE, _UNDERLINE = Style(bold=True), Style(italic=True), Style(strike=True), Style(underline=True)
 
 
 class Blocks:
@@ -441,7 +441,7 @@ class _Page:
                         if i:
                             line = []
                             lines.append(line)
-                        for j, word in enumerate(_URL.split(piece) if "://" in piece else [piece]):
+                        for j, word in enumerate(URL.split(piece) if "://" in piece else [piece]):
                             put(word, styles[-1] + look.link if j % 2 else styles[-1])
                 case "softbreak" | "hardbreak":
                     line = []
@@ -462,7 +462,8 @@ class _Page:
                     url, start = links.pop()
                     label = "".join(text for text, _ in line[start:])
                     if url.removeprefix("mailto:") != label:
-                        put(f" ({url})", look.dim)
+                        for j, part in enumerate(URL.split(f" ({url})")):
+                            put(part, look.dim + _UNDERLINE if j % 2 else look.dim)
                 case "image":
                     put(token.content, styles[-1] + look.link)
                     put(f" ({token.attrs.get('src', '')})", look.dim)

@@ -85,6 +85,12 @@ def folds(text: str, width: int) -> Sequence[int]:
         return range(0, len(text) or 1, width)
     if len(text) > MEASURED_CHARS_MAX:
         return range(0, len(text), max(1, width // 2))
+    return _measured_folds(text, width)
+
+
+@lru_cache(maxsize=16)
+def _measured_folds(text: str, width: int) -> Sequence[int]:
+    """Each line asks for those of the text that it is a part of."""
     found, at, column = [0], 0, 0
     for after, columns in clusters(text):
         if column + columns > width and column:

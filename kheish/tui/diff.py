@@ -16,7 +16,6 @@ from textual.strip import Strip
 
 from kheish.terminal import expose
 from kheish.tui.code import (
-    COLOURED_CHARS_MAX,
     MARK_COLUMNS,
     TAB_COLUMNS,
     Row,
@@ -35,8 +34,9 @@ NUMBERS_WIDTH_MIN = 60
 CONTEXT_LINES = 3
 COMPARED_MAX = 1_000_000
 """Lines before times lines after that are compared; what is larger is shown as replaced."""
-COLOURED_LINES = 64
-"""Of long code, that are coloured together."""
+COLOURED_TOGETHER_CHARS_MAX = 2_000
+COLOURED_LINES = 32
+"""Of longer code, that are coloured together."""
 KEPT_LINES_MAX = 2_000
 NO_NEWLINE = "\\ No newline at end of file"
 
@@ -255,7 +255,7 @@ class _Colours:
         self._signs, self._without = signs, without
         self._language = language
         self._look = look
-        self._together = len(lines) if sum(map(len, lines)) <= COLOURED_CHARS_MAX else COLOURED_LINES
+        self._together = len(lines) if sum(map(len, lines)) <= COLOURED_TOGETHER_CHARS_MAX else COLOURED_LINES
         self._known: dict[int, list[Row]] = {}
 
     def row(self, index: int) -> Row:

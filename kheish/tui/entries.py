@@ -29,6 +29,18 @@ def drawings_of(entry: Entry) -> list[Drawing]:
     return [Drawing(entry, i, text, is_last=i == len(texts) - 1) for i, text in enumerate(texts)]
 
 
+def text_of(entry: Entry) -> str:
+    """All that was said in it."""
+    match entry:
+        case Reply():
+            return f"{entry.reasoning}\n{entry.text}"
+        case Call():
+            return f"{entry.arguments.get('command', '')}\n{entry.output}"
+        case Said() | Note():
+            return entry.text
+    return ""
+
+
 class Drawing:
     """The lines of one entry, or of a part of its text, kept until the entry, the width or the look is another.
     `is_expanded`: with all of what is folded otherwise."""
@@ -174,8 +186,9 @@ def call_style(call: Call, look: Look) -> Style:
 
 def _draw_call(call: Call, width: int, look: Look, is_expanded: bool, now_ms: int) -> list[Strip]:
     mark = look.marks.waiting if call.phase in ("waiting", "uncertain") else look.marks.call
-    tool, what = one_line(call.tool, 40), call_detail(call.tool, call.arguments)
+    tool = one_line(call.tool, 40)
     room = width - INDENT - len(tool) - 2
+    what = call_detail(call.tool, call.arguments, 0 if is_expanded else 2 * width)
     lines = wrap(what, room) if is_expanded else [cut_columns(what.split("\n")[0], room, look.marks.ellipsis)]
     found = [strip_of((f"{mark} ", call_style(call, look)), (tool, look.strong), (f" {lines[0]}", look.text))]
     found += [strip_of((" " * (INDENT + len(tool) + 1) + line, look.text)) for line in lines[1:]]

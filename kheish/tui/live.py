@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from kheish.client import AnyEvent, DeltaView, InboxView, RecordView, RunView, SessionView
+from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
 from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
 
 if TYPE_CHECKING:
+    from kheish.client import SpentView
     from kheish.client.views import PlanItem
 
 Need = Literal["needs you", "working", "queued", "done"]
@@ -49,6 +50,8 @@ class Row:
         self.is_ended = False
         self.problem = ""
         self.queue: list[str] = []
+        self.is_paused = False
+        """No queued run starts."""
         self.asks: dict[str, dict[str, Any]] = {}
         self.model = ""
         self.step = 0
@@ -56,6 +59,8 @@ class Row:
         """Of the active run, or of the last one while it was looked at."""
         self.planned: dict[str, list[PlanItem]] = {}
         """What becomes the plan when the call that says so is done."""
+        self.budgets: list[BudgetView] = []
+        """Those of which the active run has used most, as the daemon said last."""
         self.tokens = 0
         self.since_ms = 0
         self.seq = 0
@@ -71,7 +76,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """A word: what it waits for, `running`, `queued`, how the last run ended, `idle` or `ended`."""
+        """A word: what it waits for, `running`, `queued`, `paused`, how the last run ended, `idle` or `ended`."""
         if self.problem:
             return "read-only"
         if self.asks:
@@ -80,7 +85,7 @@ class Row:
         if self.active:
             return "running"
         if self.queue:
-            return "queued"
+            return "paused" if self.is_paused else "queued"
         return "ended" if self.is_ended else self.last_status or "idle"
 
     @property
@@ -107,6 +112,7 @@ class Board:
             row.cwd, row.title, row.mode = view["cwd"], view["title"], view["permission_mode"]
             row.headline, row.active = view["headline"], view["active_run_id"]
             row.queue, row.is_ended = list(view["queued_run_ids"]), view["ended"]
+            row.is_paused = view.get("queue_paused", False)
             row.problem, row.since_ms = view["problem"], view["updated_at_ms"]
             row.asks = {id_: row.asks.get(id_, {}) for id_ in _waiting_ids(view)}
         for ask in sorted([*inbox["approvals"], *inbox["questions"]], key=lambda a: a["requested_at_ms"]):
@@ -121,6 +127,15 @@ class Board:
                 row.model = f"{run['request']['provider']}/{run['request']['model']}"
                 row.step, row.tokens = run["step"], run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
                 row.plan = run.get("plan", [])
+        self.load_budgets(runs)
+
+    def load_budgets(self, runs: Iterable[RunView]) -> list[Row]:
+        """What the active runs have used; the rows that changed."""
+        near = {run["run_id"]: run.get("budgets_nearly_used", []) for run in runs}
+        changed = [row for row in self.rows.values() if row.budgets != near.get(row.active, [])]
+        for row in changed:
+            row.budgets = near.get(row.active, [])
+        return changed
 
     def drop(self, session_ids: Iterable[str]) -> None:
         """Sessions that are there no more."""
@@ -160,6 +175,8 @@ class Board:
                 self._runs[event["run_id"]] = f"{event['route']}/{event['model']}"
                 if not row.active:
                     row.since_ms = at_ms
+            case "queue.paused" | "queue.resumed":
+                row.is_paused = event["type"] == "queue.paused"
             case "run.moved":
                 row.queue = [run_id for run_id in row.queue if run_id != event["run_id"]]
                 row.queue.insert(event["position"] - 1, event["run_id"])
@@ -167,10 +184,10 @@ class Board:
                 row.active, row.step, row.tokens, row.since_ms = event["run_id"], 0, 0, at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != row.active]
                 row.model = self._runs.pop(row.active, row.model)
-                row.plan, row.planned = [], {}
+                row.plan, row.planned, row.budgets = [], {}, []
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 if event["run_id"] == row.active:
-                    row.active = ""
+                    row.active, row.budgets = "", []
                     row.last_status, row.since_ms = OVER[event["type"]], at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != event["run_id"]]
             case "model_call.started":
@@ -303,6 +320,29 @@ class Compacted(Entry):
         self.text, self.summary = compaction_text(event), event.get("summary", "")
 
 
+class Spending:
+    """What a session used in all: as the daemon said it at a seq, and by what was told since."""
+
+    def __init__(self) -> None:
+        self.tokens = self.unpriced_calls = self._seq = 0
+        self.cost_usd = 0.0
+
+    def load(self, used: SpentView, seq: int) -> None:
+        self.tokens, self.cost_usd, self.unpriced_calls = used["tokens"], used["cost_usd"], used["unpriced_calls"]
+        self._seq = seq
+
+    def apply(self, record: RecordView) -> None:
+        if record["seq"] <= self._seq:
+            return
+        self._seq = record["seq"]
+        for event in record["events"]:
+            if event["type"] in ("model_call.completed", "model_call.retrying", "model_call.failed"):
+                tokens, cost_usd = _tokens_of(event.get("usage", {})), event.get("cost_usd")
+                self.tokens += tokens
+                self.cost_usd += cost_usd or 0.0
+                self.unpriced_calls += tokens > 0 and cost_usd is None
+
+
 class Queued:
     """An input that waits: for its turn, or, steered, for the active run's next safe boundary."""
 
@@ -346,6 +386,8 @@ class Conversation:
         """The model call that is under way."""
         self._heard_late = ""
         """The model call of whose live text the beginning was missed."""
+        self._summary_call = ""
+        """The newest model call that was for a summary."""
         self._inputs: dict[str, tuple[RecordView, AnyEvent]] = {}
         self._routes: dict[str, str] = {}
         self._started_ms: dict[str, int] = {}
@@ -468,6 +510,10 @@ class Conversation:
                 for queued in self.queue:
                     if queued.id == event["run_id"]:
                         queued.text = event["text"]
+            case "queue.paused":
+                self._note(record, change, f"queue paused by {who}", "warning")
+            case "queue.resumed":
+                self._note(record, change, f"{who} let the queue go on")
             case "run.moved":
                 moved = [q for q in self.queue if q.id == event["run_id"]]
                 rest = [q for q in self.queue if q.id != event["run_id"]]
@@ -559,6 +605,8 @@ class Conversation:
             case "model_call.started":
                 self.step = event["step"]
                 self._calling, self._heard_late = event["model_call_id"], ""
+                if event.get("purpose", "reply") == "summary":
+                    self._summary_call = event["model_call_id"]
                 way = event.get("route", ""), event.get("model", "")
                 self.window_tokens = max(0, self._windows.get(way, self.window_tokens))
                 if event["attempt"] > 1:
@@ -572,6 +620,8 @@ class Conversation:
                 self._note(record, change, f"{who} asked for a compaction before the next model call")
             case "model_call.failed" if event["code"] == "nothing_to_compact":
                 self._note(record, change, f"no summary: {event['message']}")
+            case "model_call.failed" if event["model_call_id"] == self._summary_call:
+                self._note(record, change, f"no summary: {event['code']}: {event['message']}", "warning")
             case "context.compacted":
                 self.context_tokens = event["tokens_after"]
                 self._add(Compacted(seq, at_ms, event), change)
@@ -678,7 +728,7 @@ class Conversation:
         usage = event.get("usage", {})
         for name in self.usage:
             self.usage[name] += usage.get(name, 0)
-        return sum(usage.get(name, 0) for name in self.usage)
+        return _tokens_of(usage)
 
     def _drop_partial(self, model_call_id: str, change: Change) -> None:
         """The text of an attempt that came to nothing is no part of the transcript; that of the next comes below."""
@@ -703,6 +753,11 @@ class Conversation:
                 asked.answers.append((question.get("question", ""), text))
             asked.answer = "answered"
         _touch(asked, change)
+
+
+def _tokens_of(usage: Any) -> int:
+    names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    return sum(usage.get(name, 0) for name in names)
 
 
 def _touch(entry: Entry, change: Change) -> None:

@@ -30,16 +30,17 @@ class Marks(NamedTuple):
     rule: str
     below: str
     ellipsis: str
+    label: str
 
 
 UNICODE = Marks(
     user="\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}", reply="●", thought="✻", call="●", note="·",
     done="✓", failed="✗", waiting="◆", running="●", queued="○", idle="·", bar="▌",
-    rule="─", below="↓", ellipsis="…",
+    rule="─", below="↓", ellipsis="…", label="⚑",
 )  # fmt: skip
 ASCII = Marks(
     user=">", reply="*", thought="~", call="*", note="-", done="+", failed="x", waiting="!", running="*", queued="o",
-    idle="-", bar="|", rule="-", below="v", ellipsis="~",
+    idle="-", bar="|", rule="-", below="v", ellipsis="~", label="#",
 )  # fmt: skip
 
 

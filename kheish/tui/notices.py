@@ -137,7 +137,7 @@ class Notices:
         self._environment = environment
         self._platform = platform
         self._clock = clock
-        self._run = run or _run
+        self._run = run or run_aside
         self._has_focus = True
         self._seen: deque[str] = deque(maxlen=SEEN_KEPT)
         self._pending: list[tuple[config.Notice, News]] = []
@@ -220,7 +220,7 @@ class Notices:
             self._title = ""
 
 
-def _run(command: list[str]) -> None:
+def run_aside(command: list[str]) -> None:
     """Nobody waits for it."""
     import subprocess
     import threading

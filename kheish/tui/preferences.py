@@ -14,6 +14,14 @@ from kheish.config import FILE_NAME, Config, Tui, load_config
 from kheish.errors import Invalid
 from kheish.tui.actions import ACTIONS, Action
 
+READLINE = {"session.aside": "f6", "session.run": "f7", "session.expand": "f8", "session.queue_focus": "f9"}
+"""Where the place to write has Ctrl+B, D, E and U as a shell's line has them, their actions are on other keys."""
+
+
+def keymap_of(settings: Tui) -> dict[str, str]:
+    """The keys that are others than those of the table."""
+    return {**READLINE, **settings.keys} if settings.readline else dict(settings.keys)
+
 
 def keep(directory: Path, place: tuple[str, ...], value: str | bool | None) -> None:
     """Sets a key below `[tui]`; None takes it out, so that the default holds. Raises Invalid."""
@@ -55,9 +63,10 @@ def problems_of(settings: Tui, themes: Iterable[str]) -> list[str]:
         found.append(f"config.toml: there is no theme {settings.theme!r}")
     known = {action.id for action in ACTIONS}
     found += [f"config.toml: there is no action {id_!r} to bind a key to" for id_ in settings.keys if id_ not in known]
+    keys = keymap_of(settings)
     for action in ACTIONS:
-        for key in keys_of(action, settings.keys) if action.id in settings.keys else ():
-            if other := taken_by(action, key, settings.keys):
+        for key in keys_of(action, keys) if action.id in settings.keys else ():
+            if other := taken_by(action, key, keys):
                 found.append(f"config.toml: {key} is a key of {action.id!r} and of {other.id!r}")
     return found
 

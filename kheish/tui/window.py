@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -23,8 +23,8 @@ WARM = 30
 SCANNED_MAX = 4_000
 """Records that are read for one page where a filter leaves most of them out."""
 
-Filter = Literal["all", "no tools", "only mine", "decisions"]
-FILTERS: tuple[Filter, ...] = ("all", "no tools", "only mine", "decisions")
+Filter = Literal["all", "no tools", "only mine", "decisions", "labelled"]
+FILTERS: tuple[Filter, ...] = ("all", "no tools", "only mine", "decisions", "labelled")
 DECISIONS = ("approval.", "question.", "tool_call.decided", "session.mode_changed", "session.rule_added")
 STRONGEST = ("red", "yellow", "green", "bold", "cyan", "", "dim")
 
@@ -33,6 +33,8 @@ _REQUEST = re.compile(r"^(asks|waits for [a-z (]+[a-z)])? ?(?:approval|question)
 
 Read = Callable[[int, int], Awaitable[RecordPage]]
 """(after this seq, at most so many)."""
+Labels = Mapping[int, str]
+"""Of records, by their seq."""
 
 
 class Line(NamedTuple):
@@ -47,8 +49,10 @@ class Line(NamedTuple):
         return self.record["seq"]
 
 
-def is_shown(record: RecordView, by: Filter, me: str) -> bool:
+def is_shown(record: RecordView, by: Filter, me: str, labels: Labels) -> bool:
     """`me` is the principal of the person."""
+    if by == "labelled":
+        return record["seq"] in labels
     if by == "only mine":
         return record["by"]["principal"] == me
     if by == "decisions":
@@ -88,12 +92,14 @@ def _plain(event: AnyEvent, renderer: Renderer) -> str:
 
 
 class Window:
-    """`lines` are those of the records from `first_seq` to `last_seq` that the filter shows."""
+    """`lines` are those of the records from `first_seq` to `last_seq` that the filter shows. `labels` are looked at as
+    they are then."""
 
-    def __init__(self, read: Read, by: Filter = "all", me: str = "") -> None:
+    def __init__(self, read: Read, by: Filter = "all", me: str = "", labels: Labels | None = None) -> None:
         self._read = read
         self.by = by
         self._me = me
+        self._labels = {} if labels is None else labels
         self._clear(0)
 
     def _clear(self, after: int) -> None:
@@ -109,24 +115,36 @@ class Window:
         await self.older()
 
     async def open_end(self, last_seq: int) -> None:
-        """`last_seq`, as far as it is known; what came since is read too."""
+        """`last_seq`, as far as it is known; what came since is read too. Goes back until there is a line."""
         self._clear(last_seq)
         await self.older()
         await self.newer()
+        while not self.lines and await self.older():
+            pass
+
+    def _is_shown(self, record: RecordView) -> bool:
+        return is_shown(record, self.by, self._me, self._labels)
+
+    def _skip_back(self, seq: int) -> int:
+        """Where reading back from `seq` goes on: for labels alone what lies between them is passed over."""
+        if self.by != "labelled":
+            return seq
+        return 1 + max((labelled for labelled in self._labels if labelled < seq), default=0)
 
     async def older(self) -> bool:
         """Reads a page before the first record; whether there was anything."""
         found: list[Line] = []
-        goal, lowest = self.first_seq, self.first_seq
-        while lowest > 1 and len(found) < PAGE and goal - lowest < SCANNED_MAX:
+        goal, lowest, scanned = self.first_seq, self._skip_back(self.first_seq), 0
+        while lowest > 1 and len(found) < PAGE and scanned < SCANNED_MAX:
             start = max(0, lowest - 1 - PAGE)
             renderer = Renderer()
             page = [r async for r in self._range(max(0, start - WARM), lowest - 1)]
             lines = [line_of(record, renderer) for record in page]
-            found[:0] = [line for line in lines if line.seq > start and is_shown(line.record, self.by, self._me)]
+            found[:0] = [line for line in lines if line.seq > start and self._is_shown(line.record)]
             if lowest == goal == self.last_seq + 1:
                 self._renderer = renderer
-            lowest = start + 1
+            scanned += lowest - 1 - start
+            lowest = self._skip_back(start + 1)
         if goal != self.first_seq:
             return False
         self.first_seq = lowest
@@ -165,7 +183,7 @@ class Window:
     def _append(self, record: RecordView) -> bool:
         line = line_of(record, self._renderer)
         self.last_seq = record["seq"]
-        if not is_shown(record, self.by, self._me):
+        if not self._is_shown(record):
             return False
         self.lines.append(line)
         if len(self.lines) > WINDOW:
@@ -206,16 +224,16 @@ class Window:
             for start in reversed(pages) if backwards else pages:
                 renderer = Renderer()
                 page = [r async for r in self._range(start, min(start + PAGE, until))]
-                matches = [r["seq"] for r in page if _holds(r, renderer, wanted)]
+                matches = [r["seq"] for r in page if self._holds(r, renderer, wanted)]
                 if matches:
                     return matches[-1 if backwards else 0]
         return 0
 
-
-def _holds(record: RecordView, renderer: Renderer, wanted: str) -> bool:
-    if wanted in line_of(record, renderer).text.casefold():
-        return True
-    return wanted in clean(json.dumps(record["events"], ensure_ascii=False)).casefold()
+    def _holds(self, record: RecordView, renderer: Renderer, wanted: str) -> bool:
+        said = self._labels.get(record["seq"], ""), line_of(record, renderer).text
+        if any(wanted in text.casefold() for text in said):
+            return True
+        return wanted in clean(json.dumps(record["events"], ensure_ascii=False)).casefold()
 
 
 class Goal(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from kheish.core.budgets import DIMENSIONS, NANO, NONE, left_of, standing_of_run
+from kheish.core.budgets import DIMENSIONS, NANO, NONE, is_nearly_used, left_of, standing_of_run, standings
 from kheish.core.commands import Outside
 from kheish.core.events import Budget, Dimension, Spent, Standing
 from kheish.core.state import Run, State
@@ -35,6 +35,16 @@ class AmountsView(View, frozen=True):
     tokens: int | None = None
     steps: int | None = None
     wall_ms: int | None = None
+
+
+class SpentView(View, frozen=True):
+    """`cost_usd` leaves out `unpriced_calls`, whose price nobody knows."""
+
+    cost_usd: float
+    tokens: int
+    steps: int
+    wall_ms: int
+    unpriced_calls: int
 
 
 class BudgetView(View, frozen=True):
@@ -84,6 +94,21 @@ def run_budget_view(state: State, run: Run, outside: tuple[Outside, ...]) -> Bud
         if place >= len(run.rates) or run.rates[place] is None
     ]
     return budget_view(standing_of_run(state, run, outside), unpriced if run.budget.cost_usd is not None else [])
+
+
+def nearly_used_views(state: State, run: Run, default: Budget, outside: tuple[Outside, ...]) -> list[BudgetView]:
+    found = standings(state, run, default, outside) if run.run_id == state.active else []
+    return [view for standing in found if is_nearly_used(standing) and (view := budget_view(standing))]
+
+
+def spent_view(spent: Spent) -> SpentView:
+    return SpentView(
+        cost_usd=spent.cost_nanousd / NANO,
+        tokens=spent.tokens,
+        steps=spent.steps,
+        wall_ms=spent.wall_ms,
+        unpriced_calls=spent.unpriced_calls,
+    )
 
 
 def _amounts(spent: Spent) -> AmountsView:

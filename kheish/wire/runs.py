@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import msgspec
 
 from kheish.core.commands import Outside
-from kheish.core.events import Attachment, Delivery, Hop, OnBudget
+from kheish.core.events import NO_BUDGET, Attachment, Budget, Delivery, Hop, OnBudget
 from kheish.core.plans import PlanItem
 from kheish.core.state import Run, RunStatus, State, status_of
 from kheish.core.why import Attempt
 from kheish.limits import INPUT_CHARS_MAX, QUEUED_RUNS_MAX
 from kheish.wire.approvals import ApprovalView, approval_view
 from kheish.wire.body import Body, View
-from kheish.wire.budgets import BudgetBody, BudgetView, run_budget_view
+from kheish.wire.budgets import BudgetBody, BudgetView, nearly_used_views, run_budget_view
 from kheish.wire.questions import QuestionView, question_view
 
 PREVIEW_CHARS = 200
@@ -133,10 +133,12 @@ class RunView(View, frozen=True):
     usage: UsageView
     error: RunError | None
     budget: BudgetView | None = None
+    budgets_nearly_used: list[BudgetView] = []
+    """Of all that the active run is kept within, the nearest first."""
 
 
-def run_view(state: State, run: Run, outside: tuple[Outside, ...] = ()) -> RunView:
-    """`outside` is what other sessions make of its budget."""
+def run_view(state: State, run: Run, outside: tuple[Outside, ...] = (), session_budget: Budget = NO_BUDGET) -> RunView:
+    """`outside` is what other sessions make of its budgets, `session_budget` the daemon's default."""
     approvals = [a for a in state.approvals.values() if a.run_id == run.run_id]
     questions = [q for q in state.questions.values() if q.run_id == run.run_id]
     position = None
@@ -176,4 +178,5 @@ def run_view(state: State, run: Run, outside: tuple[Outside, ...] = ()) -> RunVi
         usage=UsageView(**msgspec.structs.asdict(run.usage)),
         error=RunError(code=run.error_code, message=run.error_message) if run.error_code else None,
         budget=run_budget_view(state, run, outside),
+        budgets_nearly_used=nearly_used_views(state, run, session_budget, outside),
     )

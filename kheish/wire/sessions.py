@@ -10,9 +10,9 @@ import msgspec
 from kheish.core.compaction import context_tokens, is_estimate
 from kheish.core.events import AssistantMessage, Message, Mode, ToolMessage, UserMessage
 from kheish.core.state import Run, State, last_run_status, status_of
-from kheish.limits import PAGE_BYTES_MAX
+from kheish.limits import PAGE_BYTES_MAX, RECORD_LABEL_CHARS_MAX
 from kheish.wire.body import Body, OptionalSession, View
-from kheish.wire.budgets import BudgetView
+from kheish.wire.budgets import BudgetView, SpentView, spent_view
 from kheish.wire.permissions import RuleView, rule_view
 
 TITLE_CHARS_MAX = 200
@@ -56,6 +56,20 @@ class SetModel(Body, frozen=True):
 
 class SetTitle(Body, frozen=True):
     title: Annotated[str, msgspec.Meta(max_length=TITLE_CHARS_MAX)]
+
+
+class LabelRecord(Body, frozen=True):
+    """`seq` is a record of the session; an empty `label` takes away the one that it has."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1)]
+    label: Annotated[str, msgspec.Meta(max_length=RECORD_LABEL_CHARS_MAX)]
+
+
+class LabelView(View, frozen=True):
+    """A bookmark in the session's timeline."""
+
+    seq: int
+    label: str
 
 
 class ContextView(View, frozen=True):
@@ -104,6 +118,12 @@ class SessionView(View, frozen=True):
     """The run whose process made it, and for whose budget it counts, too."""
     context: ContextView | None = None
     """Likewise."""
+    labels: list[LabelView] | None = None
+    """Of its records, by their seq; likewise."""
+    used: SpentView | None = None
+    """By all its runs; likewise."""
+    queue_paused: bool = False
+    """No queued run starts."""
 
 
 class MessageView(View, frozen=True):
@@ -165,6 +185,9 @@ def session_view(state: State, seq: int, attached: int = 0, budget: BudgetView |
         budget=budget,
         parent_run_id=state.parent_run_id,
         context=context_view(state, latest),
+        labels=[LabelView(seq=labelled, label=label) for labelled, label in sorted(state.labels.items())],
+        used=spent_view(state.used),
+        queue_paused=state.queue_paused,
     )
 
 

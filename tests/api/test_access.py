@@ -74,7 +74,7 @@ def test_what_a_run_started_reads_and_submits_and_decides_nothing(
 ) -> None:
     daemon, _, _ = victim
     run_id, found = trespass(victim, how, environment)
-    assert len(found) == 16
+    assert len(found) == 18
     assert found == {name: "done" if name in ALLOWED else "403 operator_required" for name in found}
     still_waits(daemon)
     by = [record["by"] for record in daemon.records("quiet") if record["by"].get("command") == "submit_run"][-1]

@@ -12,6 +12,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,7 +164,8 @@ def test_ten_thousand_requests_of_garbage_do_no_harm(api: DaemonProcess) -> None
     chance = random.Random(SEED)
     statuses: dict[int, int] = {}
     log = api.state / "daemon" / "daemon.log"
-    logged = log.read_bytes()
+    while not (logged := log.read_bytes()):  # what it says of its start is written beside it
+        time.sleep(0.01)
     for _ in range(200):
         with contextlib.ExitStack() as stack:
             batch = [stack.enter_context(connect(api)) for _ in range(50)]

@@ -111,7 +111,15 @@ def test_the_view_of_a_session_agrees_with_its_row_in_the_list(api: DaemonProces
     row = next(row for row in ask(api, "GET", "/v1/sessions?limit=1000").json if row["session_id"] == "agree")
     assert view["rules"] == [] and row["rules"] is None
     assert view["context"]["tokens"] > 0 and row["context"] is None
-    own = {"rules": None, "context": None, "attached": 0}  # whoever read the event is about to leave
+    assert view["labels"] == [] and row["labels"] is None
+    assert view["used"]["steps"] == 1 and row["used"] is None
+    own = {
+        "rules": None,
+        "context": None,
+        "labels": None,
+        "used": None,
+        "attached": 0,
+    }  # whoever read the event is about to leave
     assert view | own == row | own
     assert view["status"] == "waiting_for_approval" and len(view["pending_approval_ids"]) == 1
     assert view["active_run_id"] and len(view["queued_run_ids"]) == 1
@@ -221,6 +229,43 @@ def test_a_session_can_have_another_title(api: DaemonProcess) -> None:
     renamed = ask(api, "POST", "/v1/sessions/titled/title", {"title": "The outage"})
     assert renamed.json["title"] == ask(api, "GET", "/v1/sessions/titled").json["title"] == "The outage"
     assert refusal(ask(api, "POST", "/v1/sessions/titled/title", {"title": "x" * 201}))[0] == 400
+
+
+def test_a_paused_queue_is_in_every_view_and_nobody_waits_behind_it(api: DaemonProcess) -> None:
+    create(api, "paused")
+    assert ask(api, "POST", "/v1/sessions/paused/queue/pause").json["queue_paused"] is True
+    run = submit(api, "paused", "go")
+    row = next(row for row in ask(api, "GET", "/v1/sessions?limit=1000").json if row["session_id"] == "paused")
+    view = ask(api, "GET", "/v1/sessions/paused").json
+    assert row["queue_paused"] is view["queue_paused"] is True
+    assert (view["status"], view["queued_run_ids"], view["active_run_id"]) == ("idle", [run["run_id"]], "")
+    ask(api, "DELETE", f"/v1/sessions/paused/queue/{run['run_id']}")
+    assert refusal(ask(api, "POST", "/v1/sessions/paused/input", {"content": "go"})) == (409, "session_busy")
+    later = submit(api, "paused", "go")
+    assert ask(api, "POST", "/v1/sessions/paused/queue/resume").json["active_run_id"] == later["run_id"]
+    assert api.finish(later["run_id"])["status"] == "completed"
+
+
+def test_a_record_can_have_a_label_that_every_client_sees(api: DaemonProcess) -> None:
+    create(api, "labelled")
+    path = "/v1/sessions/labelled/labels"
+    for seq, label in ((2, "here"), (1, "the start"), (2, "before the outage")):
+        view = ask(api, "POST", path, {"seq": seq, "label": label})
+    assert view.json["labels"] == [{"seq": 1, "label": "the start"}, {"seq": 2, "label": "before the outage"}]
+    assert ask(api, "GET", "/v1/sessions/labelled").json["labels"] == view.json["labels"]
+    assert ask(api, "POST", path, {"seq": 2, "label": ""}).json["labels"] == [{"seq": 1, "label": "the start"}]
+    last = api.journal("labelled")[-1]
+    assert last["events"] == [{"type": "record.labelled", "labelled_seq": 2, "label": ""}]
+    assert last["by"]["principal"] == f"user:{os.getuid()}"
+
+
+def test_only_a_record_that_a_session_has_can_be_labelled(api: DaemonProcess) -> None:
+    create(api, "unlabelled")
+    path = "/v1/sessions/unlabelled/labels"
+    assert refusal(ask(api, "POST", path, {"seq": 99, "label": "x"})) == (404, "record_not_found")
+    assert refusal(ask(api, "POST", path, {"seq": 0, "label": "x"}))[0] == 400
+    assert refusal(ask(api, "POST", path, {"seq": 1, "label": "x" * 101}))[0] == 400
+    assert ask(api, "GET", "/v1/sessions/unlabelled").json["labels"] == []
 
 
 @pytest.mark.parametrize("flood", ["of deltas", "of records"])

@@ -62,9 +62,10 @@ def steps(folder: Path, count: int) -> list[Figure]:
         for _ in range(ROUNDS):
             for sessions, of_run in STEPS.items():
                 base = disk.rate()
+                body = {"content": "go", "model": models[sessions]}
+                paths = [f"/v1/sessions/{name}/runs" for name in names[:sessions]]
                 began = time.perf_counter()
-                for name in names[:sessions]:
-                    made.submit(name, model=models[sessions])
+                in_parallel(made, [Request("POST", path, body=body) for path in paths], min(CLIENTS, sessions))
                 until(lambda: made.client.daemon.status()["runs"]["active"] == 0)
                 taken[sessions].append(sessions * of_run / (time.perf_counter() - began))
                 shares[sessions].append(taken[sessions][-1] / base)

@@ -9,16 +9,20 @@ import os
 import random
 import sqlite3
 import statistics
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 from unittest import mock
 
 from kheish.core.commands import SetMode
 from kheish.core.events import Mode
+from kheish.runtime import supervisor
 from kheish.store import atomic, committer
-from kheish.store.committer import Committer
+from kheish.store.committer import Committer, Tell
+from kheish.store.journal import Framed, Journal
 from tests.benchmarks.baselines import RECORD
 from tests.benchmarks.figures import Figure
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -81,12 +85,66 @@ class Writers(Kernel):
         await self.supervisor.submit(session_id, SetMode(mode=mode), OPERATOR)
 
 
+class LogCommitter(Committer):
+    """The most that a commit log could give: a batch of all sessions costs one sync, and their files none at all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, disk: Disk) -> None:
+        super().__init__(loop)
+        self._disk = disk
+        self._batch: SimpleQueue[tuple[Journal, Any] | None] = SimpleQueue()
+        self._logger = threading.Thread(target=self._write, daemon=True)
+        self._logger.start()
+
+    def append(self, journal: Journal, framed: Framed, tell: Tell) -> None:
+        waiting = committer._Waiting(framed, tell)
+        self._order.append(waiting)
+        self._batch.put((journal, waiting))
+
+    def _write(self) -> None:
+        while (first := self._batch.get()) is not None:
+            batch = [first]
+            while not self._batch.empty() and (another := self._batch.get()) is not None:
+                batch.append(another)
+            self._disk.log(sum(len(waiting.framed.line) for _, waiting in batch))
+            for journal, waiting in batch:
+                committer._commit(journal, [waiting])
+            self._wake()
+
+    async def close(self) -> None:
+        self._batch.put(None)
+        await asyncio.to_thread(self._logger.join)
+        await super().close()
+
+
 @contextlib.asynccontextmanager
 async def writers(root: Path, sessions: int) -> AsyncIterator[Writers]:
     made = Writers(root)
     async with made:
         await asyncio.gather(*[made.create(f"s{number}") for number in range(sessions)])
         yield made
+
+
+def no_syncs() -> contextlib.AbstractContextManager[object]:
+    return mock.patch.object(atomic, "sync_data", lambda fd: None)
+
+
+class Manner(NamedTuple):
+    made: Writers
+    using: Callable[[], contextlib.AbstractContextManager[object]]
+
+
+@contextlib.asynccontextmanager
+async def manners(root: Path, sessions: int, disk: Disk) -> AsyncIterator[dict[str, Manner]]:
+    """The store as it is, beside what others could do at best."""
+    async with contextlib.AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(writers(root / "ours", sessions))
+        with mock.patch.object(supervisor, "Committer", lambda loop: LogCommitter(loop, disk)):
+            log = await stack.enter_async_context(writers(root / "log", sessions))
+        yield {
+            OURS: Manner(ours, contextlib.nullcontext),
+            LOG: Manner(log, no_syncs),
+            UNSYNCED: Manner(ours, no_syncs),
+        }
 
 
 async def closed_loop(made: Writers, sessions: int, seconds: float = BURST_S) -> Burst:
@@ -102,28 +160,6 @@ async def closed_loop(made: Writers, sessions: int, seconds: float = BURST_S) ->
     await asyncio.gather(*[work(f"s{number}") for number in range(sessions)])
     took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     return Burst(len(taken) / took_s, taken, cpu_s / len(taken) * 1e6)
-
-
-@contextlib.contextmanager
-def one_sync_a_batch(disk: Disk) -> Iterator[None]:
-    """The most that a commit log could give: a batch costs one sync, and the sessions' files none at all."""
-    commit = Committer._commit
-
-    def commit_to_log(self: Committer, batch: list[Any]) -> Any:
-        disk.log(sum(len(waiting.framed.line) for waiting in batch))
-        return commit(self, batch)
-
-    with no_syncs(), mock.patch.object(Committer, "_commit", commit_to_log):
-        yield
-
-
-def no_syncs() -> contextlib.AbstractContextManager[object]:
-    return mock.patch.object(atomic, "sync_data", lambda fd: None)
-
-
-def manners(disk: Disk) -> dict[str, Callable[[], contextlib.AbstractContextManager[object]]]:
-    """The store as it is, beside what others could do at best."""
-    return {OURS: contextlib.nullcontext, LOG: lambda: one_sync_a_batch(disk), UNSYNCED: no_syncs}
 
 
 @contextlib.contextmanager
@@ -151,16 +187,16 @@ async def _append(folder: Path) -> list[Figure]:
     rates: list[float] = []
     bursts: dict[tuple[int, str], list[Burst]] = {}
     blocks: dict[int, list[float]] = {}
-    async with writers(folder / "append", SESSIONS[-1]) as made:
+    async with manners(folder / "append", SESSIONS[-1], disk) as found:
         for _ in range(ROUNDS):
             for sessions in SESSIONS:
-                for manner, using in manners(disk).items():
+                for manner, (made, using) in found.items():
                     rates.append(disk.rate())
                     with using():
                         bursts.setdefault((sessions, manner), []).append(await closed_loop(made, sessions))
         for sessions in SESSIONS:
             with longest_callback() as blocks[sessions]:
-                await closed_loop(made, sessions)
+                await closed_loop(found[OURS].made, sessions)
     figures = [Figure("F: appends of 300 bytes, each synced", "1/s", rates)]
     floors = {1: 0.5, 100: 10.0}
     for sessions in SESSIONS:
@@ -233,13 +269,13 @@ def arrivals(folder: Path, count: int) -> list[Figure]:
 async def _arrivals(folder: Path) -> list[Figure]:
     disk = Disk(folder)
     figures = []
-    async with writers(folder / "arrivals", 100) as made:
+    async with manners(folder / "arrivals", 100, disk) as found:
         for per_s in ARRIVALS:
             bare: list[float] = []
             taken: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
                 bare += await asyncio.to_thread(_paced, disk, schedule(per_s))
-                for manner, using in manners(disk).items():
+                for manner, (made, using) in found.items():
                     with using():
                         taken.setdefault(manner, []).extend(await open_loop(made, schedule(per_s)))
             base = Figure(f"{per_s} bare appends/s, each synced", "ms", bare)

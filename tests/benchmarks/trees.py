@@ -21,6 +21,7 @@ from kheish.store.records import Record
 from kheish.store.segments import read_records
 from kheish.store.session_dir import SessionDir, session_path
 from tests.runtime.kernel import Kernel, reply
+from tests.store.sessions import make_empty
 
 Marks = tuple[tuple[bytes, bytes], ...]
 NAME, SESSION, RUN = b"MOULD", b"ZZZZZ", b"YYYYY"
@@ -99,7 +100,7 @@ class Tree:
                 self._cast(name, pieces or self.mould.pieces(records), marks, seq, state)
 
     def _cast(self, name: str, pieces: Iterable[Piece], marks: Marks, seq: int, state: bytes) -> None:
-        SessionDir.create(self.root, name)
+        make_empty(self.root, name)
         journal = SessionDir.open(self.root, name, reducer=REDUCER_VERSION).journal
         framed = []
         for record, events in pieces:

@@ -127,7 +127,10 @@ def test_every_method_does_what_it_says(call: Caller, served: DaemonProcess, req
     first, second = (call("sessions", "submit", name, "AFTER", delivery="queue")["run_id"] for _ in range(2))
     assert [queued["run_id"] for queued in call("sessions", "queue", name)] == [first, second]
     assert call("sessions", "move_queued", name, first, 2)["queued_position"] == 2
+    assert call("sessions", "pause_queue", name)["queue_paused"] is True
+    assert call("sessions", "resume_queue", name)["queue_paused"] is False
     assert call("sessions", "set_title", name, "A title")["title"] == "A title"
+    assert call("sessions", "label", name, 1, "the start")["labels"] == [{"seq": 1, "label": "the start"}]
     fork = {"at": 1, "new_session_id": f"{name}-fork", "title": "Another way", "key": "fork"}
     forked = call("sessions", "fork", name, **fork)
     assert call("sessions", "fork", name, **fork) == forked

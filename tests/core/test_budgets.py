@@ -23,6 +23,7 @@ from kheish.limits import (
     MODEL_OUTPUT_TOKENS_MAX,
     PROMPT_TOKENS_DEFAULT,
 )
+from kheish.wire.runs import run_view
 from tests.core.conversation import SETTINGS, TOOLS, Conversation
 from tests.core.test_properties import QUICK
 
@@ -199,6 +200,28 @@ def test_a_warning_comes_once_at_most_of_a_budget_and_again_after_a_raise() -> N
     assert warned == [False, False, False, True, False]
     talk.resolve("raise", raise_by=Budget(steps=1))
     assert "budget.warned" in types(talk.reply("", READ, usage=USAGE))
+
+
+def test_a_run_shows_the_budgets_of_which_most_is_used_while_it_is_active() -> None:
+    talk, run_id = begin(budget=Budget(steps=5, tokens=1_000_000))
+    talk.outside = (
+        c.Outside(account="session:parent", used=Spent(steps=79), limit=Budget(steps=100)),
+        c.Outside(account="daemon", used=Spent(cost_nanousd=1), limit=Budget(cost_usd=1.0)),
+    )
+
+    def near(session_budget: Budget = NONE) -> list[tuple[str, int | None]]:
+        views = run_view(talk.state, talk.state.runs[run_id], talk.outside, session_budget).budgets_nearly_used
+        return [(view.account, view.used.steps) for view in views]
+
+    assert near() == []
+    step(talk)
+    assert near() == [("session:parent", 80)]
+    assert near(Budget(steps=1)) == [(f"session:{talk.state.session_id}", 1), ("session:parent", 80)]
+    for _ in range(3):
+        step(talk)
+    assert near() == [(f"run:{run_id}", 4), ("session:parent", 83)]
+    talk.reply("done", usage=USAGE)
+    assert talk.status(run_id) == "completed" and near() == []
 
 
 def test_a_budget_that_others_warned_of_is_warned_of_no_more() -> None:

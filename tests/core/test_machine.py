@@ -11,6 +11,7 @@ from kheish.core.contracts import Reply
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.state import State
 from kheish.errors import Conflict, Forbidden, Invalid, NotFound
+from kheish.limits import RECORD_LABELS_MAX
 from tests.core.conversation import Conversation
 
 ASK = {"questions": [{"question": "Which?", "options": [{"label": "A"}, {"label": "B"}]}]}
@@ -336,10 +337,76 @@ def test_queued_inputs_change_places() -> None:
         talk.send(c.MoveRun(run_id=active, position=1))
 
 
+def test_nothing_of_a_paused_queue_starts_and_the_active_run_goes_on() -> None:
+    talk = Conversation()
+    active, queued = talk.submit("1"), talk.submit("2")
+    talk.send(c.PauseQueue())
+    assert talk.send(c.PauseQueue()) == []
+    talk.reply("done")
+    assert (talk.status(active), talk.status(queued), talk.state.active) == ("completed", "queued", "")
+    now = talk.submit("now", delivery="interrupt")
+    assert talk.state.queue == [now, queued] and talk.effects() == []
+    talk.send(c.Recover())
+    assert talk.state.active == "", "nor after a restart"
+    talk.send(c.ResumeQueue())
+    assert talk.state.active == now and talk.send(c.ResumeQueue()) == []
+    talk.reply("done")
+    assert talk.status(queued) == "running"
+
+
+def test_only_an_operator_pauses_a_queue_of_a_session_that_is_not_over() -> None:
+    talk = Conversation()
+    talk.submit("1")
+    for command in (c.PauseQueue(), c.ResumeQueue()):
+        with pytest.raises(Forbidden):
+            talk.send(command, principal="run:x", is_operator=False)
+    talk.send(c.EndSession())
+    with pytest.raises(Conflict) as refusal:
+        talk.send(c.PauseQueue())
+    assert refusal.value.code == "session_ended"
+
+
 def test_a_session_has_the_title_that_it_was_given_last() -> None:
     talk = Conversation()
     talk.send(c.RenameSession(title="The outage"))
     assert talk.state.title == "The outage"
+
+
+def test_a_record_has_the_label_that_it_was_given_last_on_one_line() -> None:
+    talk = Conversation()
+    talk.send(c.LabelRecord(seq=1, label="the start"))
+    talk.send(c.LabelRecord(seq=9, label="before\n  the outage "))
+    talk.send(c.LabelRecord(seq=1, label="where it began"))
+    assert talk.state.labels == {1: "where it began", 9: "before the outage"}
+    assert talk.send(c.LabelRecord(seq=1, label="where it began")) == []
+
+
+def test_an_empty_label_takes_away_the_one_that_a_record_has() -> None:
+    talk = Conversation()
+    talk.send(c.LabelRecord(seq=1, label="the start"))
+    talk.send(c.LabelRecord(seq=1, label=" "))
+    assert talk.state.labels == {}
+    assert talk.send(c.LabelRecord(seq=1, label="")) == []
+
+
+def test_labels_are_bounded_and_those_that_are_there_can_still_be_changed() -> None:
+    talk = Conversation()
+    for seq in range(1, RECORD_LABELS_MAX + 1):
+        talk.send(c.LabelRecord(seq=seq, label="x"))
+    with pytest.raises(Conflict) as refusal:
+        talk.send(c.LabelRecord(seq=RECORD_LABELS_MAX + 1, label="x"))
+    assert refusal.value.code == "too_many_labels"
+    talk.send(c.LabelRecord(seq=1, label="y"))
+    talk.send(c.LabelRecord(seq=2, label=""))
+    talk.send(c.LabelRecord(seq=RECORD_LABELS_MAX + 1, label="x"))
+    assert len(talk.state.labels) == RECORD_LABELS_MAX and talk.state.labels[1] == "y"
+
+
+def test_a_label_is_in_the_state_that_follows_and_not_in_the_one_before() -> None:
+    talk = Conversation()
+    before = talk.state
+    talk.send(c.LabelRecord(seq=1, label="x"))
+    assert before.labels == {}
 
 
 def test_an_ended_session_takes_no_input() -> None:

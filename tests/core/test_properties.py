@@ -138,7 +138,7 @@ def test_cancel_at_any_moment_ends_the_run_and_leaves_a_sound_transcript(
 
 
 @QUICK
-@given(st.lists(st.integers(0, 9), max_size=25), REPLIES)
+@given(st.lists(st.integers(0, 11), max_size=25), REPLIES)
 def test_any_sequence_of_commands_is_refused_or_leaves_a_sound_state(choices: list[int], replies: list[Reply]) -> None:
     talk = Conversation()
     world = World(talk, replies)
@@ -161,6 +161,10 @@ def test_any_sequence_of_commands_is_refused_or_leaves_a_sound_state(choices: li
                     talk.send(c.CancelRun(run_id=talk.state.active))
                 case 7:
                     talk.resolve("deny", request_id="approval_none")
+                case 10:
+                    talk.send(c.PauseQueue())
+                case 11:
+                    talk.send(c.ResumeQueue())
                 case _:
                     world.step()
         except KheishError:
@@ -168,5 +172,7 @@ def test_any_sequence_of_commands_is_refused_or_leaves_a_sound_state(choices: li
         check_transcript(talk)
         active = [run for run in talk.state.runs.values() if run.phase == "running"]
         assert [run.run_id for run in active] == ([talk.state.active] if talk.state.active else [])
+        assert talk.state.active or talk.state.queue_paused or not talk.state.queue
+    talk.send(c.ResumeQueue())
     world.settle()
     assert all(run.is_terminal for run in talk.state.runs.values())

@@ -326,6 +326,6 @@ def test_a_reply_that_is_not_in_the_journal_is_counted_and_passed_over() -> None
 
 
 def test_every_command_of_a_run_and_every_outcome_can_be_made_again() -> None:
-    of_sessions = {"create_session", "set_mode", "rename_session", "add_rule", "set_model"}
+    of_sessions = {"create_session", "set_mode", "rename_session", "label_record", "add_rule", "set_model"}
     assert {str(command.__struct_config__.tag) for command in COMMANDS} == set(retrace.FROM_COMMANDS) | of_sessions
     assert len(retrace.FROM_OUTCOMES) == len(OUTCOMES) + 1, "a failure leads to a retry or to an end"

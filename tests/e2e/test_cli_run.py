@@ -190,6 +190,22 @@ def test_an_interrupting_text_stops_the_active_run_and_goes_first(kheish: Daemon
     assert kheish.client.runs.get(run_id)["status"] == "interrupted"
 
 
+def test_a_text_behind_a_paused_queue_says_so_and_holds_no_script(kheish: DaemonProcess) -> None:
+    session, model = kheish.session("held"), kheish.script(text("it goes on"), name="held.json")
+    assert kheish.cli("sessions", "pause", session).stdout == "held: its queue is paused\n"
+    done = kheish.cli("run", "-s", session, "--model", model, "go")
+    assert done.returncode == 22 and done.stdout == ""
+    assert "the queue is paused: `kheish sessions resume held` lets it go on" in done.stderr
+    (queued,) = kheish.client.sessions.queue(session)
+    assert f"{queued['run_id']} stays queued: the queue is paused" in done.stderr
+    for target in (session, queued["run_id"]):
+        waited = kheish.cli("wait", target, "--until", "blocked")
+        assert waited.returncode == 22 and "the queue of held is paused" in waited.stderr
+    assert "queue      paused" in kheish.cli("sessions", "get", session).stdout
+    assert kheish.cli("sessions", "resume", session).stdout == "held: its queue goes on\n"
+    assert kheish.finish(queued["run_id"])["status"] == "completed"
+
+
 def test_a_queued_text_says_what_it_waits_for(kheish: DaemonProcess) -> None:
     model = kheish.script(bash("true"), text("first"), text("second"), name="queued.json")
     run_id = kheish.submit(kheish.session("queued"), model=model)

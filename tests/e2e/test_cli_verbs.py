@@ -500,6 +500,22 @@ def test_a_session_is_forked_at_a_record(kheish: DaemonProcess) -> None:
     assert again.returncode == 6 and "choose another name" in again.stderr
 
 
+def test_a_record_is_labelled_and_the_labels_are_listed(kheish: DaemonProcess) -> None:
+    session = kheish.session("to-label")
+    done = kheish.cli("sessions", "label", session, "1", "where", "it began")
+    assert (done.returncode, done.stdout) == (0, "to-label at 1: where it began\n")
+    assert kheish.cli("sessions", "labels", session).stdout.split("\n")[1].split(maxsplit=1) == ["1", "where it began"]
+    assert kheish.cli_json("sessions", "labels", session) == [{"seq": 1, "label": "where it began"}]
+    assert "labelled record 1 'where it began'" in kheish.cli("logs", session).stdout
+    both = kheish.cli("sessions", "label", session, "1", "again", "--remove")
+    assert both.returncode == 2 and "give the label, or --remove" in both.stderr
+    assert kheish.cli("sessions", "label", session, "1").returncode == 2
+    late = kheish.cli("sessions", "label", session, "99", "later")
+    assert late.returncode == 5 and "has records up to 2" in late.stderr
+    assert kheish.cli_json("sessions", "label", session, "1", "--remove")["labels"] == []
+    assert kheish.cli("sessions", "labels", session).stdout == ""
+
+
 def test_a_session_is_made_ended_and_its_mode_set(kheish: DaemonProcess) -> None:
     made = kheish.cli_json("sessions", "create", "made", "--mode", "plan", "--title", "A title", "--cwd", ".")
     assert (made["title"], made["permission_mode"], made["cwd"]) == ("A title", "plan", str(kheish.work))

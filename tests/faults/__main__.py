@@ -92,13 +92,8 @@ def write_evidence(tables: list[str]) -> None:
 async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> int:
     missed = 0
     for name, mutant in MUTANTS.items():
-        plans = [Plan(Point.parse(point)) for point in mutant.points]
-        results = await sweep.run_lives(folder / name, plans, reference.summary, jobs=jobs, mutant=name)
-        found = [violation for result in results for violation in result.violations if mutant.shows in violation]
-        print(
-            f"{'found ' if found else 'MISSED'}  {name}: {mutant.breaks}\n        {found[0] if found else ''}",
-            flush=True,
-        )
+        found = await sweep.find_mutant(reference, folder / name, name, jobs)
+        print(f"{'found ' if found else 'MISSED'}  {name}: {mutant.breaks}\n        {found}", flush=True)
         missed += not found
     missed += crash_states.find_mutants(crash_states.STATES_DEFAULT, 1)
     return 1 if missed else 0

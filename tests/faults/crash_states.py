@@ -119,6 +119,17 @@ def _play_session(recorder: Recorder) -> None:
     session.close()
 
 
+def _play_new(recorder: Recorder) -> None:
+    """A session that is made with its first records, and goes on."""
+    session = Session.new(recorder.folder)
+    framed = [frame(session.journal, 1), frame(session.journal, 2)]
+    recorder.mark("s1 sent", 2)
+    session.journal.commit(framed)
+    recorder.mark("s1", 2)
+    _append(recorder, session, 2)
+    session.close()
+
+
 def _play_group(recorder: Recorder) -> None:
     """Records of two sessions, several at a time."""
     one, two = (Session.create(recorder.folder, name) for name in ("s1", "s2"))
@@ -307,6 +318,7 @@ def _check_two(state: State, root: Path) -> str:
 
 SCENES = {
     "session": Scene("appends, segments and checkpoints", _nothing, _play_session, _check_one),
+    "new session": Scene("the first records of a session", _nothing, _play_new, _check_one),
     "group": Scene("two sessions, several records a sync", _nothing, _play_group, _check_two),
     "recovery": Scene("a torn tail, recovered", _prepare_torn, _play_recovery, _check_one),
     "failed sync": Scene("a sync that fails", _nothing, _play_failed_sync, _check_one),

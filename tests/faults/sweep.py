@@ -9,12 +9,14 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.daemon_process import Json
 from tests.faults import oracles, scene
 from tests.faults.life import LIFE_TIMEOUT_S, Life
+from tests.faults.mutants import MUTANTS
 from tests.faults.syscalls import KINDS, MOMENTS, TORN, Call, Point, moments_of, read_log
 
 MUTANT_TIMEOUT_S = 15.0
@@ -143,6 +145,20 @@ async def run_lives(
 
     await asyncio.gather(*(work() for _ in range(jobs)))
     return results
+
+
+async def find_mutant(reference: Reference, folder: Path, name: str, jobs: int) -> str:
+    """What reveals a deliberately broken daemon, looked for from the middle of its points on; "" where nothing does."""
+    mutant = MUTANTS[name]
+    plans = [Plan(point) for point in reference.points if fnmatchcase(str(point), mutant.points)]
+    assert plans, f"{name}: the scene comes by no {mutant.points}"
+    plans = plans[len(plans) // 2 :] + plans[: len(plans) // 2]
+    for at in range(0, len(plans), jobs):
+        results = await run_lives(folder / str(at), plans[at : at + jobs], reference.summary, jobs=jobs, mutant=name)
+        for violation in [violation for result in results for violation in result.violations]:
+            if mutant.shows in violation:
+                return violation
+    return ""
 
 
 def sample(points: Sequence[Point], count: int, seed: int) -> list[Point]:

@@ -41,6 +41,7 @@ from kheish.store.segments import read_records
 from kheish.store.session_dir import SessionDir, session_path
 from tests.core.conversation import ALPHABET, TOOLS
 from tests.runtime.kernel import Kernel
+from tests.store.sessions import make_empty
 
 HERE = Path(__file__).parent
 SESSION = "golden"
@@ -130,7 +131,7 @@ class Writer:
     """Decides as a daemon does and writes each decision into a real session."""
 
     def __init__(self, root: Path) -> None:
-        SessionDir.create(root, SESSION)
+        make_empty(root, SESSION)
         self.journal = SessionDir.open(root, SESSION, reducer=REDUCER_VERSION).journal
         self.state = State()
         self.settings = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="5f0c2a9d11e47b36")
@@ -432,6 +433,9 @@ def write(root: Path) -> None:
     w.resolve("mark_done", justification="I looked.")
     w.send(c.SetMode(mode="accept_edits"))
     w.send(c.RenameSession(title="The golden one"))
+    w.send(c.LabelRecord(seq=2, label="The first input"))
+    w.send(c.LabelRecord(seq=3, label="Not this one"))
+    w.send(c.LabelRecord(seq=3, label=""))
     w.reply("", call("send_mail", to="all"), call("bash", command="rm x"), call("write_file", path="b"))
     w.finish_tool("sent")
     w.finish_tool("written")
@@ -442,9 +446,11 @@ def write(root: Path) -> None:
     # Queued runs: edited, put first, cancelled, interrupted, failed; then the end of it all.
     queued = w.submit("Later.")
     w.send(c.EditRun(run_id=queued, text="Later, please."))
+    w.send(c.PauseQueue())
     other = w.submit("Later still.")
     w.send(c.MoveRun(run_id=other, position=1))
     w.send(c.CancelRun(run_id=other))
+    w.send(c.ResumeQueue())
     w.submit("Now!", delivery="interrupt")
     w.reply("", call("ask_user_question", questions=QUESTIONS[1:]), call("bash", command="ls"))
     assert w.state.active_run is not None

@@ -137,11 +137,19 @@ async def test_one_that_is_used_meanwhile_is_not_waited_for_and_is_packed_later(
 async def test_a_daemon_that_stops_does_not_wait_for_the_end_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packer, "PACKING_REST_MS", 10_000_000)
+    rests, rest = threading.Event(), packer._Pace.__call__
+
+    def noting(pace: packer._Pace) -> None:
+        rests.set()
+        rest(pace)
+
+    monkeypatch.setattr(packer, "PACKING_SLICE_MS", 1e-6)
+    monkeypatch.setattr(packer, "PACKING_REST_MS", 1_000)
+    monkeypatch.setattr(packer._Pace, "__call__", noting)
     async with asyncio.timeout(10), Kernel(tmp_path, [reply("done")]) as kernel:
         await kernel.create()
         await run(kernel)
-        await until(lambda: kernel.supervisor._packer._packing is not None or packed_of(tmp_path)[0])
+        await until(rests.is_set)
     assert not list((tmp_path / "sessions" / "s").glob(".tmp-*"))
 
 

@@ -22,10 +22,12 @@ from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
+from kheish.store.framing import ZERO_CHAIN
 from kheish.store.locks import SessionLock
-from kheish.store.records import segment_name
+from kheish.store.records import frame_header, segment_name
 from kheish.store.session_dir import Opened, SessionDir
 from tests.runtime.kernel import Kernel, reply
+from tests.store.sessions import make_empty
 
 
 async def never(_: ModelRequest) -> Reply:
@@ -38,7 +40,7 @@ def sessions(root: Path, count: int) -> Index:
     (root / "daemon").mkdir(parents=True, exist_ok=True)
     index = Index(root)
     for number in range(count):
-        path = SessionDir.create(root, f"s{number}")
+        path = make_empty(root, f"s{number}")
         (path / segment_name(1)).rename(path / segment_name(2))
         index.put(row(number, size=(path / segment_name(2)).stat().st_size))
     return index
@@ -371,18 +373,20 @@ async def test_a_session_without_a_row_that_somebody_else_holds_is_shown_and_rea
         assert kernel.supervisor.index.rows["s"] == replace(held, problem="", is_owed=False)
 
 
-async def test_a_session_that_was_never_quite_created_is_not_shown_and_stops_no_start(
+async def test_a_session_without_a_record_is_not_shown_and_stops_no_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether or not it can be opened."""
     monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
-    SessionDir.create(tmp_path, "free")
-    lock = SessionLock(SessionDir.create(tmp_path, "held")).acquire()
+    for name in ("free", "held"):
+        path = tmp_path / "sessions" / name
+        path.mkdir(parents=True)
+        (path / segment_name(1)).write_bytes(frame_header(name, 1, 1, ZERO_CHAIN)[0])
+    lock = SessionLock(tmp_path / "sessions" / "held").acquire()
     async with Kernel(tmp_path, []) as kernel:
         assert (list(kernel.supervisor.index.rows), kernel.supervisor.loaded_total) == ([], 0)
         SessionLock(tmp_path / "sessions" / "free").acquire().release()
-        lock.release()
-        await kernel.create("held")
+    lock.release()
 
 
 async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

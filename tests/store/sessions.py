@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kheish.store import session_dir
 from kheish.store.checkpoint import save_checkpoint
+from kheish.store.framing import ZERO_CHAIN
 from kheish.store.journal import Framed, Journal
-from kheish.store.records import Record
+from kheish.store.records import Record, frame_header
 from kheish.store.segments import Walk, list_segments
-from kheish.store.session_dir import Opened, SessionDir
+from kheish.store.session_dir import Opened, SessionDir, session_path
 
 SESSION = "s1"
 REDUCER = 1
@@ -36,6 +38,13 @@ def fold(records: Iterable[Record]) -> bytes:
     return b'{"state":%d}' % state
 
 
+def make_empty(root: Path, session_id: str = SESSION) -> Path:
+    """A session without a record, such as a daemon of an earlier version left where it died."""
+    path = session_path(root, session_id)
+    session_dir._make(path, frame_header(session_id, 1, 1, ZERO_CHAIN)[0])
+    return path
+
+
 class Session:
     """An open session, with the little that the tests do to it."""
 
@@ -48,8 +57,13 @@ class Session:
 
     @classmethod
     def create(cls, root: Path, session_id: str = SESSION) -> Session:
-        SessionDir.create(root, session_id)
+        make_empty(root, session_id)
         return cls.open(root, session_id)
+
+    @classmethod
+    def new(cls, root: Path, session_id: str = SESSION) -> Session:
+        """One that is made with its first records."""
+        return cls(root, session_id, SessionDir.new(root, session_id))
 
     @classmethod
     def open(cls, root: Path, session_id: str = SESSION, reducer: int = REDUCER) -> Session:

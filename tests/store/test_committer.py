@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 
 from kheish.errors import Poisoned, StoreError
-from kheish.limits import COMMIT_BATCH_BYTES_MAX, SYNC_THREADS
+from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE, SYNC_THREADS
 from kheish.store import atomic
 from kheish.store.committer import Committer
 from kheish.store.journal import Framed, Journal
@@ -120,61 +120,95 @@ async def test_a_batch_is_bounded_in_bytes(
     assert numbers(sessions[0].walk()) == list(range(1, 12))
 
 
-async def test_one_wake_per_batch_in_order_of_submission(
-    committer: Committer, sessions: list[Session], gate: Gate, monkeypatch: pytest.MonkeyPatch
+async def test_what_is_durable_is_told_in_the_order_of_appending_whichever_sync_ends_first(
+    committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    woken: list[int] = []
-    futures = [put(committer, sessions[0].journal, 1)]
-    await asyncio.to_thread(gate.arrived.wait, 10)
-    for number in range(1, 100):
-        session = sessions[number * 7 % len(sessions)]
-        futures.append(put(committer, session.journal, session.journal.next_seq))
-    for number, future in enumerate(futures):
-        future.add_done_callback(lambda _, number=number: woken.append(number))  # type: ignore[misc]
     loop = asyncio.get_running_loop()
-    wakes = 0
     call = loop.call_soon_threadsafe
+    first_is_in, ended = threading.Event(), threading.Event()
+    synced = threading.Semaphore(0)
+    others = sessions[1:6]
+    wakes: list[object] = []
+    told: list[int] = []
 
-    def counting(callback: object, *arguments: object) -> object:
-        nonlocal wakes
-        wakes += getattr(callback, "__module__", "") == "kheish.store.committer"
+    def sync(fd: int) -> None:
+        if not first_is_in.is_set():
+            first_is_in.set()
+            assert ended.wait(10)
+
+    def commit(journal: Journal, records: list[Framed]) -> None:
+        commit_one(journal, records)
+        synced.release()
+
+    def waking(callback: object, *arguments: object) -> object:
+        if getattr(callback, "__module__", "") == "kheish.store.committer":
+            wakes.append(callback)
         return call(callback, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "call_soon_threadsafe", counting)
-    gate.opened.set()
+    commit_one = Journal.commit
+    monkeypatch.setattr(atomic, "sync_data", sync)
+    monkeypatch.setattr(Journal, "commit", commit)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", waking)
+    futures = [put(committer, sessions[0].journal, 1)]
+    futures[0].add_done_callback(lambda _: told.append(0))
+    assert first_is_in.wait(10)
+    for number, session in enumerate(others, 1):
+        futures.append(put(committer, session.journal, 1))
+        futures[-1].add_done_callback(lambda _, number=number: told.append(number))  # type: ignore[misc]
+        assert synced.acquire(timeout=10)
+    await asyncio.sleep(0)
+    assert not told and not wakes
+    ended.set()
     await asyncio.gather(*futures)
-    assert woken == list(range(100))
-    assert wakes == 2
-    for session in sessions:
-        assert numbers(session.walk()) == list(range(1, session.journal.durable_seq + 1))
+    assert told == list(range(6))
+    assert len(wakes) <= 2
 
 
-async def test_batches_that_end_during_one_turn_of_the_loop_are_told_in_order(
-    committer: Committer, sessions: list[Session], gate: Gate, monkeypatch: pytest.MonkeyPatch
+async def test_many_that_are_durable_at_once_are_told_a_few_at_a_time(
+    committer: Committer, sessions: list[Session], gate: Gate
 ) -> None:
-    loop = asyncio.get_running_loop()
-    call = loop.call_soon_threadsafe
+    turns: list[int] = []
+    turn = 0
+
+    def tell(_: Poisoned | None) -> None:
+        turns.append(turn)
+
+    first = put(committer, sessions[0].journal, 1)
+    await asyncio.to_thread(gate.arrived.wait, 10)
+    for number in range(2, 202):
+        committer.append(sessions[0].journal, frame(sessions[0].journal, number), tell)
+    last = put(committer, sessions[0].journal, 202)
+    gate.opened.set()
+    await first
+    while not last.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert turns == sorted(turns) and len(turns) == 200
+    assert max(map(turns.count, turns)) <= COMMITS_TOLD_AT_ONCE
+
+
+async def test_commits_that_end_during_one_turn_of_the_loop_are_told_in_order(
+    committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended = threading.Semaphore(0)
     told: list[int] = []
 
-    def noting(callback: object, *arguments: object) -> object:
-        handle = call(callback, *arguments)  # type: ignore[arg-type]
+    def commit(journal: Journal, records: list[Framed]) -> None:
+        commit_one(journal, records)
         ended.release()
-        return handle
 
     def write(number: int) -> None:
         journal = sessions[number].journal
         committer.append(journal, frame(journal, 1), lambda _: told.append(number))
 
-    monkeypatch.setattr(loop, "call_soon_threadsafe", noting)
-    write(0)
-    assert gate.arrived.wait(10)
-    for number in (1, 2, 3):
-        write(number)
-    gate.opened.set()
-    assert ended.acquire(timeout=10) and ended.acquire(timeout=10)
-    write(4)
-    assert ended.acquire(timeout=10)
+    commit_one = Journal.commit
+    monkeypatch.setattr(Journal, "commit", commit)
+    for numbers_at_once in ([0], [1, 2, 3], [4]):
+        for number in numbers_at_once:
+            write(number)
+        for _ in numbers_at_once:
+            assert ended.acquire(timeout=10)
+    assert not told
     while len(told) < 5:
         await asyncio.sleep(0)
     assert told == [0, 1, 2, 3, 4]
@@ -190,24 +224,39 @@ async def test_many_writers_at_once(committer: Committer, sessions: list[Session
         assert numbers(session.walk()) == list(range(1, 61))
 
 
-async def test_journals_of_one_batch_are_synced_side_by_side(
+async def test_journals_are_synced_side_by_side(
     committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrived, opened = threading.Event(), threading.Event()
     together = threading.Barrier(SYNC_THREADS, timeout=10)
+    monkeypatch.setattr(atomic, "sync_data", lambda fd: together.wait())
+    await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions[:SYNC_THREADS]])
 
-    def sync(fd: int) -> None:
-        if opened.is_set():
-            together.wait()
-        arrived.set()
-        assert opened.wait(10)
 
-    monkeypatch.setattr(atomic, "sync_data", sync)
-    first = put(committer, sessions[0].journal, 1)
-    await asyncio.to_thread(arrived.wait, 10)
-    rest = [put(committer, session.journal, 1) for session in sessions[1 : 1 + SYNC_THREADS]]
+async def test_no_journal_waits_for_the_sync_of_another(
+    committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next record is written meanwhile; it is told of when those before it are."""
+    opened = threading.Event()
+    arrived, committed = SimpleQueue[Journal](), SimpleQueue[Journal]()
+    slow, quick = sessions[0].journal, sessions[1].journal
+
+    def commit(journal: Journal, records: list[Framed]) -> None:
+        arrived.put(journal)
+        if journal is slow:
+            assert opened.wait(10)
+        commit_one(journal, records)
+        committed.put(journal)
+
+    commit_one = Journal.commit
+    monkeypatch.setattr(Journal, "commit", commit)
+    futures = [put(committer, slow, 1)]
+    assert arrived.get(timeout=10) is slow
+    for number in (1, 2, 3):
+        futures.append(put(committer, quick, number))
+        assert committed.get(timeout=10) is quick
+    assert quick.durable_seq == 3 and slow.durable_seq == 0
     opened.set()
-    await asyncio.gather(first, *rest)
+    await asyncio.gather(*futures)
 
 
 async def test_where_no_thread_is_to_be_had_all_is_committed_by_those_there_are(

@@ -16,8 +16,7 @@ import pytest
 from kheish.errors import Conflict, Corrupt, StoreError
 from kheish.store import locks
 from kheish.store.locks import DaemonLock, SessionLock, read_owner
-from kheish.store.session_dir import SessionDir
-from tests.store.sessions import SESSION, Session
+from tests.store.sessions import SESSION, Session, make_empty
 
 HOLDER = """
 import sys, subprocess
@@ -95,7 +94,7 @@ def test_a_child_that_outlives_the_daemon_does_not_hold_its_lock(root: Path) -> 
 
 
 def test_a_session_has_one_writer(root: Path) -> None:
-    SessionDir.create(root, SESSION)
+    make_empty(root, SESSION)
     with holder(root, "session") as (process, _, _):
         with pytest.raises(Conflict) as caught:
             Session.open(root)

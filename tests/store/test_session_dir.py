@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from kheish.errors import Conflict, Corrupt, Invalid, NotFound, StoreError
+from kheish.errors import Conflict, Corrupt, Invalid, NotFound, Poisoned, StoreError
 from kheish.limits import CHECKPOINTS_KEPT
 from kheish.store import atomic
 from kheish.store.checkpoint import checkpoint_name, good_checkpoints, list_checkpoints, save_checkpoint
 from kheish.store.records import Record, parse_line, segment_name
 from kheish.store.session_dir import SessionDir, clear_unfinished, list_sessions, session_path
-from tests.store.sessions import NOW_MS, REDUCER, SESSION, Session, built, fold, numbers
+from tests.store.sessions import NOW_MS, REDUCER, SESSION, Session, built, fold, frame, make_empty, numbers
 
 
 def state_of(session: Session) -> bytes:
@@ -40,10 +41,10 @@ def test_a_new_session_is_empty(root: Path) -> None:
 
 
 def test_a_session_is_created_once(root: Path) -> None:
-    SessionDir.create(root, SESSION)
+    make_empty(root, SESSION)
     before = (root / "sessions" / SESSION / segment_name(1)).read_bytes()
     with pytest.raises(Conflict) as caught:
-        SessionDir.create(root, SESSION)
+        make_empty(root, SESSION)
     assert caught.value.code == "session_exists"
     assert (root / "sessions" / SESSION / segment_name(1)).read_bytes() == before
     assert os.listdir(root / "sessions") == [SESSION]
@@ -51,7 +52,7 @@ def test_a_session_is_created_once(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a" * 129, "a\0", "a\n"])
 def test_a_name_cannot_lead_elsewhere(root: Path, name: str) -> None:
-    for call in (lambda: session_path(root, name), lambda: SessionDir.create(root, name)):
+    for call in (lambda: session_path(root, name), lambda: make_empty(root, name)):
         with pytest.raises(Invalid):
             call()
 
@@ -65,12 +66,52 @@ def test_a_crash_during_creation_leaves_no_session(root: Path, monkeypatch: pyte
         patch.setattr("kheish.store.session_dir.shutil.rmtree", lambda *_, **__: None)
         patch.setattr(atomic, "create_file", lambda *_: failing(root))
         with pytest.raises(OSError):
-            SessionDir.create(root, SESSION)
+            make_empty(root, SESSION)
     assert len(os.listdir(root / "sessions")) == 1
     assert list(list_sessions(root)) == []
     clear_unfinished(root)
     assert os.listdir(root / "sessions") == []
-    SessionDir.create(root, SESSION)
+    make_empty(root, SESSION)
+
+
+def test_a_session_is_made_with_its_first_records_or_not_at_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session.new(root)
+    framed = [frame(session.journal, number) for number in (1, 2)]
+    assert not session.path.exists()
+    assert list(session.journal.read()) == [] and session.journal.read_before(1, 9) == []
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(atomic, "sync_file", full)
+        with pytest.raises(Poisoned):
+            session.journal.commit(framed)
+    assert session.journal.unmade == "No space left on device"
+    session.close()
+    assert not any((root / "sessions").iterdir())
+
+    session = Session.new(root)
+    session.journal.commit([frame(session.journal, number) for number in (1, 2)])
+    assert numbers(session.walk()) == [1, 2] and not session.journal.unmade
+    with pytest.raises(Conflict) as caught:
+        Session.open(root)
+    assert caught.value.code == "session_locked"
+    with pytest.raises(Conflict) as caught:
+        Session.new(root)
+    assert caught.value.code == "session_exists"
+    session.append(3)
+    assert numbers(session.reopen().walk()) == [1, 2, 3, 4, 5]
+
+
+def test_of_two_that_make_the_same_session_one_does(root: Path) -> None:
+    one, other = Session.new(root), Session.new(root)
+    one.append()
+    with pytest.raises(Conflict) as caught:
+        other.append()
+    assert caught.value.code == "session_exists"
+    assert numbers(one.walk()) == [1]
+    one.close()
 
 
 def test_no_such_session(root: Path) -> None:
@@ -82,12 +123,12 @@ def test_no_such_session(root: Path) -> None:
 
 
 def test_a_directory_without_journal_is_corrupt_not_new(root: Path) -> None:
-    SessionDir.create(root, SESSION)
+    make_empty(root, SESSION)
     (root / "sessions" / SESSION / segment_name(1)).unlink()
     with pytest.raises(Corrupt):
         Session.open(root)
     with pytest.raises(Conflict):
-        SessionDir.create(root, SESSION)
+        make_empty(root, SESSION)
 
 
 def test_a_failed_opening_lets_the_lock_go(root: Path) -> None:
@@ -282,7 +323,7 @@ def test_leftovers_of_a_crash_are_cleared(session: Session) -> None:
 
 def test_opening_makes_the_name_durable_whose_maker_may_have_died(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the rename that made it and the sync of the directory of all sessions."""
-    SessionDir.create(root, SESSION)
+    make_empty(root, SESSION)
     synced: list[Path] = []
     sync_dir = atomic.sync_dir
     monkeypatch.setattr(atomic, "sync_dir", lambda path: (synced.append(path), sync_dir(path)))

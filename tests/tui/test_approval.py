@@ -372,13 +372,15 @@ async def test_the_choices_stay_in_sight_under_a_payload_of_any_length(shared_da
         await until(pilot, lambda: left(app, screen))
 
 
-async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is_shown(
-    shared_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "count"), [("whole", 30_000), ("short", 3)])
+async def test_a_change_is_read_beside_the_loop_and_decided_only_when_it_is_shown(
+    shared_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch, name: str, count: int
 ) -> None:
-    lines = [f"value_{n} = compute({n})\n" for n in range(30_000)]
-    (shared_daemon.work / "whole.py").write_text("".join(lines))
+    """However short it is: the first colours of a language take a tenth of a second."""
+    lines = [f"value_{n} = compute({n})\n" for n in range(count)]
+    (shared_daemon.work / f"{name}.py").write_text("".join(lines))
     content = "".join(line.replace("compute", "derive") for line in lines)
-    request_id = ask(shared_daemon, "whole", calls(tool("write_file", path="whole.py", content=content)))
+    request_id = ask(shared_daemon, name, calls(tool("write_file", path=f"{name}.py", content=content)))
     may_read, threads = threading.Event(), set()
 
     def look(of: Callable[..., Any]) -> Callable[..., Any]:
@@ -389,8 +391,8 @@ async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is
 
         return looked
 
-    for owner, name in ((approval_module, "risks"), (approval_module, "change"), (Approval, "_payload")):
-        monkeypatch.setattr(owner, name, look(getattr(owner, name)))
+    for owner, part in ((approval_module, "risks"), (approval_module, "change"), (Approval, "_payload")):
+        monkeypatch.setattr(owner, part, look(getattr(owner, part)))
     screen = Approval(request_id)
     async with open_app(shared_daemon, screen=screen) as (app, pilot):
         await until(pilot, lambda: "reading it" in shown(app) and threads)
@@ -404,7 +406,7 @@ async def test_a_long_change_is_read_beside_the_loop_and_decided_only_when_it_is
         await hears(pilot, screen)
         await pilot.press("a")
         await until(pilot, lambda: left(app, screen))
-    assert await resolved(shared_daemon, "whole") == ONCE
+    assert await resolved(shared_daemon, name) == ONCE
 
 
 async def test_a_change_is_shown_against_the_file_on_the_disk(shared_daemon: DaemonProcess) -> None:

@@ -100,6 +100,20 @@ def test_who_asked_for_a_compaction_is_told() -> None:
     ]
 
 
+def test_a_summary_that_fails_is_told_with_the_reason_and_what_became_of_the_context() -> None:
+    told = Told()
+    failed = {"type": "model_call.failed", "run_id": "run_1", "code": "rate_limited", "message": "429: later"}
+    told.tell(submitted(), STARTED, SUM_UP)
+    told.tell({**failed, "model_call_id": "m2"}, {**COMPACTED, "summary": ""}, {**CALL, "model_call_id": "m3"})
+    told.tell({**failed, "model_call_id": "m3"}, {**failed, "type": "run.failed"})
+    notes = [(e.text, e.tone) for e in told.talk.entries if isinstance(e, Note)]
+    assert notes[0] == ("no summary: rate_limited: 429: later", "warning")
+    assert len(notes) == 2 and notes[1][0].startswith("failed"), (
+        "a reply that fails is told once, by the end of its run"
+    )
+    assert [type(e).__name__ for e in told.talk.entries[1:3]] == ["Note", "Compacted"]
+
+
 def test_the_story_of_a_run_has_the_summary_in_the_step_that_it_makes_room_for(told: Told) -> None:
     told.tell(reply("The answer.", usage={"input_tokens": 9_100, "output_tokens": 20}))
     story = Story("run_1")
@@ -121,4 +135,4 @@ def test_the_timeline_tells_of_the_summary_in_words(told: Told) -> None:
     assert line_of(records[0], Renderer()).text.endswith("asks for a summary of what went before")
     assert line_of({**records[1], "events": [records[1]["events"][0]]}, Renderer()).text == "the summary came"
     assert TEXT in line_of(records[1], Renderer()).text
-    assert is_shown(records[1], "decisions", "") is False
+    assert is_shown(records[1], "decisions", "", {}) is False

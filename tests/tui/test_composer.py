@@ -21,12 +21,12 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from kheish.limits import MIB
-from kheish.tui import files, fuzzy, history
+from kheish.tui import files, fuzzy, history, shell
 from kheish.tui.actions import bindings
 from kheish.tui.app import KheishApp
 from kheish.tui.history import History, Written
 from kheish.tui.look import THEMES
-from kheish.tui.widgets.composer import TWICE_S, Composer
+from kheish.tui.widgets.composer import EMPTIED_S, TWICE_S, Composer
 from tests.daemon_process import DaemonProcess, text
 from tests.tui.harness import check_picture, open_app, shown, until
 
@@ -137,8 +137,21 @@ async def test_left_goes_back_only_where_nothing_is_written(tmp_path: Path) -> N
     async with opened(tmp_path) as (app, pilot):
         await type_in(pilot, "ab", "left", "left", "left")
         assert app.told == [] and app.composer.cursor_location == (0, 0)
-        await type_in(pilot, "", "delete", "delete", "left")
+        await type_in(pilot, "", "delete", "delete")
+        app.composer._emptied_at_s -= 2 * EMPTIED_S
+        await type_in(pilot, "", "left")
         assert app.told == ["left"]
+
+
+async def test_left_asks_first_where_what_was_written_has_just_been_deleted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (app, pilot):
+        await type_in(pilot, "a", "backspace", "left")
+        assert app.told == [] and "once more" in " ".join(n.message for n in app._notifications)
+        await type_in(pilot, "", "left")
+        assert app.told == ["left"]
+        app.told.clear()
+        await type_in(pilot, "sent", "enter", "left")
+        assert app.told[1:] == ["left"], "nothing was deleted"
 
 
 async def test_escape_twice_interrupts_and_once_does_not(tmp_path: Path) -> None:
@@ -184,6 +197,60 @@ async def test_a_line_that_begins_with_an_exclamation_mark_is_a_command_and_says
         await type_in(pilot, "wow!", "enter")
         await type_in(pilot, "!", "enter")
         assert app.sent == [("shell", "ls -l"), ("shell", "make"), ("queue", "wow!")]
+
+
+@pytest.mark.parametrize(
+    ("command", "target"),
+    [
+        ("cd", ""),
+        ("cd src", "src"),
+        ("cd 'my src'", "my src"),
+        ("cd ..", ".."),
+        ("cd a b", None),
+        ("cd -", None),
+        ("cd src && make", None),
+        ("cd $HOME", None),
+        ("cd 'open", None),
+        ("cdrom", None),
+        ("echo cd", None),
+    ],
+)
+def test_only_a_cd_alone_is_remembered(command: str, target: str | None) -> None:
+    assert shell.target_of(command) == target
+
+
+async def test_a_cd_goes_before_the_commands_that_follow_until_the_next(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (app, pilot):
+        (app.cwd / "my src" / "deep").mkdir(parents=True)
+        below = app.cwd / "my src"
+
+        async def run(line: str) -> None:
+            app.composer.load(line)
+            await type_in(pilot, "", "enter")
+            await app.workers.wait_for_complete()
+
+        await run("!cd 'my src'")
+        await type_in(pilot, "!make")
+        assert "shell in my src: runs with bash" in shown(app)
+        await type_in(pilot, "", "enter")
+        await run("!cd deep")
+        await run("!cd nowhere")
+        await run("!pwd")
+        await run(f"!cd {tmp_path}")
+        await run("!pwd")
+        await run("!cd work")
+        await run("!pwd")
+        await run("!cd /")
+        await run("!cd")
+        await run("!pwd")
+        assert app.sent == [
+            ("shell", f"cd '{below}' || exit\nmake"),
+            ("shell", f"cd '{below}/deep' || exit\npwd"),
+            ("shell", f"cd {tmp_path} || exit\npwd"),
+            ("shell", "pwd"),
+            ("shell", "pwd"),
+        ]
+        assert "there is no such directory" in " ".join(n.message for n in app._notifications)
 
 
 # -- earlier inputs and drafts --------------------------------------------------------------------------------------
@@ -394,6 +461,8 @@ async def test_a_click_takes_a_choice(tmp_path: Path, work: Path) -> None:
     async with opened(tmp_path) as (app, pilot):
         await type_in(pilot, "@m")
         await until(pilot, lambda: "src/main.py" in app.choices)  # type: ignore[arg-type]
+        await app.workers.wait_for_complete()
+        await pilot.pause()
         at = app.choices.index("src/main.py")
         await pilot.click(app.composer.completion, offset=(3, at))
         await pilot.pause()
@@ -516,6 +585,7 @@ async def test_an_image_that_is_too_large_is_refused_with_the_reason_and_its_pat
         app.paste(str(tmp_path / "big.png"))
         await until(pilot, lambda: app.composer.text)  # type: ignore[arg-type]
         assert app.composer.text == str(tmp_path / "big.png")
+        await until(pilot, lambda: len(app._notifications))  # type: ignore[arg-type]
         (said,) = [notice.message for notice in app._notifications]
         assert said.startswith("cannot attach big.png: it is over 2.8 MiB")
 

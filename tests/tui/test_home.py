@@ -89,6 +89,17 @@ async def test_typing_filters_and_escape_takes_it_back(furnished: DaemonProcess)
         await loaded(app, pilot)
 
 
+@pytest.mark.parametrize(("typed", "found"), [("apref", "api-refactor"), ("the night", "nightly"), ("dpl", "deploy")])
+async def test_letters_of_a_name_or_words_of_what_is_known_find_a_session(
+    furnished: DaemonProcess, typed: str, found: str
+) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await loaded(app, pilot)
+        await pilot.press("slash")
+        app.screen.query_one("#filter", Input).value = typed
+        await until(pilot, lambda: "1 session" in shown(app) and app.screen.query_one(Rows).cursor == found)
+
+
 async def test_only_this_directory_or_all(furnished: DaemonProcess) -> None:
     async with open_app(furnished) as (app, pilot):
         await loaded(app, pilot)
@@ -253,3 +264,17 @@ async def test_a_low_terminal_is_for_the_list(furnished: DaemonProcess) -> None:
     async with open_app(furnished, size=(40, 12)) as (app, pilot):
         await until(pilot, lambda: "nightly" in shown(app) and "deploy" in shown(app))
         assert "asked by the rule" not in shown(app)
+
+
+async def test_only_sessions_with_a_name_or_all(furnished: DaemonProcess) -> None:
+    nameless = furnished.client.sessions.create(cwd=str(furnished.work))["session_id"]
+    async with open_app(furnished, size=(120, 40)) as (app, pilot):
+        await until(pilot, lambda: nameless[:10] in shown(app))
+        await pilot.press("N")
+        await until(pilot, lambda: nameless[:10] not in shown(app) and "api-refactor" in shown(app))
+        await asyncio.to_thread(furnished.client.sessions.set_title, nameless, "Named now")
+        await until(pilot, lambda: "Named now" in shown(app))
+        await asyncio.to_thread(furnished.client.sessions.set_title, nameless, "")
+        await until(pilot, lambda: "Named now" not in shown(app))
+        await pilot.press("N")
+        await until(pilot, lambda: nameless[:10] in shown(app))

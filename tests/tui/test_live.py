@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from kheish.tui.live import Asked, Board, Call, Conversation, Note, Reply, Said, duration
+from kheish.tui.live import Asked, Board, Call, Conversation, Note, Reply, Said, Spending, duration
+from kheish.tui.words import spent_text
 
 Event = dict[str, Any]
 
@@ -284,3 +285,20 @@ def test_steps_and_tokens_add_up_over_a_run(told: Told) -> None:
 )
 def test_a_duration_is_short(ms: int, shown: str) -> None:
     assert duration(ms) == shown
+
+
+def test_what_a_session_used_is_what_the_daemon_said_and_what_was_told_since() -> None:
+    spent, usage = Spending(), {"input_tokens": 100, "output_tokens": 20, "cache_read_tokens": 3}
+    spent.load({"tokens": 1_000, "cost_usd": 0.5, "steps": 1, "wall_ms": 9, "unpriced_calls": 0}, 7)
+    told = Told()
+    told.tell(submitted(), STARTED, CALL)
+    told.tell({**reply("x", usage=usage), "cost_usd": 0.25})
+    for record in told.talk.records:
+        spent.apply({**record, "seq": record["seq"] + 4})
+        spent.apply({**record, "seq": record["seq"] + 4})
+    assert (spent.tokens, spent.cost_usd) == (1_000, 0.5), "7 and before is counted already"
+    spent.apply({**told.talk.records[-1], "seq": 8})
+    assert (spent.tokens, spent.cost_usd, spent_text(spent)) == (1_123, 0.75, "1k tok · $0.75")
+    retried: Any = {"type": "model_call.retrying", "usage": {"input_tokens": 7}}
+    spent.apply({**told.talk.records[-1], "seq": 9, "events": [retried]})
+    assert spent_text(spent) == "1k tok · $0.75+", "an attempt whose price nobody knows"

@@ -127,7 +127,7 @@ async def test_in_a_low_place_a_long_plan_shows_what_is_worked_at(api: DaemonPro
 @pytest.mark.slow
 async def test_home_says_where_the_plan_is(api: DaemonProcess) -> None:
     async with open_app(api, size=WIDE) as (app, pilot):
-        await until(pilot, lambda: "3/5 round once" in shown(app))
+        await until(pilot, lambda: "2/5 done, now: round once" in shown(app))
         assert not isinstance(app.screen, Session)
 
 
@@ -135,6 +135,6 @@ async def test_home_says_where_the_plan_is(api: DaemonProcess) -> None:
 def test_runs_get_and_logs_tell_it(api: DaemonProcess) -> None:
     (run,) = api.client.runs.list(session_id="cart")
     said = api.cli("runs", "get", run["run_id"]).stdout
-    assert "3/5 round once" in said and "[x] read the failing test" in said and "[>] round once" in said
+    assert "2/5 done, now: round once" in said and "[x] read the failing test" in said and "[>] round once" in said
     assert [item["status"] for item in run["plan"]].count("completed") == 2
-    assert "plan 3/5 round once" in api.cli("logs", "cart").stdout
+    assert "plan 2/5 done, now: round once" in api.cli("logs", "cart").stdout

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from textual import events
 
+from kheish.config import Tui
 from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
 from kheish.tui.screens.approval import Approval
@@ -146,6 +147,41 @@ async def test_the_queue_is_edited_ordered_and_withdrawn(api: DaemonProcess) -> 
         await pilot.press("ctrl+u", "x")
         await until(pilot, lambda: "queued 1  first" in shown(app) and "thoughts" not in shown(app))
     assert [r["request"]["text_preview"] for r in api.client.sessions.queue(session)] == ["first"]
+    api.client.sessions.end(session)
+
+
+async def test_with_readline_keys_the_place_to_write_has_those_of_a_shells_line(api: DaemonProcess) -> None:
+    session = api.session("readline")
+    async with open_app(api, session_id=session, settings=Tui(readline=True, reduced_motion=True)) as (app, pilot):
+        screen = await in_session(app, pilot)
+        await write(pilot, "one two")
+        await pilot.press("alt+b", "ctrl+b", "ctrl+d", "x", "ctrl+a", "ctrl+f", "ctrl+d", "ctrl+e", "y")
+        assert screen.query_one(Composer).text == "oextwoy"
+        await pilot.press("ctrl+b", "ctrl+u")
+        assert screen.query_one(Composer).text == "y"
+        keys = {key for key, active in screen.active_bindings.items() if active.binding.action == "aside"}
+        assert keys == {"f6"}
+
+
+async def test_a_paused_queue_is_said_on_every_screen_and_goes_on_by_the_same_key(api: DaemonProcess) -> None:
+    session = api.session("pause")
+    active = api.submit(session, "wait for it", model="test/hang.json")
+    api.submit(session, "then this", model="test/done.json")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "queued 1  then this" in shown(app))
+        await pilot.press("alt+p")
+        await until(pilot, lambda: "the queue is paused: Enter queues, Alt+P lets it go on" in shown(app))
+        await asyncio.to_thread(api.client.runs.cancel, active)
+        await until(pilot, lambda: "paused" in shown(app).splitlines()[-1] and "queued 1  then this" in shown(app))
+        await pilot.press("left")
+        await until(pilot, lambda: "○ paused    pause" in shown(app))
+        await pilot.press("f5")
+        app.open_session(session)
+        await in_session(app, pilot)
+        await until(pilot, lambda: "queue is paused" in shown(app))
+        await pilot.press("alt+p")
+        await until(pilot, lambda: "Done." in shown(app) and "paused:" not in shown(app))
     api.client.sessions.end(session)
 
 

@@ -12,7 +12,8 @@ import pytest
 from kheish.config import Tui, load_config
 from kheish.errors import Invalid
 from kheish.tui.actions import ACTIONS, Action
-from kheish.tui.preferences import is_typed, keep, problems_of, taken_by
+from kheish.tui.look import THEMES
+from kheish.tui.preferences import is_typed, keep, keymap_of, problems_of, taken_by
 from kheish.tui.screens.help import Help
 from kheish.tui.screens.settings import KeyCapture, Settings
 from kheish.tui.widgets.rows import Rows
@@ -221,6 +222,15 @@ def test_a_key_is_taken_where_both_actions_may_be_valid(
 ) -> None:
     found = taken_by(action(id_), key, keys)
     assert (found.id if found else None) == taken
+
+
+def test_readline_keys_give_way_to_a_persons_own() -> None:
+    settings = Tui(readline=True, keys={"session.run": "f10"})
+    assert keymap_of(settings)["session.run"] == "f10" and keymap_of(settings)["session.aside"] == "f6"
+    assert keymap_of(Tui(keys={"session.run": "f10"})) == {"session.run": "f10"}
+    (said,) = problems_of(Tui(readline=True, keys={"session.plan": "f6"}, theme=THEMES[0].name), [THEMES[0].name])
+    assert "f6 is a key of 'session.plan' and of 'session.aside'" in said
+    assert problems_of(Tui(readline=True, theme=THEMES[0].name), [THEMES[0].name]) == []
 
 
 def test_a_letter_is_no_key_where_one_writes() -> None:

@@ -67,6 +67,7 @@ async def test_every_record_is_a_line_and_one_opens_with_the_state_at_that_point
 
 async def test_the_list_is_narrow_enough_for_a_small_terminal(shared_daemon: DaemonProcess) -> None:
     session = journal(shared_daemon, "small")
+    shared_daemon.client.sessions.label(session, 6, "before it was installed")
     async with open_app(shared_daemon, screen=Timeline(session)) as (app, pilot):
         await until(pilot, lambda: "live" in shown(app))
         check_picture(app, "timeline", *SAME)
@@ -185,7 +186,76 @@ async def test_a_filter_leaves_records_out_and_keeps_the_place(shared_daemon: Da
         await until(pilot, lambda: "decisions" in shown(app) and "now install it" not in shown(app))
         assert "allow by user" in shown(app)
         await pilot.press("f")
+        await until(pilot, lambda: "labelled" in shown(app) and "allow by user" not in shown(app))
+        await pilot.press("f")
         await until(pilot, lambda: "filter.md ->" in shown(app))
+
+
+async def label(pilot: Keys, typed: str) -> None:
+    await pilot.press("m")
+    pilot.app.screen.query_one(Input).value = typed
+    await pilot.press("enter")
+
+
+async def test_a_record_is_labelled_and_the_label_is_gone_to_from_elsewhere(shared_daemon: DaemonProcess) -> None:
+    session = journal(shared_daemon, "label")
+    client = shared_daemon.client
+    async with open_app(shared_daemon, screen=Timeline(session, seq=2), size=(110, 30)) as (app, pilot):
+        await until(pilot, lambda: rows(app) == "2")
+        await label(pilot, "where it began")
+        await until(pilot, lambda: "⚑ where it began  user:" in shown(app))
+        assert client.sessions.get(session)["labels"] == [{"seq": 2, "label": "where it began"}]
+        # Another client's, too.
+        await asyncio.to_thread(client.sessions.label, session, 6, "before the install")
+        await until(pilot, lambda: "⚑ before the install" in shown(app))
+        await pilot.press("G", "right_square_bracket")
+        await until(pilot, lambda: rows(app) == "2")
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: rows(app) == "6")
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: rows(app) == "2")
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: rows(app) == "6")
+        await pilot.press("enter")
+        await until(pilot, lambda: "The state at this point" in shown(app))
+        assert any("label" in line.text and "before the install" in line.text for line in details(app).lines)
+
+
+async def test_a_label_is_changed_and_an_empty_one_takes_it_away(shared_daemon: DaemonProcess) -> None:
+    session = journal(shared_daemon, "relabel")
+    shared_daemon.client.sessions.label(session, 3, "here")
+    async with open_app(shared_daemon, screen=Timeline(session, seq=3), size=(110, 30)) as (app, pilot):
+        await until(pilot, lambda: "⚑ here" in shown(app))
+        await pilot.press("m")
+        assert pilot.app.screen.query_one(Input).value == "here"
+        await pilot.press("end", "!", "enter")
+        await until(pilot, lambda: "⚑ here!" in shown(app))
+        await label(pilot, "")
+        await until(pilot, lambda: "⚑" not in shown(app))
+        assert shared_daemon.client.sessions.get(session)["labels"] == []
+
+
+async def test_labelled_records_are_shown_alone_and_what_is_labelled_then_joins_them(
+    shared_daemon: DaemonProcess,
+) -> None:
+    session = journal(shared_daemon, "alone")
+    client = shared_daemon.client
+    client.sessions.label(session, 2, "early")
+    async with open_app(shared_daemon, screen=Timeline(session), size=(110, 30)) as (app, pilot):
+        await until(pilot, lambda: "live" in shown(app))
+        for _ in range(4):
+            await pilot.press("f")
+        screen = app.screen
+        assert isinstance(screen, Timeline)
+        await until(pilot, lambda: [line.seq for line in screen.window.lines] == [2] and rows(app) == "2")
+        await asyncio.to_thread(client.sessions.label, session, 7, "late")
+        await until(pilot, lambda: [line.seq for line in screen.window.lines] == [2, 7])
+        await asyncio.to_thread(client.sessions.label, session, 2, "")
+        await until(pilot, lambda: [line.seq for line in screen.window.lines] == [7])
+        await pilot.press("f", "ctrl+home")
+        await until(pilot, lambda: rows(app) == "1")
+        await go(pilot, "late")
+        await until(pilot, lambda: rows(app) == "7")
 
 
 async def test_what_a_tool_said_moves_no_cursor_and_is_whole_in_the_details(shared_daemon: DaemonProcess) -> None:
@@ -252,6 +322,7 @@ async def test_the_record_that_is_opened_stays_in_sight_beside_its_details(share
     session = long_session(shared_daemon)
     async with open_app(shared_daemon, screen=Timeline(session), size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: rows(app) == str(LONG))
+        await until(pilot, lambda: any(line.startswith(f" {LONG} ") for line in shown(app).splitlines()))
         await pilot.press("enter")
         await until(pilot, lambda: "The state at this point" in shown(app))
         await until(pilot, lambda: any(line.startswith(f" {LONG} ") for line in shown(app).splitlines()))

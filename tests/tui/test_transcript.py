@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
 from rich.cells import cell_len
@@ -218,6 +219,32 @@ async def test_the_first_line_is_seen_where_one_goes_to_the_start() -> None:
         app.transcript.show([said(i, f"number {i}\n" + "a long tail " * 9) for i in range(30)], at="start")
         await pilot.pause()
         assert "number 0" in shown_all(app).split("\n")[0]
+
+
+async def test_one_goes_from_input_to_input_and_from_the_last_to_the_end() -> None:
+    async with page(talk(60)) as (app, pilot):
+        transcript = app.transcript
+
+        async def go(by: int) -> int:
+            """The number of the input that is the first line then."""
+            transcript.go_to_input(by)
+            await pilot.pause()
+            found = re.match(r"\W+input number (\d+)", shown_all(app).splitlines()[0])
+            return int(found[1]) if found else -1
+
+        seen = [await go(-1)]
+        while seen[-1] and len(seen) < 60:
+            seen.append(await go(-1))
+        assert not transcript.is_following
+        assert seen == list(range(seen[0], -1, -3)) and seen[0] >= 48, "none is left out"
+        assert await go(-1) == 0, "there is none before the first"
+        transcript.scroll_to(y=1)
+        await pilot.pause()
+        assert await go(-1) == 0, "it was not in sight whole any more"
+        assert [await go(1) for _ in seen[1:]] == seen[-2::-1]
+        for _ in range(20):
+            await go(1)
+        assert transcript.is_following
 
 
 async def test_a_long_reply_is_shown_whole_but_drawn_only_where_it_is_seen() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kheish.client import RecordPage, RecordView
-from kheish.tui.window import PAGE, WINDOW, Goal, Window, goal_of, is_shown
+from kheish.tui.window import PAGE, SCANNED_MAX, WINDOW, Goal, Window, goal_of, is_shown
 
 ME = "user:1000"
 NOON_MS = int(datetime(2026, 11, 25, 12, 0).timestamp() * 1000)
@@ -88,7 +88,7 @@ async def test_a_window_in_the_middle_takes_nothing_that_comes() -> None:
 async def test_a_filter_reads_on_until_there_is_something_to_show() -> None:
     journal = Journal(1_500)
     journal.records[99] = record(100, by=ME)
-    window = Window(journal.read, "only mine", ME)
+    window = Window(journal.read, "only mine", ME, {})
     await window.open_end(1_500)
     assert seqs(window) == [100] and window.first_seq == 1
     assert journal.reads < 20
@@ -127,6 +127,32 @@ async def test_a_search_goes_on_from_the_other_end_and_finds_what_no_line_shows(
     assert await window.find("no such thing", 1, 900) == 0
 
 
+async def test_only_labelled_records_are_found_over_any_distance_without_reading_what_lies_between() -> None:
+    journal = Journal(30_000)
+    labels = {3: "the start", 4: "after it", 15_000: "the outage", 29_990: "now"}
+    window = Window(journal.read, "labelled", labels=labels)
+    await window.open_end(30_000)
+    while await window.older():
+        pass
+    assert seqs(window) == sorted(labels) and window.is_at_end and window.first_seq == 1
+    assert journal.reads < 10
+    assert window.apply(record(30_001)) is False
+
+
+async def test_a_label_is_found_like_what_its_record_says() -> None:
+    journal = Journal(900)
+    window = Window(journal.read, labels={700: "Before the outage"})
+    assert await window.find("the outage", 1, 900) == 700
+
+
+async def test_it_goes_back_until_a_filter_lets_something_through() -> None:
+    journal = Journal(3 * SCANNED_MAX)
+    journal.records[9] = record(10, {"type": "session.mode_changed", "mode": "plan"})
+    window = Window(journal.read, "decisions")
+    await window.open_end(3 * SCANNED_MAX)
+    assert seqs(window) == [10]
+
+
 TOOL: dict[str, Any] = {"type": "tool_call.started", "run_id": "r", "tool_call_id": "c"}
 DECIDED: dict[str, Any] = {"type": "tool_call.decided", "run_id": "r", "tool_call_id": "c"}
 SILENT: dict[str, Any] = {"type": "model_call.completed", "text": " "}
@@ -147,10 +173,11 @@ ASKED: dict[str, Any] = {"type": "approval.requested"}
 )
 def test_a_filter_keeps_what_it_says(events: Sequence[dict[str, Any]], no_tools: bool, decisions: bool) -> None:
     found = record(1, *events)
-    assert is_shown(found, "all", ME)
-    assert is_shown(found, "no tools", ME) is no_tools
-    assert is_shown(found, "decisions", ME) is decisions
-    assert not is_shown(found, "only mine", ME) and is_shown(record(1, *events, by=ME), "only mine", ME)
+    assert is_shown(found, "all", ME, {})
+    assert is_shown(found, "no tools", ME, {}) is no_tools
+    assert is_shown(found, "decisions", ME, {}) is decisions
+    assert not is_shown(found, "labelled", ME, {2: "x"}) and is_shown(found, "labelled", ME, {1: "x"})
+    assert not is_shown(found, "only mine", ME, {}) and is_shown(record(1, *events, by=ME), "only mine", ME, {})
 
 
 def at(*when: int) -> int:

@@ -17,7 +17,7 @@ from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
 from kheish.core import commands
 from kheish.core.runs import check_not_started, check_queued
-from kheish.errors import Conflict, Draining, Invalid
+from kheish.errors import Conflict, Draining, Invalid, NotFound
 from kheish.ids import is_session_name, new_id
 from kheish.limits import PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 from kheish.runtime.supervisor import Caller
@@ -29,6 +29,7 @@ from kheish.wire.sessions import (
     EndSession,
     ForkSession,
     InterruptView,
+    LabelRecord,
     SessionStatus,
     SessionView,
     SetModel,
@@ -204,6 +205,7 @@ def row_view(app: App, session_id: str) -> SessionView:
         problem=row.problem,
         attached=app.supervisor.hub.attached_to(row.session_id),
         parent_run_id=row.share.parent_run_id,
+        queue_paused=row.queue_paused,
     )
 
 
@@ -247,6 +249,11 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
     if (state.active or state.queue) and not (call.key and call.key in state.keys):
         raise Conflict(
             f"cannot wait in session {session_id}: run {state.active} is active; use /runs, which queues",
+            code="session_busy",
+        )
+    if state.queue_paused:
+        raise Conflict(
+            f"cannot wait in session {session_id}: its queue is paused; resume it, or use /runs, which queues",
             code="session_busy",
         )
     subscription = app.supervisor.hub.subscribe(session_id=session_id, has_deltas=False)
@@ -305,6 +312,19 @@ async def set_title(app: App, call: Call[SetTitle, NoQuery]) -> SessionView:
     return app.session_view(applied.state, applied.seq)
 
 
+async def label_record(app: App, call: Call[LabelRecord, NoQuery]) -> SessionView:
+    session_id, body = call.path["id"], call.body
+    _, last_seq = await app.supervisor.reader.state(session_id)
+    if body.seq > last_seq:
+        raise NotFound(
+            f"cannot label record {body.seq}: session {session_id} has records up to {last_seq}",
+            code="record_not_found",
+        )
+    command = commands.LabelRecord(seq=body.seq, label=body.label)
+    applied = await app.supervisor.submit(session_id, command, call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
 async def compact_context(app: App, call: Call[None, NoQuery]) -> SessionView:
     applied = await app.supervisor.submit(call.path["id"], commands.CompactContext(), call.caller)
     return app.session_view(applied.state, applied.seq)
@@ -313,6 +333,16 @@ async def compact_context(app: App, call: Call[None, NoQuery]) -> SessionView:
 async def list_queue(app: App, call: Call[None, NoQuery]) -> list[RunView]:
     state, _ = await app.supervisor.reader.state(call.path["id"])
     return [app.run_view(state, state.runs[run_id]) for run_id in state.queue]
+
+
+async def pause_queue(app: App, call: Call[None, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.PauseQueue(), call.caller)
+    return app.session_view(applied.state, applied.seq)
+
+
+async def resume_queue(app: App, call: Call[None, NoQuery]) -> SessionView:
+    applied = await app.supervisor.submit(call.path["id"], commands.ResumeQueue(), call.caller)
+    return app.session_view(applied.state, applied.seq)
 
 
 async def edit_queued(app: App, call: Call[EditInput, NoQuery]) -> RunView:
@@ -381,9 +411,15 @@ ENDPOINTS = (
          body=SetModel, returns=SessionView,
          codes=("operator_required", "invalid_routes", "model_missing", "route_not_ready")),
     _row("POST", _S + "/{id}/title", set_title, "Give the session another title", body=SetTitle, returns=SessionView),
+    _row("POST", _S + "/{id}/labels", label_record, "Give a record of the session a label, or take it away",
+         body=LabelRecord, returns=SessionView, codes=("record_not_found", "too_many_labels")),
     _row("POST", _S + "/{id}/compact", compact_context, "Have the next model call preceded by a compaction",
          returns=SessionView, codes=("session_ended", "nothing_to_compact")),
     _row("GET", _S + "/{id}/queue", list_queue, "List the queued inputs in order", returns=list[RunView]),
+    _row("POST", _S + "/{id}/queue/pause", pause_queue, "Let no queued run start; the active one goes on",
+         returns=SessionView, codes=("operator_required", "session_ended")),
+    _row("POST", _S + "/{id}/queue/resume", resume_queue, "Let the queue go on", returns=SessionView,
+         codes=("operator_required",)),
     _row("PATCH", _S + "/{id}/queue/{run_id}", edit_queued, "Change the text of a queued input",
          body=EditInput, returns=RunView, codes=("empty_input", "run_state_conflict")),
     _row("POST", _S + "/{id}/queue/{run_id}/move", move_queued, "Give a queued input another place in the queue",

@@ -29,12 +29,11 @@ from kheish.tui.editor import edit_outside
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import Look
 from kheish.tui.preview import change
-from kheish.tui.risks import Risk, risks, texts_of
+from kheish.tui.risks import Risk, risks
 from kheish.tui.screens.request import Request
 from kheish.tui.widgets.choices import Choices
 from kheish.tui.widgets.sheet import Sheet, fact
 
-READ_AT_ONCE_CHARS_MAX = 32_000
 RULE_CHARS_MAX = 600
 """A longer rule cannot be shown whole, and what cannot be seen is not made."""
 RECORDS_PAGE, RECORDS_READ_MAX = 50, 500
@@ -87,8 +86,8 @@ class Approval(Request):
         self._hunk_rows: list[int] = []
         self._risks: list[Risk] = []
         self._known = Known()
-        self._is_long = self._is_unread = False
-        """What would run is long; and it is not shown yet."""
+        self._is_unread = True
+        """What would run is not shown yet."""
         self._schema: dict[str, Any] = {}
 
     @property
@@ -129,28 +128,18 @@ class Approval(Request):
         self.run_worker(self._learn(), name="learn", group="learn", exclusive=True)
 
     def _look_at_call(self) -> None:
-        """What would run is another now. What is long is read beside the loop, and cannot be decided before that."""
+        """What would run is another now. It is read beside the loop, and cannot be decided before it is shown."""
         self._change = self._note = ""
-        self._is_long = sum(map(len, texts_of(self.arguments))) > READ_AT_ONCE_CHARS_MAX
-        self._is_unread, self._risks = self._is_long, []
-        if self._is_long:
-            self.query_one(Payload).show(lambda _: [strip_of(("reading it ...", self.look.dim))])
-        else:
-            self._risks = risks(self.view["tool"], self.arguments, self.view["cwd"])
-            self._show_payload(from_top=True)
+        self._is_unread, self._risks = True, []
+        self.query_one(Payload).show(lambda _: [strip_of(("reading it ...", self.look.dim))])
         self.run_worker(self._look_further(), name="look", group="look", exclusive=True)
 
     async def _look_further(self) -> None:
         call = self.view["tool"], self.arguments, self.view["cwd"]
-        if self._is_long:
-            self._risks = await asyncio.to_thread(risks, *call)
-        found = await asyncio.to_thread(change, *call)
+        self._risks, found = await asyncio.to_thread(lambda: (risks(*call), change(*call)))
         self._change, self._note = found or ("", "")
-        if found or self._is_long:
-            self._is_long = self._is_unread = self._is_long or len(self._change) > READ_AT_ONCE_CHARS_MAX
-            self.arm()
-            self._show_payload(from_top=True)
-            self.draw()
+        self._show_payload(from_top=True)
+        self.draw()
 
     def on_sheet_drawn(self) -> None:
         if self._is_unread:
@@ -236,7 +225,7 @@ class Approval(Request):
 
     def _show_payload(self, *, from_top: bool = False) -> None:
         if self.view is not None:
-            self.query_one(Payload).show(self._payload, from_top=from_top, is_long=self._is_long)
+            self.query_one(Payload).show(self._payload, from_top=from_top, beside=True)
 
     def _payload(self, width: int) -> Sequence[Strip]:
         from kheish.tui.diff import SPLIT_WIDTH_MIN, Diff, fact_lines, json_lines, shell_lines

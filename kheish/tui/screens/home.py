@@ -19,6 +19,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.narration import plan_text
 from kheish.terminal import clean, expose, one_line
+from kheish.tui import fuzzy
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import NEEDS, Need, Row
@@ -27,13 +28,24 @@ from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
-from kheish.tui.words import age_text, asks_text, call_detail, row_text, short_path, tokens_text
+from kheish.tui.words import (
+    age_text,
+    asks_text,
+    budget_text,
+    budgets_text,
+    call_detail,
+    row_text,
+    short_path,
+    tokens_text,
+)
 
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
 AGES_S = 10.0
 SORTS = ("need", "time", "name")
 WIDE, LOW = 120, 20
+PEEK_COLUMNS_MAX = 2_000
+"""Of what is asked; its screen shows all."""
 
 
 class Home(KheishScreen[None]):
@@ -55,6 +67,8 @@ class Home(KheishScreen[None]):
         super().__init__()
         self._filter = ""
         self._is_all = True
+        self._is_named = False
+        """Only sessions with a title, or a name that somebody chose."""
         self._sort = 0
         self._is_loaded = False
         self._redraw: Timer | None = None
@@ -117,10 +131,10 @@ class Home(KheishScreen[None]):
         for row in self.kheish.board.rows.values():
             if not self._is_all and row.cwd != here and not row.cwd.startswith(here + os.sep):
                 continue
-            if wanted:
-                text = f"{row.session_id} {row.title} {row.cwd} {row.headline} {row.status}".casefold()
-                if not all(word in text for word in wanted):
-                    continue
+            if self._is_named and not (row.title or not row.session_id.startswith("session_")):
+                continue
+            if not all(_matches(word, row) for word in wanted):
+                continue
             groups[row.need].append(row)
         for need, rows in groups.items():
             if SORTS[self._sort] == "name":
@@ -160,6 +174,8 @@ class Home(KheishScreen[None]):
             return ["", "asking the daemon ..."]
         if self._filter:
             return ["", f"nothing matches {one_line(self._filter, 40)!r}"]
+        if self._is_named:
+            return ["", "no session with a name: R gives one a title, N shows all"]
         if not self._is_all:
             return ["", "no session of this directory: n makes one, ctrl+a shows all"]
         return ["", "no session yet", "", "n makes one in this directory; `kheish run TEXT` does too, from any shell"]
@@ -169,6 +185,8 @@ class Home(KheishScreen[None]):
         place = "all sessions" if self._is_all else short_path(self.kheish.here)
         waiting = len(groups["needs you"])
         parts: list[Any] = [("Kheish", "bold"), f"  {clean(place)}"]
+        if self._is_named:
+            parts.append("  named")
         if self._filter:
             parts.append(f"  /{one_line(self._filter, 30)}")
         if waiting:
@@ -221,6 +239,10 @@ class Home(KheishScreen[None]):
 
     def action_scope(self) -> None:
         self._is_all = not self._is_all
+        self._draw()
+
+    def action_named(self) -> None:
+        self._is_named = not self._is_named
         self._draw()
 
     def action_sort(self) -> None:
@@ -336,13 +358,19 @@ class Home(KheishScreen[None]):
             self.kheish.say(error)
 
 
+def _matches(word: str, row: Row) -> bool:
+    """Whether it is in what is known of a session, or its letters in the name, in their order."""
+    text = f"{row.session_id} {row.title} {row.cwd} {row.headline} {row.status}".casefold()
+    return word in text or fuzzy.score(word, row.name) > 0
+
+
 def _heading(text: str, style: Style) -> Item:
     return Item("", lambda width: strip_of((cut_columns(text, width), style)))
 
 
 STATUS_STYLE = {
     "approval": "warning", "question": "warning", "running": "accent", "queued": "text", "completed": "success",
-    "failed": "error", "read-only": "error",
+    "failed": "error", "read-only": "error", "paused": "warning",
 }  # fmt: skip
 
 
@@ -355,7 +383,8 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     status = row.status
     style: Style = getattr(look, STATUS_STYLE.get(status, "dim"))
     mark = {"approval": look.marks.waiting, "question": look.marks.waiting, "running": look.marks.running,
-            "queued": look.marks.queued, "completed": look.marks.done, "failed": look.marks.failed}.get(
+            "queued": look.marks.queued, "paused": look.marks.queued, "completed": look.marks.done,
+            "failed": look.marks.failed}.get(
         status, look.marks.idle)  # fmt: skip
     name_width = max(12, min(30, width // 4))
     name = cut_columns(one_line(row.name), name_width, look.marks.ellipsis)
@@ -375,9 +404,11 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
             f"{tokens_text(row.tokens)} tok" if row.tokens else ""]))  # fmt: skip
         right = [(f"  {facts}", look.dim)]
         used += cell_len(facts) + 2
+    near = f"{budget}  " if (budget := budget_text(row)) else ""
+    used += cell_len(near)
     what = cut_columns(one_line(asks_text(row) or row_text(row)), max(0, width - used), look.marks.ellipsis)
     middle = what + " " * max(0, width - used - cell_len(what))
-    return strip_of(*left, (middle, look.text if row.need != "done" else look.dim), *right)
+    return strip_of(*left, (near, look.warning), (middle, look.text if row.need != "done" else look.dim), *right)
 
 
 def peek_content(row: Row, look: Look, now_ms: int) -> Content:
@@ -399,12 +430,14 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
         parts.append(("\nr answers", "$foreground 60%"))
     elif ask and ask.get("tool"):
         tool = f"{one_line(ask['tool'])} "
-        parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"]), "\n"]
+        parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"], PEEK_COLUMNS_MAX), "\n"]
         if ask.get("rule"):
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
         parts.append(("\nr decides", "$foreground 60%"))
     elif row.headline:
         parts += ["\n", clean(row.headline), "\n"]
+    if row.budgets:
+        parts.append((f"\n{look.marks.waiting} {one_line(budgets_text(row))}", "$warning"))
     if row.plan and row.active:
         parts += [f"\n{look.marks.note} plan {one_line(plan_text(row.plan))}"]
     return Content.assemble(*parts)

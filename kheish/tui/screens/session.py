@@ -22,7 +22,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
-from kheish.tui.live import SHELL_ROUTE, Change, Conversation, Note, Queued, Row
+from kheish.tui.live import SHELL_ROUTE, Change, Conversation, Note, Queued, Row, Spending
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.composer import Composer
@@ -31,7 +31,7 @@ from kheish.tui.widgets.plan import Plan
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.summons import Summons
 from kheish.tui.widgets.transcript import Transcript
-from kheish.tui.words import context_text, short_path, tokens_text
+from kheish.tui.words import budgets_text, context_text, short_path, spent_text
 
 PAGE_RECORDS = 200
 WIDE = 120
@@ -62,6 +62,7 @@ class Session(KheishScreen[None]):
         self._talk = Conversation(session_id)
         self._last_seq = 0
         """The session's newest record that is known; the window may end before it."""
+        self._spending = Spending()
         self._problem = ""
         """Why the session is read-only, if it is."""
         self._is_loading = True
@@ -104,6 +105,10 @@ class Session(KheishScreen[None]):
     @property
     def _row(self) -> Row | None:
         return self.kheish.board.rows.get(self.session_id)
+
+    @property
+    def _is_paused(self) -> bool:
+        return self._row is not None and self._row.is_paused
 
     @property
     def _is_closed(self) -> bool:
@@ -149,6 +154,8 @@ class Session(KheishScreen[None]):
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
+        if used := view.get("used"):
+            self._spending.load(used, view["seq"])
         self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
 
     async def _last_readable(self) -> int:
@@ -254,6 +261,7 @@ class Session(KheishScreen[None]):
             if event.event == "record":
                 was_at_end = self._is_at_end
                 self._last_seq = max(self._last_seq, event.data["seq"])
+                self._spending.apply(event.data)
                 if not was_at_end:
                     continue  # it is read when one scrolls there
                 is_record = True
@@ -291,9 +299,12 @@ class Session(KheishScreen[None]):
         self.query_one(Queue).show([*talk.queue, *self._sending.values()], look)
         ended = ("  ended", "$warning") if talk.is_ended else ""
         problem = ("  read-only", "$error") if self._problem else ""
+        row = self._row
+        budgets = (f"  {one_line(budgets_text(row))}" if row is not None and row.budgets else "", "$warning")
         self.query_one("#title", Static).update(
             Content.assemble(
                 (one_line(talk.title or self.session_id, 60), "bold"),
+                budgets,
                 (f"  {short_path(talk.cwd)}", "$foreground 60%"),
                 ended,
                 problem,
@@ -303,14 +314,12 @@ class Session(KheishScreen[None]):
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
-        row = self._row
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if talk.active else "idle"
-        tokens = talk.usage["input_tokens"] + talk.usage["output_tokens"]
         self.query_one(Footer).facts = (
             one_line(talk.model, 30),
             context_text(talk.context_tokens, talk.window_tokens),
-            f"{tokens_text(tokens)} tok" if tokens else "",
+            spent_text(self._spending),
             f"step {talk.step}" if talk.active else "",
             talk.mode.replace("_", " ") if talk.mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
@@ -324,6 +333,8 @@ class Session(KheishScreen[None]):
             return "this session has ended"
         if self._editing:
             return "Enter keeps the change, Esc Esc leaves it"
+        if self._is_paused:
+            return "the queue is paused: Enter queues, Alt+P lets it go on"
         if self._talk.active:
             return "Enter queues, Ctrl+Enter or Ctrl+S steers the run"
         return "Enter sends · ! shell · @ file"
@@ -429,6 +440,16 @@ class Session(KheishScreen[None]):
         except KheishError as error:
             self.kheish.say(error)
 
+    def action_pause(self) -> None:
+        self.run_worker(self._pause())
+
+    async def _pause(self) -> None:
+        sessions = self.client.sessions
+        try:
+            await (sessions.resume_queue if self._is_paused else sessions.pause_queue)(self.session_id)
+        except KheishError as error:
+            self.kheish.say(error)
+
     def on_queue_closed(self) -> None:
         self.query_one(Composer).focus()
 
@@ -447,6 +468,9 @@ class Session(KheishScreen[None]):
                 return
         self.query_one(Transcript).expand_entry(message.entry)
 
+    def on_transcript_link_chosen(self, message: Transcript.LinkChosen) -> None:
+        self.kheish.open_link(message.url)
+
     # -- actions -------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -461,6 +485,8 @@ class Session(KheishScreen[None]):
                 return bool(self._row and self._row.plan)
             case "queue_focus":
                 return bool(self._talk.queue)
+            case "pause":
+                return not self._is_closed
             case "back":
                 return not self.query_one(Composer).text if self.is_mounted else True
         return True
@@ -524,6 +550,12 @@ class Session(KheishScreen[None]):
 
     def action_page_down(self) -> None:
         self.query_one(Transcript).scroll_page_down(animate=False)
+
+    def action_previous_input(self) -> None:
+        self.query_one(Transcript).go_to_input(-1)
+
+    def action_next_input(self) -> None:
+        self.query_one(Transcript).go_to_input(1)
 
     def action_top(self) -> None:
         self._load(at="start")

@@ -19,7 +19,7 @@ from kheish.errors import KheishError
 from kheish.tui.actions import ACTIONS, Action, bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import Look
-from kheish.tui.preferences import is_typed, keep, keys_of, taken_by
+from kheish.tui.preferences import is_typed, keep, keymap_of, keys_of, taken_by
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.aside import Aside
 from kheish.tui.screens.help import PLACES
@@ -27,6 +27,7 @@ from kheish.tui.widgets.rows import Item, Rows
 
 SWITCHES = {
     "vim": ("Vim keys", "Modes of vi in the composer"),
+    "readline": ("Readline keys", "A shell's Ctrl+B, D, E, U; F6-F9 in their place"),
     "ascii": ("ASCII only", "No characters beyond ASCII in marks and lines"),
     "reduced_motion": ("Reduced motion", "Nothing moves or blinks"),
     "mouse": ("Mouse", "Off, the terminal selects text itself"),
@@ -124,7 +125,7 @@ class Settings(Aside):
                     setattr(self.settings.notices, name, following)
             case "key", name:
                 action = next(action for action in ACTIONS if action.id == name)
-                self.kheish.push_screen(KeyCapture(action, dict(self.settings.keys)), lambda key: self._bind(name, key))
+                self.kheish.push_screen(KeyCapture(action, keymap_of(self.settings)), lambda key: self._bind(name, key))
         self.draw()
 
     def action_reset(self) -> None:
@@ -137,7 +138,7 @@ class Settings(Aside):
         self.settings.keys.pop(id_, None)
         if key:
             self.settings.keys[id_] = key
-        self.kheish.set_keymap(self.settings.keys)
+        self.kheish.set_keymap(keymap_of(self.settings))
         self.draw()
 
     def _keep(self, place: tuple[str, ...], value: str | bool | None) -> bool:
@@ -151,6 +152,8 @@ class Settings(Aside):
     def _apply(self, name: str, value: bool) -> None:
         if name == "reduced_motion":
             self.kheish.animation_level = "none" if value else "full"
+        elif name == "readline":
+            self.kheish.set_keymap(keymap_of(self.settings))
         elif name == "mouse":
             set_mouse(self.kheish._driver, is_on=value)
         elif name == "ascii":
@@ -193,7 +196,7 @@ def items_of(settings: Tui, themes: Iterable[str], look: Look) -> list[Item]:
         if action.where != where:
             where = action.where
             found += [_heading(""), _heading(f"Keys: {PLACES.get(where, where)}", look)]
-        keys = cut_columns(", ".join(keys_of(action, settings.keys)), 20)
+        keys = cut_columns(", ".join(keys_of(action, keymap_of(settings))), 20)
         changed = look.marks.running if action.id in settings.keys else " "
         found.append(_item(f"key:{action.id}", f"{changed} {keys:<20}", action.title, action.help, look))
     return found

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Awaitable, Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.style import Style
 from textual.containers import Horizontal
 from textual.strip import Strip
@@ -15,6 +16,7 @@ from textual.widgets import Input
 from kheish.client import RecordPage, RecordView, StreamEvent
 from kheish.errors import KheishError
 from kheish.ids import new_id
+from kheish.limits import RECORD_LABEL_CHARS_MAX
 from kheish.narration import call_text
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
@@ -25,7 +27,7 @@ from kheish.tui.screens.aside import Aside
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
 from kheish.tui.widgets.sheet import Joined, Sheet, fact, heading
-from kheish.tui.window import FILTERS, WINDOW, Line, Window, goal_of
+from kheish.tui.window import FILTERS, WINDOW, Labels, Line, Window, goal_of
 
 NEAR_LINES = 5
 """How near to an end of the window the cursor is when the next page is read."""
@@ -54,15 +56,18 @@ class Timeline(Aside):
         self._seq = seq
         self._end_seq = 0
         self._by = FILTERS[0]
+        self._labels: dict[int, str] = {}
         self.window = Window(self._read)
         self._wanted = ""
+        self._labelling = 0
+        """The seq of the record for which a label is written."""
         self.is_reading = False
 
     def body(self) -> Iterable[Widget]:
         with Horizontal(id="body"):
             yield Rows()
             yield Sheet()
-        yield Input(placeholder="a seq (42), a time (14:03, -10m, 2026-11-25 14:03) or a text", id="find")
+        yield Input()
 
     def on_mount(self) -> None:
         self.query_one(Rows).focus()
@@ -96,9 +101,12 @@ class Timeline(Aside):
 
     async def _open(self, seq: int = 0) -> None:
         """At a record, or at the end."""
-        self._end_seq = max(self._end_seq, (await self.client.sessions.get(self.session_id))["seq"])
-        window = Window(self._read, self._by, self._me)
-        await (window.open_at(seq) if seq else window.open_end(self._end_seq))
+        view = await self.client.sessions.get(self.session_id)
+        self._end_seq = max(self._end_seq, view["seq"])
+        self._labels = {labelled["seq"]: labelled["label"] for labelled in view.get("labels") or ()}
+        window = Window(self._read, self._by, self._me, self._labels)
+        # All labels are within reach of the end.
+        await (window.open_at(seq) if seq and self._by != "labelled" else window.open_end(self._end_seq))
         self.window = window
         self.draw()
         lines = window.lines
@@ -116,6 +124,7 @@ class Timeline(Aside):
         was_last = self._is_at_last
         is_changed = False
         for record in records:
+            is_changed = self._take_labels(record) or is_changed
             self._end_seq = max(self._end_seq, record["seq"])
             match self.window.apply(record):
                 case None if not self.is_reading:
@@ -129,6 +138,17 @@ class Timeline(Aside):
         elif self.is_mounted:
             self._draw_head()
 
+    def _take_labels(self, record: RecordView) -> bool:
+        """Whether it holds any."""
+        labelled = [event for event in record["events"] if event["type"] == "record.labelled"]
+        for event in labelled:
+            self._labels.pop(event["labelled_seq"], None)
+            if event["label"]:
+                self._labels[event["labelled_seq"]] = event["label"]
+        if labelled and self._by == "labelled":
+            self._start(self._open(self._line.seq if self._line else 0))
+        return bool(labelled)
+
     # -- drawing -------------------------------------------------------------------------------------------------
 
     @property
@@ -139,7 +159,7 @@ class Timeline(Aside):
     def draw(self) -> None:
         if not self.is_mounted:
             return
-        self.query_one(Rows).set(items_of(self.window.lines, self.look, self._me))
+        self.query_one(Rows).set(items_of(self.window.lines, self.look, self._me, self._labels))
         self._draw_head()
 
     def _draw_head(self) -> None:
@@ -197,8 +217,8 @@ class Timeline(Aside):
             return
         state = Conversation(self.session_id)
         state.show(records)
-        look = self.look
-        self.query_one(Sheet).show(lambda width: draw_details(record, state, width, look), from_top=True)
+        look, label = self.look, self._labels.get(seq, "")
+        self.query_one(Sheet).show(lambda width: draw_details(record, state, width, look, label), from_top=True)
 
     # -- actions -------------------------------------------------------------------------------------------------
 
@@ -207,7 +227,9 @@ class Timeline(Aside):
             return action == "close"
         if action in ("next", "previous"):
             return bool(self._wanted)
-        return bool(self.window.lines) if action in ("open", "find", "fork") else True
+        if action in ("next_label", "previous_label"):
+            return bool(self._labels)
+        return bool(self.window.lines) if action in ("open", "find", "fork", "label") else True
 
     def action_close(self) -> None:
         """First what is open on the screen, then the screen."""
@@ -246,13 +268,44 @@ class Timeline(Aside):
         self.kheish.open_session(made["session_id"])
 
     def action_find(self) -> None:
+        self._labelling = 0
+        self._ask("a seq (42), a time (14:03, -10m, 2026-11-25 14:03) or a text")
+
+    def action_label(self) -> None:
+        if line := self._line:
+            self._labelling = line.seq
+            self._ask(f"label of record {line.seq}; empty: none", self._labels.get(line.seq, ""))
+
+    def _ask(self, prompt: str, value: str = "") -> None:
         field = self.query_one(Input)
+        field.placeholder, field.value = prompt, value
+        field.max_length = RECORD_LABEL_CHARS_MAX if self._labelling else None
         field.add_class("open")
-        field.value = ""
         field.focus()
+
+    async def _label(self, seq: int, label: str) -> None:
+        try:
+            await self.kheish.link.deliver(lambda: self.client.sessions.label(self.session_id, seq, label))
+        except KheishError as error:
+            self.kheish.say(error)
+
+    def action_next_label(self) -> None:
+        self._go_to_label(1)
+
+    def action_previous_label(self) -> None:
+        self._go_to_label(-1)
+
+    def _go_to_label(self, by: int) -> None:
+        """The nearest one that way; from the last it goes on with the first."""
+        seq = self._line.seq if self._line else 0
+        ahead = [labelled for labelled in self._labels if (labelled - seq) * by > 0]
+        self._start(self._go_to(min(ahead or self._labels, key=lambda labelled: labelled * by)))
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
         self.action_close()
+        if self._labelling:
+            self.run_worker(self._label(self._labelling, message.value), name="label", group="label")
+            return
         line = self._line
         goal = goal_of(message.value, line.record["at_ms"] if line else self.kheish.now_ms)
         if goal is None:
@@ -282,14 +335,18 @@ class Timeline(Aside):
         found = await self.window.find(self._wanted, seq, self._end_seq, backwards=backwards)
         if not found:
             self.notify(f"no record holds {one_line(self._wanted, 40)}", severity="warning", markup=False)
-        elif any(line.seq == found for line in self.window.lines):
-            self.query_one(Rows).move_to(str(found))
+        else:
+            await self._go_to(found)
+
+    async def _go_to(self, seq: int) -> None:
+        if any(line.seq == seq for line in self.window.lines):
+            self.query_one(Rows).move_to(str(seq))
         else:
             self._by = FILTERS[0]
-            await self._open(found)
+            await self._open(seq)
 
 
-def items_of(lines: Sequence[Line], look: Look, me: str) -> list[Item]:
+def items_of(lines: Sequence[Line], look: Look, me: str, labels: Labels) -> list[Item]:
     """With a heading where a day begins."""
     found: list[Item] = []
     day = ""
@@ -298,18 +355,24 @@ def items_of(lines: Sequence[Line], look: Look, me: str) -> list[Item]:
         if (of := time.strftime("%a, %Y-%m-%d", time.localtime(line.record["at_ms"] / 1000))) != day:
             day = of
             found.append(Item("", lambda _, day=day: strip_of((day, look.dim))))  # type: ignore[misc]
-        found.append(Item(str(line.seq), lambda width, line=line: draw_line(line, width, seq_width, look, me)))  # type: ignore[misc]
+        found.append(
+            Item(str(line.seq), lambda width, line=line: draw_line(line, width, seq_width, look, me, labels))  # type: ignore[misc]
+        )
     return found
 
 
-def draw_line(line: Line, width: int, seq_width: int, look: Look, me: str) -> Strip:
+def draw_line(line: Line, width: int, seq_width: int, look: Look, me: str, labels: Labels) -> Strip:
     record = line.record
     clock = time.strftime("%H:%M:%S", time.localtime(record["at_ms"] / 1000))
     style: Style = getattr(look, STYLE.get(line.color, "text"))
     head = f"{record['seq']:>{seq_width}}  {clock}  {'g' + str(record['generation']):<3} "
     author = f" {cut_columns(author_of(record, me), 8, look.marks.ellipsis):<8} "
-    text = cut_columns(one_line(line.text), max(0, width - len(head) - len(author)), look.marks.ellipsis)
-    return strip_of((head, look.dim), (author, look.accent if author.strip() == "you" else look.dim), (text, style))
+    label = cut_columns(one_line(labels.get(line.seq, "")), width // 3, look.marks.ellipsis)
+    mark = f"{look.marks.label} {label}  " if label else ""
+    room = width - len(head) - len(author) - cell_len(mark)
+    text = cut_columns(one_line(line.text), max(0, room), look.marks.ellipsis)
+    by = author, look.accent if author.strip() == "you" else look.dim
+    return strip_of((head, look.dim), by, (mark, look.heading), (text, style))
 
 
 def author_of(record: RecordView, me: str) -> str:
@@ -318,7 +381,7 @@ def author_of(record: RecordView, me: str) -> str:
     return "you" if principal == me else "agent" if principal.startswith("run:") else principal
 
 
-def draw_details(record: RecordView, state: Conversation, width: int, look: Look) -> Sequence[Strip]:
+def draw_details(record: RecordView, state: Conversation, width: int, look: Look, label: str) -> Sequence[Strip]:
     """What the session was after this record, and the record itself."""
     from kheish.tui.diff import json_lines
 
@@ -329,6 +392,7 @@ def draw_details(record: RecordView, state: Conversation, width: int, look: Look
     author = f"{by['principal']}{origin}" + "".join(
         f", {name} {by[name]}" for name in ("command", "key") if by.get(name)
     )  # fmt: skip
+    lines += fact("label", one_line(label), width, look, look.heading)
     lines += fact("author", one_line(author), width, look)
     lines += fact("generation", f"{record['generation']} of the daemon", width, look)
     since = f"folded from seq {state.first_seq} on" if state.first_seq > 1 else ""

@@ -35,7 +35,7 @@ from textual.widgets import TextArea
 from kheish.errors import Invalid
 from kheish.limits import INPUT_CHARS_MAX, KIB, REQUEST_BODY_BYTES_MAX
 from kheish.terminal import clean, one_line
-from kheish.tui import files, fuzzy
+from kheish.tui import files, fuzzy, shell
 from kheish.tui.actions import ACTIONS, bindings
 from kheish.tui.editor import edit_outside
 from kheish.tui.history import History, Written
@@ -55,6 +55,8 @@ PASTE_LINES_MAX, PASTE_CHARS_MAX = 10, 1_000
 """A longer paste is shown as a placeholder."""
 TWICE_S = 0.5
 DRAFT_DELAY_S = 1.0
+EMPTIED_S = 2.0
+"""For so long after the last letter was deleted the key that goes back asks first."""
 CHOICES_MAX = 50
 _MENTION_CHARS_MAX = 1_000
 _REQUEST_REST_BYTES = 64 * KIB
@@ -123,6 +125,11 @@ class Composer(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(b for b in bindings("session") if isinstance(b, Binding) and b.action in SHARED),
         *bindings("composer"),
+        # As in a shell's line; the text area has the others.
+        Binding("ctrl+b", "cursor_left", show=False),
+        Binding("ctrl+f", "cursor_right", show=False),
+        Binding("alt+b", "cursor_word_left", show=False),
+        Binding("alt+f", "cursor_word_right", show=False),
     ]
 
     hint: reactive[str] = reactive("")
@@ -164,6 +171,8 @@ class Composer(TextArea):
         self.inputs = inputs or History()
         self._session_id = history_key
         self._cwd = cwd
+        self._shell_place = ""
+        """Where lines for the shell run; "" is where the session is."""
         self._vim = Vim(self, self._draw_border) if vim else None
         self._unsent = Draft("", {})
         """What was written before one went through earlier inputs, or searched them."""
@@ -175,7 +184,7 @@ class Composer(TextArea):
         self._files: asyncio.Future[list[str]] | None = None
         self._found: Sequence[Written] = ()
         self._offered: dict[str, ActiveBinding] = {}
-        self._escaped_at_s = float("-inf")
+        self._escaped_at_s = self._emptied_at_s = float("-inf")
         self._saving: Timer | None = None
         self._saving_lock = asyncio.Lock()
         self._was_empty = True
@@ -244,7 +253,23 @@ class Composer(TextArea):
         self.inputs.remember(written)
         self._show("", {})
         self._save(written)
+        if how == "shell" and (target := shell.target_of(text)) is not None:
+            self._go_to(target)
+            return
+        if how == "shell":
+            text = shell.command_at(self._shell_place, text)
         self.post_message(self.Submitted(text, attachments, how, draft))
+
+    @work(group="place")
+    async def _go_to(self, target: str) -> None:
+        """Where the next lines for the shell run."""
+        place = shell.resolve(target, self._shell_place, self._cwd)
+        if place and not await asyncio.to_thread(os.path.isdir, place):
+            self._complain(f"cannot go to {one_line(target, 60)}: there is no such directory")
+            return
+        self._shell_place = place
+        where = one_line(shell.name_of(place, self._cwd), 60) if place else "the session's directory"
+        self.notify(f"! runs in {where} now", markup=False, timeout=3)
 
     def _draft(self) -> Written:
         return self._written(self._unsent if self._is_searching else None)
@@ -347,7 +372,10 @@ class Composer(TextArea):
         if top != bottom:
             edit.from_location = self._widened(top, to_end=False)
             edit.to_location = self._widened(bottom, to_end=True)
-        return super().edit(edit)
+        result = super().edit(edit)
+        if not self.text:
+            self._emptied_at_s = time.monotonic()
+        return result
 
     def validate_selection(self, selection: Selection) -> Selection:
         """The cursor passes over a piece as over one letter."""
@@ -566,7 +594,12 @@ class Composer(TextArea):
         self.replace("\n", *self.selection, maintain_selection_offset=False)
 
     def action_back(self) -> None:
-        self.post_message(self.Left())
+        """Who has just deleted what was written may have meant to go on deleting, or to move in it."""
+        is_sudden, self._emptied_at_s = time.monotonic() - self._emptied_at_s <= EMPTIED_S, float("-inf")
+        if is_sudden:
+            self.notify("once more to go back to all sessions", timeout=EMPTIED_S)
+        else:
+            self.post_message(self.Left())
 
     def action_interrupt(self) -> None:
         now_s = time.monotonic()
@@ -604,7 +637,9 @@ class Composer(TextArea):
     def _draw_border(self) -> None:
         is_shell = self.text.startswith("!") and not self._is_searching
         self.set_class(is_shell, "-shell")
-        said = "shell: runs with bash, under the session's permissions" if is_shell else ""
+        name = escape(one_line(shell.name_of(self._shell_place, self._cwd), 40))
+        place = f" in {name}" if self._shell_place else ""
+        said = f"shell{place}: runs with bash, under the session's permissions" if is_shell else ""
         said = "search what was written before: Enter takes it, Esc leaves" if self._is_searching else said
         mode = self._vim.mode if self._vim is not None else ""
         self.border_title = " · ".join(filter(None, (mode, said)))

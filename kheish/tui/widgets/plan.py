@@ -9,7 +9,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from kheish.narration import plan_place
+from kheish.narration import plan_done, plan_place
 from kheish.tui.lines import strip_of, wrap
 from kheish.tui.look import Look
 from kheish.tui.widgets.rows import on_style
@@ -69,8 +69,7 @@ class Plan(Widget):
         lines = [line for item in items for line in item]
         before, room = sum(map(len, items[:at])), max(1, size.height - 1)
         start = max(0, min(before - room // 3, len(lines) - room))
-        done = sum(item["status"] == "completed" for item in self._plan)
-        return [strip_of((f"Plan {done}/{len(self._plan)}", look.dim)), *lines[start : start + room]]
+        return [strip_of((f"Plan {plan_done(self._plan)}", look.dim)), *lines[start : start + room]]
 
     def render_line(self, y: int) -> Strip:
         if self._shown_in != self.content_size:

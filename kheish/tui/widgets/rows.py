@@ -110,9 +110,9 @@ class Rows(ScrollView, can_focus=True):
         while first > 0 and not self._items[first - 1].id:
             first -= 1  # the headings above come into sight too
         if first < top:
-            self.scroll_to(y=max(0, first), animate=False)
+            self.scroll_to(y=max(0, first), animate=False, force=True)
         elif self._cursor >= top + height:
-            self.scroll_to(y=self._cursor - height + 1, animate=False)
+            self.scroll_to(y=self._cursor - height + 1, animate=False, force=True)
         self.refresh()
 
     def action_down(self) -> None:

@@ -20,6 +20,8 @@ from kheish.tui.widgets.lines_view import LinesView
 from kheish.tui.widgets.rows import on_style
 
 NAME_WIDTH = 12
+DRAWN_AHEAD_LINES = 300
+"""Of what is drawn in a thread: to scroll through what is short costs the loop nothing."""
 Draw = Callable[[int], Sequence[Strip]]
 """Makes the lines for a width."""
 
@@ -41,13 +43,13 @@ class Sheet(LinesView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._draw: Draw = lambda _: ()
-        self._is_long = False
+        self._is_beside = False
         self.lines: Sequence[Strip] = ()
         self._drawn_width = 0
 
-    def show(self, draw: Draw, *, from_top: bool = False, is_long: bool = False) -> None:
-        """The place stays, unless `from_top`. What `is_long` is drawn in a thread: then `Drawn` tells of it."""
-        self._draw, self._is_long = draw, is_long
+    def show(self, draw: Draw, *, from_top: bool = False, beside: bool = False) -> None:
+        """The place stays, unless `from_top`. `beside` the loop it is drawn in a thread: then `Drawn` tells of it."""
+        self._draw, self._is_beside = draw, beside
         self._redraw()
         if from_top:
             self.action_first()
@@ -56,17 +58,17 @@ class Sheet(LinesView, can_focus=True):
         self._drawn_width = self.scrollable_content_region.width
         if self._drawn_width > 0:
             self.workers.cancel_group(self, "draw")
-            if self._is_long:
-                self.run_worker(self._redraw_long(self._drawn_width), group="draw")
+            if self._is_beside:
+                self.run_worker(self._redraw_beside(self._drawn_width), group="draw")
             else:
                 self._take(self._draw(self._drawn_width))
 
-    async def _redraw_long(self, width: int) -> None:
+    async def _redraw_beside(self, width: int) -> None:
         draw, height = self._draw, self.size.height
 
         def drawn() -> Sequence[Strip]:
             lines = draw(width)
-            lines[:height]  # those that are seen first
+            lines[: max(height, DRAWN_AHEAD_LINES)]  # those that are seen first
             return lines
 
         self._take(await asyncio.to_thread(drawn))

@@ -21,8 +21,9 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from kheish.tui.entries import Drawing, drawings_of
-from kheish.tui.live import Call, Change, Entry
+from kheish.tui.entries import Drawing, drawings_of, text_of
+from kheish.tui.links import url_at
+from kheish.tui.live import Call, Change, Entry, Said
 from kheish.tui.look import Look
 from kheish.tui.widgets.lines_view import LinesView
 from kheish.tui.widgets.rows import on_style
@@ -59,6 +60,13 @@ class Transcript(LinesView, can_focus=True):
         def __init__(self, entry: Entry) -> None:
             super().__init__()
             self.entry = entry
+
+    class LinkChosen(Message):
+        """An address was clicked."""
+
+        def __init__(self, url: str) -> None:
+            super().__init__()
+            self.url = url
 
     def __init__(self, look: Look) -> None:
         super().__init__()
@@ -147,6 +155,26 @@ class Transcript(LinesView, can_focus=True):
     def follow_end(self) -> None:
         self._follow(True)
         self._settle()
+
+    def go_to_input(self, by: int) -> None:
+        """To the input before what is in sight, or the one after it: to the beginning of the window, or the end, where
+        there is none."""
+        anchor = self._anchor()
+        if anchor is None:
+            return
+        index, offset = anchor
+        inputs = [i for i, drawing in enumerate(self._drawings) if isinstance(drawing.entry, Said)]
+        if by < 0:
+            before = [i for i in inputs if (i, 0) < (index, offset if offset >= 0 else 1)]
+            self._follow(False)
+            self._settle((before[-1] if before else 0, 0))
+            if not before:
+                self.post_message(self.NearTop())
+        elif self.scroll_y < self.max_scroll_y and (after := [i for i in inputs if i > index]):
+            self._follow(False)
+            self._settle((after[0], 0))
+        else:
+            self.follow_end()
 
     # -- where things are ----------------------------------------------------------------------------------------
 
@@ -272,7 +300,22 @@ class Transcript(LinesView, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         y = round(self.scroll_y) + event.y
         if self._drawings and self._ends and y < self._ends[-1] and self.text_selection is None:
-            self.post_message(self.Chosen(self._drawings[self._at(y)].entry))
+            at = event.get_content_offset(self)
+            if at is not None and (url := self._url_at(at.x, y)):
+                self.post_message(self.LinkChosen(url))
+            else:
+                self.post_message(self.Chosen(self._drawings[self._at(y)].entry))
+
+    def _url_at(self, x: int, y: int) -> str:
+        """The address that is shown at a column of a line."""
+        index = self._at(y)
+        drawing, row = self._drawings[index], y - self._top(index)
+        if row >= len(drawing.lines) or x >= drawing.lines[row].cell_length:
+            return ""
+        strip = drawing.lines[row]
+        under = next((segment.style for segment in strip.crop(x, x + 1) if segment.text), None)
+        is_link = under is not None and bool(under.underline)
+        return url_at(strip.text, len(strip.crop(0, x).text), text_of(drawing.entry), is_link=is_link)
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
