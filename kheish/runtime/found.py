@@ -46,7 +46,7 @@ def _find(root: Path, session_id: str, row: SessionSummary | None) -> Found:
     stays_open = False
     try:
         state = fold_session(opened)
-        stays_open = bool(state.session_id) and (bool(opened.set_aside) or is_owed(state))
+        stays_open = bool(state.created_at_ms) and (bool(opened.set_aside) or is_owed(state))
         row = row or _summarize(session_id, opened, state, stays_open)
         held = opened._replace(checkpoint=None, tail=opened.tail[-1:])
         return Found(row, (held, state) if stays_open else None)

@@ -46,6 +46,7 @@ class Glance(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     queue_paused: bool = False
     approval_ids: tuple[str, ...] = ()
     question_ids: tuple[str, ...] = ()
+    newest_run_id: str = ""
     is_owed: bool = False
     seq: int = 0
     gen: int = 0
@@ -82,10 +83,6 @@ class SessionSummary(Glance, kw_only=True, array_like=True, gc=False):
         return self.runs.split()
 
     @property
-    def newest_run_id(self) -> str:
-        return self.runs.rpartition(" ")[2]
-
-    @property
     def durable(self) -> tuple[int, int, int] | None:
         """Up to where the journal is durable, as its opening wants it. What a row stands for is, unless the session is
         owed something and was not opened yet."""
@@ -110,30 +107,30 @@ class Rows(Mapping[str, SessionSummary]):
     """The row of each session."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, SessionSummary | bytes] = {}
+        self.kept: dict[str, SessionSummary | bytes] = {}
         """Those that are saved as they stand in the file."""
 
     def __getitem__(self, session_id: str) -> SessionSummary:
-        kept = self._kept[session_id]
+        kept = self.kept[session_id]
         return _decode(kept) if isinstance(kept, bytes) else kept
 
     def __contains__(self, session_id: object) -> bool:
-        return session_id in self._kept
+        return session_id in self.kept
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._kept)
+        return iter(self.kept)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def glances(self) -> Iterator[Glance]:
-        for kept in self._kept.values():
+        for kept in self.kept.values():
             yield _glance(kept) if isinstance(kept, bytes) else kept
 
     def with_run(self, run_id: str) -> Iterator[SessionSummary]:
         """Those of which a run has an id with this part."""
         part = run_id.encode()
-        for kept in self._kept.values():
+        for kept in self.kept.values():
             if isinstance(kept, SessionSummary):
                 row = kept
             elif part in kept:
@@ -194,6 +191,7 @@ def summarize(
         active_run_id=state.active,
         active_status=status_of(state, run) if run else "",
         queued_run_ids=tuple(state.queue),
+        newest_run_id=next(reversed(state.runs), ""),
         queue_paused=state.queue_paused,
         runs=" ".join(state.runs),
         past_runs=state.past_runs,
@@ -226,7 +224,7 @@ class Index:
             self.bytes_total -= before.bytes_total
             for request_id in (*before.approval_ids, *before.question_ids):
                 self.asked.pop(request_id, None)
-        self.rows._kept[row.session_id] = self._changed[row.session_id] = row
+        self.rows.kept[row.session_id] = self._changed[row.session_id] = row
         self._count(row)
 
     def _count(self, row: SessionSummary) -> None:
@@ -277,24 +275,25 @@ class Index:
                     if is_wanted(row):
                         loaded.wanted.append(row)
                 else:
-                    self.rows._kept.pop(name, None)
+                    self.rows.kept.pop(name, None)
                     loaded.stale.append(name)
         for name in gone:
-            del self.rows._kept[name]
+            del self.rows.kept[name]
         return loaded
 
     def _read(self) -> None:
         """The newest line of each session, by its id, which it begins with. Line by line: what the whole takes on the
         way would stay with the process."""
+        lines = 0
         with contextlib.suppress(OSError), os.fdopen(atomic.open_file(self.path), "rb") as file:
-            if file.readline() != _HEADER:
+            if file.readline(len(_HEADER)) != _HEADER:
                 return
             for line in file:
                 if not line.endswith(b"\n"):
-                    self._lines = 0
                     return
-                self.rows._kept[str(line[2 : line.find(b'"', 2)], "ascii", "replace")] = line
-                self._lines += 1
+                self.rows.kept[str(line[2 : line.find(b'"', 2)], "ascii", "replace")] = line
+                lines += 1
+            self._lines = lines
 
     def _stored(self, session_id: str) -> SessionSummary | None:
         try:
@@ -309,7 +308,7 @@ class Index:
             return None
         lines = self._lines + len(self._changed)
         is_all = not self._lines or lines > 2 * len(self.rows) + _OLD_LINES_MIN
-        rows = list((self.rows._kept if is_all else self._changed).values())
+        rows = list((self.rows.kept if is_all else self._changed).values())
         self._changed = {}
         self._lines = len(rows) if is_all else lines
         return Unsaved(rows, is_all)
@@ -331,8 +330,8 @@ class Index:
     def keep(self, saved: list[Saved]) -> None:
         """Of rows that have not changed since, nothing but what was saved."""
         for row, line in saved:
-            if isinstance(row, SessionSummary) and self.rows._kept.get(row.session_id) is row:
-                self.rows._kept[row.session_id] = line
+            if isinstance(row, SessionSummary) and self.rows.kept.get(row.session_id) is row:
+                self.rows.kept[row.session_id] = line
 
 
 def _encoded(rows: list[SessionSummary | bytes], saved: list[Saved]) -> Iterator[bytes]:

@@ -46,13 +46,18 @@ def day_account(day: str) -> str:
     return f"day:{day}"
 
 
+def concerns_others(share: Share) -> bool:
+    return bool(share.parent_run_id or share.notes or share.waits)
+
+
 class Ledger:
     """`stored` gives what a session said of itself that nobody has told of since `load`."""
 
     def __init__(self, limits: Limits, stored: Callable[[str], Share | None]) -> None:
         self.limits = limits
         self._stored = stored
-        self._sums_all = limits.day != NONE or limits.daemon != NONE
+        self.sums_all = limits.day != NONE or limits.daemon != NONE
+        """Whether there is a budget that every session counts for."""
         self._shares: dict[str, Share] = {}
         self._total = NOTHING
         self._days: dict[str, Spent] = {}
@@ -65,12 +70,9 @@ class Ledger:
         self.waiting: set[str] = set()
         """The sessions with a run that waits for a budget."""
 
-    def is_counted(self, share: Share) -> bool:
-        """Whether `load` has to be told of it."""
-        return bool(share.parent_run_id or share.notes or share.waits or self._sums_all)
-
     def load(self, shares: Iterable[tuple[str, Share]]) -> None:
-        """What is stored of all sessions, in any order; parents may come after their children."""
+        """What is stored of all sessions, or, unless it sums all, of those that concern others; in any order, so that
+        parents may come after their children."""
         for session_id, share in shares:
             self._count(session_id, _NO_SHARE, share)
 
@@ -90,13 +92,13 @@ class Ledger:
     def _count(self, session_id: str, old: Share, share: Share) -> None:
         if share.parent_run_id:
             self._parents.setdefault(share.parent_session_id, set()).add(share.parent_run_id)
-        if share.used != old.used and (share.parent_run_id or self._sums_all):
+        if share.used != old.used and (share.parent_run_id or self.sums_all):
             change = add(share.used, old.used, -1)
             self._total = add(self._total, change)
             for ancestor_id, run_id in self._ancestors(session_id):
                 for account in (run_account(run_id), session_account(ancestor_id)):
                     self._below[account] = add(self._below.get(account, NOTHING), change)
-        if self._sums_all and (share.day, share.day_used) != (old.day, old.day_used):
+        if self.sums_all and (share.day, share.day_used) != (old.day, old.day_used):
             self._days[old.day] = add(self._days.get(old.day, NOTHING), old.day_used, -1)
             self._days[share.day] = add(self._days.get(share.day, NOTHING), share.day_used)
         for account in share.notes:
@@ -114,7 +116,7 @@ class Ledger:
 
     def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
         """What a decision of a session needs to know of budgets beyond it."""
-        if not (self._parents or self._noted or self._sums_all):
+        if not (self._parents or self._noted or self.sums_all):
             return ()
         return tuple(other for other in self._outside(session_id, day) if other != Outside(account=other.account))
 

@@ -39,7 +39,7 @@ from kheish.runtime.disk_watch import DiskWatch, disk_low
 from kheish.runtime.found import Found, find_sessions, is_owed
 from kheish.runtime.hub import Hub
 from kheish.runtime.index import Index, Loaded, summarize
-from kheish.runtime.ledger import Limits
+from kheish.runtime.ledger import Limits, concerns_others
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
@@ -50,12 +50,11 @@ from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
-from kheish.store.committer import Committer
+from kheish.store.committer import STORE_THREADS, Committer
 from kheish.store.session_dir import Opened, clear_unfinished, make_sessions_dir
 
 log = logging.getLogger(__name__)
 
-_FINDERS = 2
 _TAKE_UP_AGAIN_S, _TAKE_UP_AGAIN_MAX_S = 1.0, 60.0
 
 
@@ -146,7 +145,7 @@ class Supervisor:
             recovery_context=lambda session_id: self._context(session_id, recovery),
             raise_generation=raise_generation,
             may_leave=self._may_leave,
-            on_opened=self._changed,
+            on_opened=self._opened,
             packer=self._packer,
         )
         self.reader = Reader(root, self.index, self._residents, self.committer, self.policy)
@@ -177,12 +176,14 @@ class Supervisor:
         """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
         work is taken up does it go on, for it would be in the way."""
         stale, rows = await self.committer.run(self._load_index)
-        found = await self._find_sessions([*stale, *(row.session_id for row in rows if row.is_owed)])
+        owed = [row.session_id for row in rows if row.is_owed]
+        found = [found for found in await self._find_sessions([*stale, *owed]) if found.row.is_shown]
         for row, _ in found:
-            if row.session_id not in self.index.rows and row.is_shown:
+            if row.session_id not in self.index.rows:
                 self.index.put(row)
                 rows.append(row)
-        self.budgets.load((row.session_id, row.share) for row in rows)
+        counted = self.index.rows.values() if self.budgets.ledger.sums_all else rows
+        self.budgets.load((row.session_id, row.share) for row in counted)
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
         self._in_background(self._begin_owed(list(self._residents)))
@@ -195,17 +196,17 @@ class Supervisor:
         self.budgets.start()
 
     async def _find_sessions(self, session_ids: list[str]) -> list[Found]:
-        """On two threads: one works while the other waits for the disk, and more would wait for the interpreter."""
-        parts = [session_ids[first::_FINDERS] for first in range(_FINDERS)]
+        """A part of them on each of the store's threads: a task for each would cost as much again."""
+        parts = [session_ids[first::STORE_THREADS] for first in range(STORE_THREADS)]
         found = await asyncio.gather(
             *[self.committer.run(find_sessions, self.root, self.index.rows, part) for part in parts]
         )
         return sorted(chain.from_iterable(found), key=lambda found: found.row.session_id)
 
     async def _begin_owed(self, actors: list[Actor]) -> None:
-        """One session after another: what models are shown is read from the journals, and if all were read at once,
-        whoever asks the daemon for something would wait for the interpreter."""
-        for actor in actors:
+        """One session after another, those with few records first: what models are shown is read from the journals, and
+        if all were read at once, whoever asks the daemon for something would wait for the interpreter."""
+        for actor in sorted(actors, key=lambda actor: actor.seq):
             if any(isinstance(effect, CallModel) for effect in pending(actor.state)) and not self.is_draining:
                 with contextlib.suppress(Exception):  # whoever makes the call finds it too; the others are not to wait
                     await actor.shown()
@@ -244,9 +245,7 @@ class Supervisor:
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
-        return self.index.load(
-            lambda row: row.is_owed or row.segment_first_seq > 1 or self.budgets.ledger.is_counted(row.share)
-        )
+        return self.index.load(lambda row: row.is_owed or row.segment_first_seq > 1 or concerns_others(row.share))
 
     async def drain(self, grace_ms: int) -> None:
         """Stops taking work and lets tool calls finish within the grace."""
@@ -330,6 +329,17 @@ class Supervisor:
     def _next_pos(self) -> int:
         self._pos += 1
         return self._pos
+
+    def _opened(self, actor: Actor) -> None:
+        """Where it was only opened its row stays as it is, and is not saved again."""
+        row, end = self.index.rows.get(actor.session_id), actor.journal.end
+        is_same = row is not None and row.durable == (actor.seq, end.segment_first_seq, end.offset)
+        if row is None or not is_same or row.other_bytes != actor.journal.other_bytes:
+            self._changed(actor)
+            return
+        if self._is_started:
+            self._reconciler.reconcile(actor)
+        self._residents.use(actor)
 
     def _changed(self, actor: Actor) -> None:
         if actor.gen == self.generation:

@@ -27,8 +27,9 @@ from kheish.runtime.index import Index, Rows, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
+from kheish.store.framing import ZERO_CHAIN
 from kheish.store.locks import SessionLock
-from kheish.store.records import segment_name
+from kheish.store.records import frame_header, segment_name
 from kheish.store.session_dir import Opened, SessionDir
 from tests.runtime.kernel import Kernel, reply
 from tests.store.sessions import make_empty
@@ -219,6 +220,29 @@ def test_after_a_failure_the_whole_index_is_written(tmp_path: Path) -> None:
     assert stale == [] and index.rows == saved.rows
 
 
+def test_of_a_saved_row_the_line_is_kept_unless_it_has_changed_meanwhile(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 2)
+    unsaved = saved.unsaved()
+    assert unsaved is not None
+    saved.put(row(1, active_run_id=run_id(7)))
+    saved.keep(saved.save(unsaved))
+    assert [type(kept) for kept in saved.rows.kept.values()] == [bytes, SessionSummary]
+    assert [row.active_run_id for row in saved.rows.glances()] == ["", run_id(7)]
+    save(saved)
+    assert [type(kept) for kept in saved.rows.kept.values()] == [bytes, bytes]
+    assert [row.active_run_id for row in saved.rows.values()] == ["", run_id(7)]
+
+
+def test_what_waits_for_a_human_is_known_by_its_id(tmp_path: Path) -> None:
+    saved = sessions(tmp_path, 3)
+    change(saved, "s1", approval_ids=("a", "b"))
+    change(saved, "s2", question_ids=("q",))
+    assert saved.asked == loaded(tmp_path)[0].asked == {"a": "s1", "b": "s1", "q": "s2"}
+    change(saved, "s1", approval_ids=("b", "c"))
+    change(saved, "s2", question_ids=())
+    assert saved.asked == loaded(tmp_path)[0].asked == {"b": "s1", "c": "s1"}
+
+
 async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while an earlier part of it is still being written."""
     monkeypatch.setattr(supervisor, "INDEX_SAVE_DELAY_MS", 1)
@@ -239,6 +263,20 @@ async def test_the_daemon_adds_to_its_index_what_has_changed(tmp_path: Path, mon
         async with asyncio.timeout(10):
             while len(loaded(tmp_path)[0].rows) < 2:
                 await asyncio.sleep(0.001)
+
+
+async def test_a_session_that_is_only_looked_at_is_not_saved_again(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        for name in ("a", "b"):
+            await kernel.create(name)
+            await kernel.until_status(await kernel.submit("go", name), "completed", name)
+    before = (tmp_path / "daemon" / "index.jsonl").read_bytes()
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        await kernel.state("a")
+        assert kernel.supervisor.loaded_total == 1 and kernel.supervisor.index.unsaved() is None
+        await kernel.until_status(await kernel.submit("go", "b"), "completed", "b")
+    after = (tmp_path / "daemon" / "index.jsonl").read_bytes()
+    assert after.startswith(before) and [line[:4] for line in after[len(before) :].splitlines()] == [b'["b"']
 
 
 async def test_what_a_death_may_have_left_unsynced_is_durable_before_it_is_shown(
@@ -344,7 +382,7 @@ async def test_a_session_that_was_never_quite_created_and_that_somebody_else_hol
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
-    SessionDir.create(tmp_path, "s")
+    make_empty(tmp_path, "s")
     lock = SessionLock(tmp_path / "sessions" / "s").acquire()
     async with Kernel(tmp_path, [reply("done")]) as kernel:
         assert not kernel.supervisor.index.rows
@@ -377,6 +415,22 @@ async def test_what_a_session_is_owed_that_no_descriptor_was_left_for_is_taken_u
                 await asyncio.sleep(0.005)
         await kernel.until_status(run_id, "completed")
         assert kernel.supervisor.index.rows["s"].problem == ""
+
+
+async def test_a_session_without_a_record_is_not_shown_and_stops_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it can be opened."""
+    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
+    for name in ("free", "held"):
+        path = tmp_path / "sessions" / name
+        path.mkdir(parents=True)
+        (path / segment_name(1)).write_bytes(frame_header(name, 1, 1, ZERO_CHAIN)[0])
+    lock = SessionLock(tmp_path / "sessions" / "held").acquire()
+    async with Kernel(tmp_path, []) as kernel:
+        assert (list(kernel.supervisor.index.rows), kernel.supervisor.loaded_total) == ([], 0)
+        SessionLock(tmp_path / "sessions" / "free").acquire().release()
+    lock.release()
 
 
 async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

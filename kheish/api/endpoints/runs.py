@@ -119,19 +119,12 @@ async def list_runs(app: App, call: Call[None, ListQuery]) -> list[RunView]:
     rows = app.supervisor.index.rows
     if query.session_id:
         await app.supervisor.reader.state(query.session_id)
+    chosen = [rows[query.session_id]] if query.session_id else (row for row in rows.glances() if not row.problem)
     if query.active:
-        glances = [rows[query.session_id]] if query.session_id else rows.glances()
-        ids = [
-            (run_id, row.session_id)
-            for row in glances
-            if query.session_id or not row.problem
-            for run_id in (row.active_run_id, *row.queued_run_ids)
-            if run_id
-        ]
+        ids = [(id_, row.session_id) for row in chosen for id_ in (row.active_run_id, *row.queued_run_ids) if id_]
     else:
-        whole = [rows[query.session_id]] if query.session_id else (row for row in rows.values() if not row.problem)
-        newest_rows = nlargest(limit, whole, key=lambda row: row.newest_run_id)  # the newest runs are among theirs
-        ids = [(run_id, row.session_id) for row in newest_rows for run_id in row.run_ids]
+        among = nlargest(limit, chosen, key=lambda row: row.newest_run_id)  # the newest runs of all are among theirs
+        ids = [(run_id, row.session_id) for row in among for run_id in rows[row.session_id].run_ids]
     newest = sorted(ids, reverse=True)[:limit]  # run ids begin with their time of creation
     wanted = {run_id for run_id, _ in newest}
     views: dict[str, RunView] = {}
