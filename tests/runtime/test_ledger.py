@@ -22,7 +22,7 @@ from kheish.core.state import BudgetNote
 from kheish.core.usage import PriceOf
 from kheish.errors import Invalid, Poisoned, ProviderError
 from kheish.limits import RECORD_BYTES_MAX
-from kheish.runtime.ledger import Ledger, Limits, is_loosened
+from kheish.runtime.ledger import Ledger, Limits, concerns_others, is_loosened
 from kheish.runtime.residents import Residents
 from kheish.store import journal
 from kheish.store.session_dir import session_path
@@ -132,7 +132,7 @@ def test_whoever_is_put_away_or_restarted_knows_what_one_knows_that_was_told_of_
                 stored |= shares
                 lived = Ledger(limits, stored.get)
                 rows = data.draw(st.permutations(sorted(shares.items())))
-                lived.load((name, found) for name, found in rows if lived.is_counted(found))
+                lived.load((name, found) for name, found in rows if lived.sums_all or concerns_others(found))
             case _:
                 note(number, drawn(number))
                 if what == "not written":
