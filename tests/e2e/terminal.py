@@ -54,6 +54,11 @@ class Terminal:
         """tmux names: Enter, C-c, Escape."""
         self._tmux("send-keys", *keys)
 
+    def paste(self, text: str) -> None:
+        """Between the marks of a paste, where the program asked for them."""
+        self._tmux("set-buffer", "--", text)
+        self._tmux("paste-buffer", "-p", "-d")
+
     def enter(self, line: str) -> None:
         self.type(line)
         self.press("Enter")

@@ -112,6 +112,19 @@ def approve(screen: Terminal) -> None:
     raise AssertionError(screen.screen)
 
 
+def test_a_paste_with_escape_sequences_sends_nothing(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
+    session = shared_daemon.session("pasted")
+    with terminal(shared_daemon, tmp_path, 100, 30) as screen:
+        screen.enter(f"kheish attach {session}")
+        screen.until("Write to the agent")
+        screen.paste("".join(f"\x1b[31mline {i}\x1b[0m\n" for i in range(5)))
+        screen.until("line 4")
+        screen.press("C-c")
+        screen.until("Write to the agent")
+        leave(screen)
+    assert shared_daemon.client.sessions.get(session)["runs_total"] == 0
+
+
 def test_it_says_what_it_needs_where_there_is_no_terminal(shared_daemon: DaemonProcess) -> None:
     done = shared_daemon.cli("tui")
     assert done.returncode == 2 and "must be a terminal" in done.stderr

@@ -294,7 +294,7 @@ async def test_a_line_that_could_not_be_used_can_be_mended(furnished: DaemonProc
 
 
 async def test_all_that_is_pasted_into_a_line_is_sent(furnished: DaemonProcess) -> None:
-    async with open_app(furnished) as (app, pilot):
+    async with open_app(furnished, size=(80, 40)) as (app, pilot):
         await until(pilot, lambda: "api-refactor" in shown(app))
         app.screen.query_one(Rows).move_to("api-refactor")
         await pilot.press("r")
@@ -309,7 +309,7 @@ async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(
     furnished.script({"error": {"code": "auth", "message": "no [b]such[/] key"}}, name="fails.json")
     furnished.session("broken")
     furnished.finish(furnished.submit("broken", "try", model="scripted/fails.json"))
-    async with open_app(furnished) as (app, pilot):
+    async with open_app(furnished, size=(80, 40)) as (app, pilot):
         await until(pilot, lambda: "broken" in shown(app))
         app.screen.query_one(Rows).move_to("broken")
         await until(pilot, lambda: "[b]such[/] key" in shown(app))
