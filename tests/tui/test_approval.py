@@ -63,6 +63,7 @@ async def check_pictured(app: KheishApp, pilot: Keys, screen: Approval, name: st
     screen._known = Known(screen._known.says, started if screen._known.started else "")
     screen.draw()
     await hears(pilot, screen)
+    await until(pilot, lambda: not screen.query_one(Choices).is_dim, "the choices' light")
     await pilot.pause()
     check_picture(app, name, AGE)
 
