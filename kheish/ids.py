@@ -12,22 +12,15 @@ import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-
-
 _PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
-
-
-_RANDOM_BITS, _HALF_BITS = 80, 40
-_RANDOM, _HALF = (1 << _RANDOM_BITS) - 1, (1 << _HALF_BITS) - 1
+_RANDOM_BITS, _HALF_BITS, _LOW_BITS = 80, 40, 10
+_RANDOM, _HALF, _LOW = (1 << _RANDOM_BITS) - 1, (1 << _HALF_BITS) - 1, (1 << _LOW_BITS) - 1
+_RANDOM_BYTES, _DRAWN_IDS = 10, 256
 
 
 def _digits(value: int) -> str:
     """The eight digits of 40 bits."""
     return _PAIRS[value >> 30] + _PAIRS[value >> 20 & 1023] + _PAIRS[value >> 10 & 1023] + _PAIRS[value & 1023]
-
-
-_LOW_BITS = 10
-_RANDOM_BYTES, _DRAWN_IDS = 10, 256
 
 
 class IdSource:
@@ -51,7 +44,7 @@ class IdSource:
                 random = os.urandom(_RANDOM_BYTES * _DRAWN_IDS)
                 self._drawn = [random[at : at + _RANDOM_BYTES] for at in range(0, len(random), _RANDOM_BYTES)]
             value = now << _RANDOM_BITS | int.from_bytes(self._drawn.pop(), "big")
-            if value <= self._last:
+            if value <= self._last | _LOW:
                 value = (self._last >> _LOW_BITS) + 1 << _LOW_BITS
             self._last = value
             if (time_ms := value >> _RANDOM_BITS) != self._time_ms:

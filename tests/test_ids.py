@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from kheish.ids import IdSource, is_session_name, new_id, time_of
 
@@ -12,6 +16,16 @@ def test_ids_of_one_moment_differ_before_the_digits_that_a_decision_counts_on() 
     source = IdSource()
     with ThreadPoolExecutor(8) as pool:
         made = [id_ for ids in pool.map(lambda _: [source.new("run") for _ in range(2000)], range(8)) for id_ in ids]
+    assert len({id_[:-2] for id_ in made}) == len(made)
+
+
+def test_ids_differ_there_also_where_chance_draws_almost_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    low = itertools.count(1_000, -1)
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    monkeypatch.setattr(os, "urandom", lambda size: b"".join(next(low).to_bytes(10, "big") for _ in range(size // 10)))
+    source = IdSource()
+    made = [source.new("run") for _ in range(200)]
+    assert made == sorted(made)
     assert len({id_[:-2] for id_ in made}) == len(made)
 
 

@@ -7,10 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import date, datetime, timedelta
 
-from kheish.core.budgets import NONE, Share, share_of
+from kheish.core.budgets import NONE, Share
 from kheish.core.commands import Outside
 from kheish.core.events import Standing
-from kheish.core.state import State
 from kheish.errors import KheishError
 from kheish.limits import BUDGET_DAY_LOOK_EVERY_MS
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
@@ -61,12 +60,9 @@ class BudgetWatch:
         """Of the budgets that are no session's."""
         return self.ledger.standings(self.today)
 
-    def take(self, session_id: str, before: Share | None, state: State) -> Share:
+    def take(self, session_id: str, before: Share | None) -> Share:
         """What a session adds to budgets after a change; what it did `before` tells whether others may go on."""
         share = self.ledger.share_of(session_id)
-        if share is None:  # it was taken in from elsewhere
-            share = share_of(state)
-            self.ledger.note(session_id, share)
         if self.ledger.waiting:
             if before is not None and is_loosened(before, share):
                 self._tell(self.ledger.accounts_of(session_id))

@@ -22,7 +22,8 @@ from kheish.store.session_dir import Opened, SessionDir, session_info
 
 
 class Found(NamedTuple):
-    """A session's row; and the session with its state, where it is left open."""
+    """A session's row; and, where it is left open, the session with its state, and of its records the last: all that
+    are owed something are held at once."""
 
     row: SessionSummary
     held: tuple[Opened, State] | None = None
@@ -47,7 +48,8 @@ def _find(root: Path, session_id: str, row: SessionSummary | None) -> Found:
         state = fold_session(opened)
         stays_open = bool(state.created_at_ms) and (bool(opened.set_aside) or is_owed(state))
         row = row or _summarize(session_id, opened, state, stays_open)
-        return Found(row, (opened, state) if stays_open else None)
+        held = opened._replace(checkpoint=None, tail=opened.tail[-1:])
+        return Found(row, (held, state) if stays_open else None)
     except (KheishError, OSError) as error:
         stays_open = False
         return Found(row or SessionSummary(session_id=session_id, problem=str(error)))
@@ -79,20 +81,21 @@ def _summarize(session_id: str, opened: Opened, state: State, is_owed: bool) -> 
 
 
 def _summarize_unopened(root: Path, session_id: str) -> SessionSummary:
-    """Of one that is damaged, or that somebody else holds: it is taken up after that."""
+    """Of one that is damaged, or that somebody else holds, or that cannot be read for now (there may be no descriptor
+    left): what is owed to these is tried again."""
     info = session_info(root, session_id)
     try:
         loaded = SessionDir.read_only(root, session_id, reducer=REDUCER_VERSION)
         state = fold_session(loaded)
     except (KheishError, OSError) as error:
-        return SessionSummary(session_id=session_id, problem=str(error))
+        return SessionSummary(session_id=session_id, problem=str(error), is_owed=isinstance(error, OSError))
     last = loaded.last
     row = summarize(
         state,
         last.seq if last else 0,
         last.gen if last else state.generation,
         last.pos if last else 0,
-        is_owed=not loaded.fault,
+        is_owed=bool(state.session_id) and loaded.fault is None,
         segment_first_seq=first_seq_of(info.segment) or 0,
         size=info.size,
         other_bytes=info.other_bytes,

@@ -77,7 +77,7 @@ class Ledger:
             self._count(session_id, _NO_SHARE, share)
 
     def note(self, session_id: str, share: Share) -> None:
-        old = self._share(session_id)
+        old = self.share_of(session_id)
         self._shares[session_id] = share
         self._count(session_id, old, share)
 
@@ -85,7 +85,8 @@ class Ledger:
         """Of a session that is loaded no more; it is stored what was told of it last."""
         self._shares.pop(session_id, None)
 
-    def _share(self, session_id: str) -> Share:
+    def share_of(self, session_id: str) -> Share:
+        """As it was told of last, or as it is stored."""
         return self._shares.get(session_id) or self._stored(session_id) or _NO_SHARE
 
     def _count(self, session_id: str, old: Share, share: Share) -> None:
@@ -106,12 +107,12 @@ class Ledger:
 
     def _ancestors(self, session_id: str) -> Iterator[tuple[str, str]]:
         """The session and the run that made this one, then those that made that, ..."""
-        share = self._share(session_id)
+        share = self.share_of(session_id)
         for _ in range(BUDGET_ANCESTORS_MAX):
             if not share.parent_run_id:
                 return
             yield share.parent_session_id, share.parent_run_id
-            share = self._share(share.parent_session_id)
+            share = self.share_of(share.parent_session_id)
 
     def outside(self, session_id: str, day: str) -> tuple[Outside, ...]:
         """What a decision of a session needs to know of budgets beyond it."""
@@ -123,19 +124,15 @@ class Ledger:
         """The budgets, of those that are no session's, that leave no room for any call."""
         return {standing.account for standing in self.standings(day) if reached(standing, 0, None)}
 
-    def share_of(self, session_id: str) -> Share | None:
-        """Of a session that is loaded: as it was told of last."""
-        return self._shares.get(session_id)
-
     def waits_of(self, session_id: str) -> tuple[str, ...]:
-        return self._share(session_id).waits
+        return self.share_of(session_id).waits
 
     def waited_for(self) -> set[str]:
         return {account for session_id in self.waiting for account in self.waits_of(session_id)}
 
     def accounts_of(self, session_id: str) -> set[str]:
         """The budgets that change with what a session uses and decides."""
-        share = self._share(session_id)
+        share = self.share_of(session_id)
         found = {DAEMON, day_account(share.day), session_account(session_id), *map(run_account, share.runs)}
         for ancestor_id, run_id in self._ancestors(session_id):
             found |= {session_account(ancestor_id), run_account(run_id)}
@@ -156,13 +153,13 @@ class Ledger:
         ]
 
     def _outside(self, session_id: str, day: str) -> Iterator[Outside]:
-        own = self._share(session_id)
+        own = self.share_of(session_id)
         for account in (session_account(session_id), *map(run_account, self._parents.get(session_id, ()))):
             if account not in self._below and account not in self._noted:
                 continue
             yield self._entry(account, (session_id,), self._below.get(account, NOTHING))
         for ancestor_id, run_id in self._ancestors(session_id):
-            ancestor = self._share(ancestor_id)
+            ancestor = self.share_of(ancestor_id)
             excluded = (session_id, ancestor_id)
             if (run := ancestor.runs.get(run_id)) is not None:
                 account = run_account(run_id)
@@ -204,7 +201,7 @@ class Ledger:
         )
 
     def _note(self, session_id: str, account: str) -> BudgetNote:
-        return self._share(session_id).notes.get(account, BudgetNote())
+        return self.share_of(session_id).notes.get(account, BudgetNote())
 
 
 def _raised_in(share: Share, account: str) -> Budget:

@@ -158,7 +158,8 @@ class Residents:
         """The actor of an opened session, after it has noted what died with the last daemon."""
         if opened.journal.gen > self._kernel.generation:
             # Taken in from another state root: no record may be of an older generation than one before it.
-            self._kernel.generation = await self._committer.run(self._raise_generation, opened.journal.gen)
+            raised = await self._committer.run(self._raise_generation, opened.journal.gen)
+            self._kernel.generation = max(self._kernel.generation, raised)  # another may have raised it further
         actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
         if opened.tail:
             actor.pos = opened.tail[-1].pos

@@ -208,7 +208,7 @@ class Supervisor:
         if all were read at once, whoever asks the daemon for something would wait for the interpreter."""
         for actor in sorted(actors, key=lambda actor: actor.seq):
             if any(isinstance(effect, CallModel) for effect in pending(actor.state)) and not self.is_draining:
-                with contextlib.suppress(KheishError, OSError):  # whoever makes the call finds it too
+                with contextlib.suppress(Exception):  # whoever makes the call finds it too; the others are not to wait
                     await actor.shown()
             self._reconciler.reconcile(actor)
         self._is_begun = True
@@ -347,7 +347,7 @@ class Supervisor:
         if self._is_started:
             self._reconciler.reconcile(actor)
         row = self.index.rows.get(actor.session_id)
-        share = self.budgets.take(actor.session_id, row.share if row else None, actor.state)
+        share = self.budgets.take(actor.session_id, row.share if row else None)
         end = actor.journal.end
         self.index.put(
             summarize(

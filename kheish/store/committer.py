@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from kheish.errors import Poisoned, StoreError
-from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE, SYNC_THREADS
+from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE_MAX, SYNC_THREADS
 from kheish.store.journal import Framed, Journal
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Committer:
     def _tell_done(self) -> None:
         """A few at a time, and each by itself: one that fails keeps nobody else waiting."""
         self._is_woken = False
-        for _ in range(COMMITS_TOLD_AT_ONCE):
+        for _ in range(COMMITS_TOLD_AT_ONCE_MAX):
             if not (self._order and self._order[0].is_done):
                 return
             waiting = self._order.popleft()

@@ -206,7 +206,7 @@ def ends_at(sessions_fd: int | None, session_id: str, seq: int, segment_first_se
         return False
     if status.st_size != size or segment_first_seq == seq + 1:
         return status.st_size == size
-    return not os.access(f"{session_id}/{segment_name(seq + 1)}", os.F_OK, dir_fd=sessions_fd, follow_symlinks=False)
+    return not os.access(f"{session_id}/{segment_name(seq + 1)}", os.F_OK, dir_fd=sessions_fd)
 
 
 def clear_unfinished(root: Path) -> None:

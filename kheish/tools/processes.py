@@ -27,6 +27,7 @@ MARK = "KHEISH_TOOL_CALL_ID"
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|COOKIE", re.IGNORECASE)
 _IS_LINUX = sys.platform.startswith("linux")
 _ROUNDS_MAX = 50
+_PARENTS_MAX = 256
 _SETTLE_S = 0.01
 
 
@@ -67,16 +68,26 @@ def is_alive(process: Process) -> bool:
 
 
 def is_descendant(pid: int, ancestor: int) -> bool:
-    """Whether `pid` is `ancestor` or one of its descendants now. What is older than it has it above itself nowhere."""
-    first = _read_row(ancestor)
-    for _ in range(256):
-        if pid == ancestor:
+    """Whether `pid` is `ancestor` or one of its descendants now; who has more above it than one looks at is, too.
+
+    What is older than the ancestor has it above itself nowhere, as far as start times are not those of a clock that may
+    be set. A parent that cannot be read has ended, and its child has another one now; or it is another user's.
+    """
+    first = _read_row(ancestor) if _IS_LINUX else None
+    at, child, lost = pid, 0, (0, 0)
+    for _ in range(_PARENTS_MAX):
+        if at == ancestor:
             return True
-        row = _read_row(pid) if pid > 0 else None
-        if row is None or (first is not None and row.start_ticks < first.start_ticks):
+        row = _read_row(at) if at > 0 else None
+        if row is not None:
+            if first is not None and row.start_ticks < first.start_ticks:
+                return False
+            child, at = at, row.ppid
+        elif at <= 0 or at == pid or (child, at) == lost:
             return False
-        pid = row.ppid
-    return False
+        else:
+            at, lost = pid, (child, at)
+    return True
 
 
 def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:

@@ -91,6 +91,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("inbox", "session", "s", "Session", "Attach to the session that asks", True),
     # Timeline
     Action("timeline", "open", "enter,l,right", "Details", "Show the record, and the state at that point", True),
+    Action("timeline", "part", "tab", "Other part", "Go to the details, to scroll them, or back to the list", True),
     Action("timeline", "find", "slash", "Find", "Go to a seq or a time, or search the records", True),
     Action("timeline", "next", "n", "Next", "Go to the next record that was searched for"),
     Action("timeline", "previous", "N", "Previous", "Go to the one before"),

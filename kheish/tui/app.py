@@ -15,7 +15,9 @@ from typing import Any
 from textual.app import App
 from textual.binding import Binding
 from textual.command import Provider
+from textual.driver import Driver
 from textual.filter import LineFilter
+from textual.notifications import Notify
 from textual.screen import Screen
 from textual.timer import Timer
 
@@ -29,7 +31,8 @@ from kheish.tui.links import open_command
 from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices, run_aside
-from kheish.tui.preferences import keymap_of, problems_of
+from kheish.tui.paste import guarded
+from kheish.tui.preferences import bound_to, keymap_of, problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
 from kheish.tui.widgets.banner import Banner
@@ -38,6 +41,7 @@ SESSIONS_SHOWN_MAX = 1_000
 LEAVE_TWICE_S = 3.0
 BUDGETS_DELAY_S = 0.2
 _MOVE_BUDGETS = {"run.started", "budget.warned", "session.budget_set"}
+COPIED_SHOWN_S = 1.5
 _KEEP_WORK_OUT = ("disk_low", "quota_exceeded", "quota_near")
 
 
@@ -86,6 +90,9 @@ class KheishApp(App[int]):
     def look(self) -> Look:
         return look_of(self.theme_variables, is_dark=self.current_theme.dark, ascii_only=self.settings.ascii)
 
+    def get_driver_class(self) -> type[Driver]:
+        return guarded(super().get_driver_class())
+
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = super().get_line_filters()
         return [*filters, AsciiOnly()] if self.settings.ascii else filters
@@ -93,6 +100,10 @@ class KheishApp(App[int]):
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)
         return binding.key.replace("ctrl+", "^") if self.settings.ascii and not shown.isascii() else shown
+
+    def keys_to(self, action_id: str) -> list[str]:
+        """Those that are bound to an action now."""
+        return bound_to(action_id, self.settings.keys)
 
     @property
     def now_ms(self) -> int:
@@ -173,6 +184,12 @@ class KheishApp(App[int]):
         for screen in self._screens():
             screen.board_changed(None)
 
+    def on_text_selected(self) -> None:
+        """The mouse was let go of: what it marked is what the terminal's own selection would be."""
+        if text := self.screen.get_selected_text():
+            self.copy_to_clipboard(text)
+            self.notify("copied", timeout=COPIED_SHOWN_S)
+
     def on_app_focus(self) -> None:
         self.notices.focus(True)
 
@@ -215,7 +232,8 @@ class KheishApp(App[int]):
         if not self.link.is_up:
             return
         if self._is_other_version:
-            text = f"the daemon is of version {status['version']}, this is another one: ctrl+r restarts it"
+            key = self.keys_to("app.start_daemon")[0]
+            text = f"the daemon is of version {status['version']}, this is another one: {key} restarts it"
         else:
             text = next((w["message"] for w in status["warnings"] if w["code"] in _KEEP_WORK_OUT), "")
         self._show_banner(text)
@@ -228,9 +246,14 @@ class KheishApp(App[int]):
     def show_banner_on(self, screen: Screen[Any]) -> None:
         text, retry_at_s, was_stopped = self._banner
         for banner in screen.query(Banner):
-            banner.show(text, retry_at_s, was_stopped=was_stopped)
+            banner.show(text, retry_at_s, start_key=self.keys_to("app.start_daemon")[0] if was_stopped else "")
 
     # -- what screens ask for ------------------------------------------------------------------------------------
+
+    def on_notify(self, event: Notify) -> None:
+        """What is shown already is not said again: many may fail for one reason."""
+        if any(shown.message == event.notification.message for shown in self._notifications):
+            event.prevent_default()
 
     def say(self, error: KheishError) -> None:
         """An error of an action, for as long as it takes to read it."""

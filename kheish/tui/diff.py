@@ -329,15 +329,16 @@ def fact_lines(facts: Mapping[str, object], width: int, look: Look) -> LazyLines
 
 
 class Diff(LazyLines):
-    """A unified diff, as one column or, where `split` and there is room, before and after side by side. `hunk_rows` are
-    the lines where each hunk begins."""
+    """A unified diff, as one column or, where `split`, there is room and lines took the place of others, before and
+    after side by side. `hunk_rows` are the lines where each hunk begins."""
 
     def __init__(self, text: str, width: int, look: Look, split: bool = False) -> None:
         self.files = files_of(text)
         parts: list[_Part] = []
         hunks: list[int] = []
-        make = _Split if split and width >= SPLIT_WIDTH_MIN else _Unified
+        split = split and width >= SPLIT_WIDTH_MIN
         for file in self.files:
+            make = _Split if split and file.added and file.removed else _Unified
             if parts:
                 parts.append(_Texts([[]], width))
             parts.append(_Texts(_head(file, width, look), width))

@@ -212,7 +212,8 @@ def _summary(call: Call, look: Look, now_ms: int) -> list[tuple[str, Style]]:
         found.append((one_line(call.answer, 200), look.error if call.phase == "denied" else look.dim))
     match call.phase:
         case "waiting":
-            found.append((f"{look.marks.waiting} waits for your decision", look.warning))
+            why = f"{one_line(call.reason, 200)}: " if (call.request or {}).get("kind") == "uncertain" else ""
+            found.append((f"{look.marks.waiting} {why}waits for your decision", look.warning))
         case "running":
             again = f", attempt {call.attempt}" if call.attempt > 1 else ""
             found.append((f"running {duration(max(0, now_ms - call.started_at_ms))}{again}", look.accent))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import nlargest
+from itertools import islice
 
 
 def score(query: str, name: str) -> float:
@@ -32,5 +33,7 @@ def score(query: str, name: str) -> float:
 
 def best(query: str, names: Iterable[str], count: int) -> list[str]:
     """The names that match, best first; all of them, in their order, where there is no query."""
+    if not query:
+        return list(islice(names, count))
     scored = ((score(query, name), name) for name in names)
     return [name for points, name in nlargest(count, scored, key=lambda pair: pair[0]) if points]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.cells import cell_len, chop_cells
 from rich.segment import Segment
 from rich.style import Style
@@ -75,6 +77,16 @@ def cut_columns(line: str, width: int, ellipsis: str = "…") -> str:
         return line
     kept = chop_cells(line[: 2 * width], max(1, width - len(ellipsis)))
     return (kept[0] if kept else "") + ellipsis
+
+
+def without_margin(text: str, bar: str) -> str:
+    """Lines as they were before they were drawn: without bars, and without the margin that all of them have but the
+    first, where that begins in the middle."""
+    lines = [re.sub(rf"^(\s*){re.escape(bar)} ?", r"\1", line) for line in text.split("\n")]
+    margins = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
+    margin = min(margins[1:] if margins[:1] == [0] else margins, default=0)
+    first, *rest = lines
+    return "\n".join([first if first[:1].strip() else first[margin:], *(line[margin:] for line in rest)])
 
 
 def strip_of(*parts: tuple[str, Style | None]) -> Strip:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
 from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
+from kheish.terminal import one_line
 
 if TYPE_CHECKING:
     from kheish.client import SpentView
@@ -223,6 +224,17 @@ def _waiting_ids(view: SessionView) -> list[str]:
     return [*view["pending_approval_ids"], *view["pending_question_ids"]]
 
 
+def last_words(records: Sequence[RecordView]) -> tuple[str, bool]:
+    """What a session said last, or why its last run failed, as far as these records go back; and whether it failed."""
+    for record in reversed(records):
+        for event in reversed(record["events"]):
+            if event["type"] == "run.failed":
+                return f"{event['code']}: {event['message']}", True
+            if event["type"] == "model_call.completed" and event.get("purpose", "reply") == "reply" and event["text"]:
+                return event["text"], False
+    return "", False
+
+
 # -- one session -----------------------------------------------------------------------------------------------------
 
 
@@ -344,10 +356,14 @@ class Spending:
 
 
 class Queued:
-    """An input that waits: for its turn, or, steered, for the active run's next safe boundary."""
+    """An input that waits: for its turn, or, steered, for the active run's next safe boundary. `is_whole`: the text is
+    no mere beginning."""
 
-    def __init__(self, id: str, text: str, by: str, *, is_steered: bool, is_sent: bool = True) -> None:
+    def __init__(
+        self, id: str, text: str, by: str, *, is_steered: bool, is_sent: bool = True, is_whole: bool = True
+    ) -> None:
         self.id, self.text, self.by, self.is_steered, self.is_sent = id, text, by, is_steered, is_sent
+        self.is_whole = is_whole
 
 
 class Change:
@@ -400,8 +416,9 @@ class Conversation:
     def last_seq(self) -> int:
         return self.records[-1]["seq"] if self.records else 0
 
-    def show(self, records: Iterable[RecordView]) -> None:
-        """Replaces the window; a reply that streams goes on where its call is still the last one."""
+    def show(self, records: Sequence[RecordView], *, active: str = "") -> None:
+        """Replaces the window; a reply that streams goes on where its call is still the last one. `active` is the run
+        at its end, which may have begun before it."""
         streaming = self._reply
         self.records = []
         self._clear()
@@ -409,6 +426,10 @@ class Conversation:
         for record in records:
             self.records.append(record)
             self._fold(record, change)
+        if not self.active and not any(
+            event["type"] in OVER and event.get("run_id") == active for record in records for event in record["events"]
+        ):
+            self.active = active
         if streaming is not None and streaming.model_call_id == self._calling:
             self._reply = streaming
             self.entries.append(streaming)
@@ -571,7 +592,8 @@ class Conversation:
 
     def _finish(self, event: AnyEvent, record: RecordView, change: Change) -> None:
         run_id = event["run_id"]  # type: ignore[typeddict-item]
-        self.queue = [q for q in self.queue if q.id != run_id and not (q.is_steered and run_id == self.active)]
+        late = [queued for queued in self.queue if queued.is_steered and run_id == self.active]
+        self.queue = [queued for queued in self.queue if queued.id != run_id and queued not in late]
         self._inputs.pop(run_id, None)
         self._routes.pop(run_id, None)
         for request_id, entry in list(self.asks.items()):
@@ -592,6 +614,8 @@ class Conversation:
         else:
             who = record["by"].get("principal", "")
             self._note(record, change, _because(f"{how} by {who}", str(event.get("reason", ""))), "warning")
+        for queued in late:
+            self._note(record, change, f"it ended before it took this in: {one_line(queued.text, 200)}", "warning")
 
     def _close_reply(self, change: Change) -> None:
         if self._reply is not None:

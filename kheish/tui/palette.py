@@ -34,18 +34,17 @@ class Palette(Provider):
         return cast("KheishApp", self.app)
 
     def _actions(self) -> Iterator[Found]:
-        helps = {action.id: action.help for action in ACTIONS}
-        seen: set[str] = set()
-        for node, binding, is_enabled, _ in self.screen.active_bindings.values():
-            if not is_enabled or binding.id not in helps or binding.id in seen or binding.action == "command_palette":
-                continue
-            seen.add(binding.id)
-            yield Found(
-                binding.description,
-                helps[binding.id],
-                self.app.get_key_display(binding),
-                partial(self.app.run_action, binding.action, node),
-            )
+        """Those of the place first, in the order of the table; then those that are valid everywhere."""
+        active = {a.binding.id: a for a in reversed(self.screen.active_bindings.values()) if a.enabled}
+        for action in sorted(ACTIONS, key=lambda action: action.where == "app"):
+            if action.id in active and action.name != "command_palette":
+                node, binding, *_ = active[action.id]
+                yield Found(
+                    binding.description,
+                    action.help,
+                    self.app.get_key_display(binding),
+                    partial(self.app.run_action, binding.action, node),
+                )
 
     def _sessions(self) -> Iterator[Found]:
         app = self._app

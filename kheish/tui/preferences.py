@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
 
 from kheish.config import FILE_NAME, Config, Tui, load_config
 from kheish.errors import Invalid
@@ -65,15 +66,33 @@ def problems_of(settings: Tui, themes: Iterable[str]) -> list[str]:
     found += [f"config.toml: there is no action {id_!r} to bind a key to" for id_ in settings.keys if id_ not in known]
     keys = keymap_of(settings)
     for action in ACTIONS:
+        for key in settings.keys.get(action.id, "enter").split(","):
+            if not is_key(key.strip()):
+                found.append(f"config.toml: there is no key {key.strip()!r}, which {action.id!r} is bound to")
         for key in keys_of(action, keys) if action.id in settings.keys else ():
             if other := taken_by(action, key, keys):
                 found.append(f"config.toml: {key} is a key of {action.id!r} and of {other.id!r}")
     return found
 
 
+_MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
+_KEYS = {key.value for key in Keys} | set(KEY_NAME_REPLACEMENTS.values())
+
+
+def is_key(name: str) -> bool:
+    """Whether a terminal may send it: `a`, `?`, `slash`, `ctrl+shift+f5`."""
+    *modifiers, last = name.split("+")
+    return _MODIFIERS.issuperset(modifiers) and (len(last) == 1 or last in _KEYS or key_to_character(last) is not None)
+
+
 def keys_of(action: Action, keys: dict[str, str]) -> list[str]:
     """Those in force; `keys` are the ones that were changed."""
     return [key.strip() for key in (keys.get(action.id) or action.keys).split(",")]
+
+
+def bound_to(action_id: str, keys: dict[str, str]) -> list[str]:
+    """The same, of an action by its id."""
+    return next(keys_of(action, keys) for action in ACTIONS if action.id == action_id)
 
 
 def taken_by(action: Action, key: str, keys: dict[str, str]) -> Action | None:

@@ -1,7 +1,8 @@
 """What a call may do that a person would want to know before saying yes. Pure.
 
 A mark says what was seen and where; it decides nothing, and a call without marks is not a safe one: a shell can hide
-anything. What a mark is about is found by the words of the command, not by running or expanding it.
+anything. What a mark is about is found by the words of the command, not by running or expanding it. Of a command that
+takes long only a part is read, and that is the first mark.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ PLACES_MAX = 20
 """Of one kind of risk."""
 PATH_CHARS_MAX = 4_096
 """What a script's `cd`s add up to; a longer one is no path."""
+EFFORT_MAX = 400_000
+"""For all of a command: it bounds the time at less than 0.2 s. As long a script as bash takes mostly needs less."""
+_TOKEN_EFFORT = 10
+"""What a token takes beside what its characters take."""
 _DEPTH_MAX = 4
 """Of commands within words of commands."""
 
@@ -34,8 +39,9 @@ class Risk(NamedTuple):
 def risks(tool: str, arguments: dict[str, Any], cwd: str) -> list[Risk]:
     """Each once, in the order in which they were seen; of a kind no more than are ever shown."""
     seen: Iterator[Risk] = iter(())
+    shell = _Shell(cwd)
     if tool == "bash" and isinstance(command := arguments.get("command"), str):
-        seen = _Shell(cwd).read(command)
+        seen = shell.read(command)
     elif isinstance(path := arguments.get("path"), str):
         seen = _file_risks(path, cwd, writes=tool in _WRITERS)
     found: dict[Risk, None] = {}
@@ -46,6 +52,8 @@ def risks(tool: str, arguments: dict[str, Any], cwd: str) -> list[Risk]:
             found[risk] = None
     if count := sum(map(count_hidden, texts_of(arguments))):
         found[Risk("invisible characters", f"{count}, written out here")] = None
+    if shell.unread:
+        return [Risk("not read whole", f"its last {shell.unread} characters are not marked"), *found]
     return list(found)
 
 
@@ -147,21 +155,28 @@ _TARGETS: dict[str, str] = {
 """Which of a program's operands it changes."""
 _INTO = {"curl": ("-o", "--output"), "wget": ("-O", "-P"), "tar": ("-C",), "unzip": ("-d",), "git": ("-C",)}
 """After which options stands a place that a program writes to."""
+_KNOWN = {
+    *_AS_OTHERS, *_NETWORK, *_SYSTEM, *_INTERPRETERS, *_TARGETS, *_INTO,
+    "git", "find", "dd", "sed", "eval", "cd", "pushd",
+}  # fmt: skip
+"""All programs that there is anything to say of, beside those of disks."""
 
 _TOKEN = re.compile(
-    r"""(?P<blank>(?:[ \t\r]|\\\n)+|\#[^\n]*)
+    r"""[ \t]*(?:(?P<blank>(?:[ \t\r]|\\\n)+|\#[^\n]*)
     |(?P<redirect>\d*(?:<<<|<<-?|<>|<&|>>|>\||>&|<|>)|&>>?)
     |(?P<end>\|\|?&?|&&|&|;+|\n|\$?\(+|\)+|`)
     |(?P<word>(?:[^\s;&|<>()'"\\`]|\\.|'[^']*'|"(?:\\.|[^"\\])*"|['"\\])+?(?=[\s;&|<>()`]|\$\(|\Z))
-    |(?P<other>.)""",
+    |(?P<other>.))""",
     re.VERBOSE | re.DOTALL,
 )
+_INNER = re.compile(r"\$\(|`|<\(")
+_ASSIGNMENT = re.compile(r"\w+\+?=")
 _SUBSTITUTION = re.compile(r"\$\([^)]*|`[^`]*")
 _PIECE = re.compile(r"""'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)""", re.DOTALL)
 
 
 def _unquoted(word: str) -> str:
-    return _PIECE.sub(lambda piece: piece[1] or piece[2] or piece[3] or "", word)
+    return word if word.isalnum() else _PIECE.sub(lambda piece: piece[1] or piece[2] or piece[3] or "", word)
 
 
 class _Command:
@@ -173,24 +188,41 @@ class _Command:
         self.is_fed = is_fed
 
 
+class _Pace:
+    """The effort that is left, and where the script ends that was read last."""
+
+    def __init__(self) -> None:
+        self.effort = EFFORT_MAX
+        self.end = 0
+
+
 class _Shell:
     """Reads a script once, with the directory that its `cd`s lead to."""
 
     def __init__(self, cwd: str) -> None:
+        self.unread = 0
+        """How many of the script's last characters the effort did not reach."""
         self._cwd = cwd
         self._here = cwd
+        self._pace = _Pace()
 
-    def read(self, script: str, depth: int = 0) -> Iterator[Risk]:
-        for command in _commands(script):
+    def read(self, script: str) -> Iterator[Risk]:
+        yield from self._read(script[:EFFORT_MAX], 0)
+        self.unread = len(script) - self._pace.end
+
+    def _read(self, script: str, depth: int) -> Iterator[Risk]:
+        for command in _commands(script, self._pace):
             yield from self._judge(command, depth)
 
     def _judge(self, command: _Command, depth: int) -> Iterator[Risk]:
         for word in (*command.words, *command.written):
-            yield from _file_risks(word.partition("=")[2] or word, self._cwd, writes=False)
+            path = word.partition("=")[2] or word
+            if _SECRET.search(path):
+                yield Risk("secrets", path)
             if word.startswith(("/dev/tcp/", "/dev/udp/")):
                 yield Risk("network", word)
-            if depth < _DEPTH_MAX and (inner := re.search(r"\$\(|`|<\(", word)):
-                yield from self.read(word[inner.end() :].rstrip("`)"), depth + 1)
+            if depth < _DEPTH_MAX and (inner := _INNER.search(word)):
+                yield from self._read(word[inner.end() :].rstrip("`)"), depth + 1)
         for path in command.written:
             yield from self._written(path, ">")
         words, at = command.words, 0
@@ -199,7 +231,9 @@ class _Shell:
                 yield Risk("as another user", " ".join(words[at : at + 2]))
             at = after
         if words := words[at:]:
-            yield from self._program(posixpath.basename(words[0]), words, command.is_fed, depth)
+            name = words[0].rpartition("/")[2]
+            if name in _KNOWN or _DISKS.match(name):
+                yield from self._program(name, words, command.is_fed, depth)
 
     def _program(self, name: str, words: list[str], is_fed: bool, depth: int) -> Iterator[Risk]:
         options = [word for word in words[1:] if word.startswith("-")]
@@ -223,9 +257,8 @@ class _Shell:
         if name == "find":
             if "-delete" in options:
                 yield Risk("deletes", "find -delete")
-            for flag in ("-exec", "-execdir", "-ok"):
-                if flag in words:
-                    yield from self._judge(_of(words[words.index(flag) + 1 :]), depth + 1)
+            for inner in _executed(words) if depth < _DEPTH_MAX else ():
+                yield from self._judge(inner, depth + 1)
         if name in ("chmod", "chown", "chgrp"):
             if "R" in letters or "--recursive" in options:
                 yield Risk("changes rights below", " ".join([name, *options, *operands[:2]]))
@@ -241,7 +274,7 @@ class _Shell:
             yield Risk("runs what a pipe brings", name)
         if depth < _DEPTH_MAX and (name in ("eval", "su") or (name in _SHELLS and "c" in letters)):
             for script in operands[:1] if name in _SHELLS else operands:
-                yield from self.read(script, depth + 1)
+                yield from self._read(script, depth + 1)
         if name in ("cd", "pushd") and operands:
             here = posixpath.join(self._here, operands[0])
             self._here = here if len(here) <= PATH_CHARS_MAX else self._here
@@ -273,14 +306,26 @@ def _of(words: list[str]) -> _Command:
     return command
 
 
+def _executed(words: list[str]) -> Iterator[_Command]:
+    """The commands that find runs; one that does not end goes on to the last word."""
+    at = 0
+    while at < len(words):
+        if words[at] in ("-exec", "-execdir", "-ok", "-okdir"):
+            start, at = at + 1, at + 1
+            while at < len(words) and words[at] not in (";", "+"):
+                at += 1
+            yield _of(words[start:at])
+        at += 1
+
+
 def _unwrapped(words: list[str], start: int) -> int | None:
     """Where the command begins that stands behind a word which only says how to run it, or behind assignments; None
     where there is none."""
-    if re.match(r"\w+\+?=", words[start]):
+    if _ASSIGNMENT.match(words[start]):
         return start + 1
     if words[start] == "command" and words[start + 1 : start + 2] in (["-v"], ["-V"]):
         return len(words)
-    takes_value = _WRAPPERS.get(posixpath.basename(words[start]))
+    takes_value = _WRAPPERS.get(words[start].rpartition("/")[2])
     if takes_value is None:
         return None
     at = start + 1
@@ -299,16 +344,18 @@ def _lines(script: str) -> dict[str, list[int]]:
     return found
 
 
-def _commands(script: str) -> Iterator[_Command]:
-    """The simple commands of a script in order, also those in subshells and substitutions. What a here-document holds
-    is data, but for its substitutions, unless a shell reads it."""
+def _commands(script: str, pace: _Pace) -> Iterator[_Command]:
+    """The simple commands of a script in order, also those in subshells and substitutions, as far as the effort that is
+    left reaches. What a here-document holds is data, but for its substitutions, unless a shell reads it."""
     command, redirect, here_document, is_arithmetic, at = _Command(is_fed=False), "", "", False, 0
     places: dict[str, list[int]] | None = None
     """Where each line stands."""
-    while at < len(script):
+    while at < len(script) and pace.effort > 0:
         token = _TOKEN.match(script, at)
         assert token is not None
-        kind, text, at = token.lastgroup, token.group(), token.end()
+        kind, at = token.lastgroup, token.end()
+        text = token[kind or 0]
+        pace.effort -= _TOKEN_EFFORT + len(text)
         if kind == "redirect":
             redirect = text
         elif kind in ("word", "other"):
@@ -337,3 +384,4 @@ def _commands(script: str) -> Iterator[_Command]:
             yield command
             command, redirect = _Command(is_fed=text in ("|", "|&")), ""
     yield command
+    pace.end = at

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +18,11 @@ from kheish.core import commands as c
 from kheish.core.budgets import NONE, Share, add
 from kheish.core.contracts import Delta, ModelRequest, Reply, UsageDelta
 from kheish.core.events import Budget, Spent, Usage
+from kheish.core.state import BudgetNote
 from kheish.core.usage import PriceOf
 from kheish.errors import Invalid, Poisoned, ProviderError
 from kheish.limits import RECORD_BYTES_MAX
-from kheish.runtime.ledger import Ledger, Limits, is_loosened
+from kheish.runtime.ledger import Ledger, Limits, concerns_others, is_loosened
 from kheish.runtime.residents import Residents
 from kheish.store import journal
 from kheish.store.session_dir import session_path
@@ -87,6 +89,59 @@ def test_the_order_does_not_matter_and_nothing_is_counted_twice(parents: list[in
         assert used.get(f"day:{DAY}", 0) == everybody - (own // 2 if today == DAY else 0)
         if (parent := parents[number]) is not None:
             assert used[f"session:s{parent}"] == last[parent][0] + below(parent) - own
+
+
+ACCOUNTS = st.sampled_from(["daemon", f"day:{DAY}", "session:s0", "run:r0"])
+
+
+@QUICK
+@given(st.sampled_from([Limits(), Limits(session=Budget(steps=30)), LIMITS]), PARENTS, st.data())
+def test_whoever_is_put_away_or_restarted_knows_what_one_knows_that_was_told_of_all(
+    limits: Limits, parents: list[int | None], data: st.DataObject
+) -> None:
+    """A daemon reads of its rows those that count for others; a decision that no disk took is taken back."""
+    stored: dict[str, Share] = {}
+    shares: dict[str, Share] = {}
+    told, lived = Ledger(limits, lambda _: None), Ledger(limits, stored.get)
+
+    def note(number: int, new: Share) -> None:
+        shares[f"s{number}"] = new
+        for ledger in (told, lived):
+            ledger.note(f"s{number}", new)
+
+    def drawn(number: int) -> Share:
+        return msgspec.structs.replace(
+            share(number, parents[number], data.draw(st.integers(0, 40)), data.draw(st.sampled_from([DAY, "", "x"]))),
+            notes={
+                account: BudgetNote(raised=Budget(steps=1), is_warned=True) for account in data.draw(st.sets(ACCOUNTS))
+            },
+            waits=data.draw(st.sampled_from([(), ("daemon",), ("session:s0",)])),
+        )
+
+    for number, parent in enumerate(parents):
+        note(number, share(number, parent, 0, ""))
+    steps = st.sampled_from(["decided", "not written", "put away", "restarted"])
+    for what in [*data.draw(st.lists(steps)), "decided", "restarted"]:
+        number = data.draw(st.sampled_from(range(len(parents))))
+        before = shares[f"s{number}"]
+        match what:
+            case "put away":
+                stored[f"s{number}"] = before
+                lived.forget(f"s{number}")
+            case "restarted":
+                stored |= shares
+                lived = Ledger(limits, stored.get)
+                rows = data.draw(st.permutations(sorted(shares.items())))
+                lived.load((name, found) for name, found in rows if lived.sums_all or concerns_others(found))
+            case _:
+                note(number, drawn(number))
+                if what == "not written":
+                    note(number, before)
+    for name in shares:
+        assert lived.outside(name, DAY) == told.outside(name, DAY)
+        assert lived.accounts_of(name) == told.accounts_of(name)
+    assert (lived.waiting, lived.waited_for()) == (told.waiting, told.waited_for())
+    assert (lived.standings(DAY), lived.full(DAY)) == (told.standings(DAY), told.full(DAY))
 
 
 def test_room_is_made_by_less_use_and_by_other_limits_alone() -> None:

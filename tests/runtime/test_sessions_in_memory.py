@@ -131,6 +131,24 @@ async def test_a_list_does_not_show_what_may_not_be_durable_yet(
         assert list((await opening).approvals) != [approval]
 
 
+@pytest.mark.parametrize("has_index", [True, False])
+async def test_a_request_that_waits_is_found_after_a_start_until_it_is_settled(tmp_path: Path, has_index: bool) -> None:
+    await waiting(tmp_path, "a", "b")
+    if not has_index:
+        (tmp_path / "daemon" / "index.jsonl").unlink()
+    async with Kernel(tmp_path, [ASK, reply("done")], generation=2) as kernel:
+        index = kernel.supervisor.index
+        assert kernel.supervisor.loaded_total == 0 and sorted(index.asked.values()) == ["a", "b"]
+        for request_id, session_id in list(index.asked.items()):
+            for wanted in (request_id, request_id[:-1], request_id.partition("_")[2]):
+                assert await kernel.supervisor.reader.find_request(wanted) == (session_id, request_id)
+        (wanted,) = index.rows["a"].approval_ids
+        denied = c.ApprovalResolution(request_id=wanted, resolution="deny")
+        await kernel.send(c.ResolveApprovals(resolutions=(denied,)), "a")
+        assert list(index.asked.values()) == ["b"]
+        assert await kernel.supervisor.reader.find_request(wanted) == ("a", wanted)
+
+
 async def test_a_settled_request_is_found_without_opening_sessions_and_whatever_is_wrong_with_others(
     tmp_path: Path,
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import pytest
 from msgspec.structs import replace
 
 from kheish.core.contracts import ModelRequest, Reply
+from kheish.core.events import Message
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, NotFound
 from kheish.runtime import index as index_module
 from kheish.runtime import residents, supervisor
-from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
+from kheish.runtime.actor import Actor
+from kheish.runtime.found import find_sessions
+from kheish.runtime.index import Index, Rows, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
@@ -389,6 +394,32 @@ async def test_a_session_without_a_record_is_not_shown_and_stops_no_start(
     lock.release()
 
 
+async def test_what_a_session_is_owed_that_no_descriptor_was_left_for_is_taken_up_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor._take_up, "__defaults__", (None, 0.02))
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create()
+        run_id = await kernel.submit()
+    (tmp_path / "daemon" / "index.jsonl").unlink()
+    open_file, is_short = atomic.open_file, True
+
+    def open_one_more(path: Path) -> int:
+        if is_short and path.parent.name == "s":
+            raise OSError(errno.EMFILE, "too many open files")
+        return open_file(path)
+
+    monkeypatch.setattr(atomic, "open_file", open_one_more)
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        assert "too many open files" in kernel.supervisor.index.rows["s"].problem
+        is_short = False
+        async with asyncio.timeout(10):
+            while not kernel.supervisor.loaded_total:
+                await asyncio.sleep(0.005)
+        await kernel.until_status(run_id, "completed")
+        assert kernel.supervisor.index.rows["s"].problem == ""
+
+
 async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Kernel(tmp_path, []) as kernel:
         for name in ("a", "b"):
@@ -439,6 +470,72 @@ async def test_owed_work_goes_on_when_all_of_it_is_taken_up(
         while len(kernel.provider.requests) < len(names):
             await asyncio.sleep(0)
     await kernel.__aexit__()
+
+
+async def test_owed_work_goes_on_whatever_is_wrong_with_what_another_session_shows_to_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Kernel(tmp_path, [never]) as kernel:
+        for name in ("a", "b"):
+            await kernel.create(name)
+            run_id = await kernel.submit("go", name)
+    shown = Actor.shown
+
+    async def shown_of(self: Actor) -> Sequence[Message]:
+        if self.session_id == "a":
+            raise ValueError("a fault of ours")
+        return await shown(self)
+
+    monkeypatch.setattr(Actor, "shown", shown_of)
+    async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
+        await kernel.until_status(run_id, "completed", "b")
+        assert "a fault of ours" in kernel.supervisor.index.rows["a"].problem
+
+
+async def test_of_a_session_that_is_found_to_be_owed_something_its_records_are_not_held(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create()
+        run_id = await kernel.submit()
+    (found,) = find_sessions(tmp_path, Rows(), ["s"])
+    assert found.held is not None
+    opened, state = found.held
+    try:
+        assert [record.seq for record in opened.tail] == [found.row.seq] and found.row.seq > 1
+        assert state.active == run_id
+    finally:
+        opened.journal.close()
+
+
+async def test_of_sessions_from_other_places_the_newest_generation_counts(tmp_path: Path) -> None:
+    """Whichever is known first: none of them may be written with an older one than it has."""
+    for name, generation in (("a", 10), ("b", 20)):
+        async with Kernel(tmp_path, [never], generation=generation) as kernel:
+            await kernel.create(name)
+            await kernel.submit("go", name)
+        (tmp_path / "sessions" / name).rename(tmp_path / name)
+    for name in ("a", "b"):
+        (tmp_path / name).rename(tmp_path / "sessions" / name)
+    is_raised = threading.Event()
+
+    def raise_generation(minimum: int) -> int:
+        if minimum == 10:
+            assert is_raised.wait(10)
+        return minimum
+
+    kernel = Kernel(tmp_path, [reply("done")], generation=3)
+    run = kernel.supervisor.committer.run
+
+    def noting(work: Any, *arguments: Any) -> asyncio.Future[Any]:
+        future = run(work, *arguments)
+        if arguments == (20,):
+            future.add_done_callback(lambda _: is_raised.set())
+        return future
+
+    kernel.supervisor._residents._raise_generation = raise_generation
+    kernel.supervisor.committer.run = noting  # type: ignore[method-assign]
+    async with kernel:
+        assert kernel.supervisor.generation == 20
+        assert [row.problem for row in kernel.supervisor.index.rows.values()] == ["", ""]
 
 
 async def test_who_creates_a_session_is_not_told_that_a_reader_did_not_find_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 
 from kheish.errors import Poisoned, StoreError
-from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE, SYNC_THREADS
+from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE_MAX, SYNC_THREADS
 from kheish.store import atomic
 from kheish.store.committer import Committer
 from kheish.store.journal import Framed, Journal
@@ -184,7 +184,7 @@ async def test_many_that_are_durable_at_once_are_told_a_few_at_a_time(
         turn += 1
         await asyncio.sleep(0)
     assert turns == sorted(turns) and len(turns) == 200
-    assert max(map(turns.count, turns)) <= COMMITS_TOLD_AT_ONCE
+    assert max(map(turns.count, turns)) <= COMMITS_TOLD_AT_ONCE_MAX
 
 
 async def test_commits_that_end_during_one_turn_of_the_loop_are_told_in_order(

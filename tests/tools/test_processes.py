@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -148,6 +148,62 @@ def test_everything_descends_from_the_first_process() -> None:
     assert is_descendant(os.getpid(), 1) is (pid == 1), "a daemon that is the first process of a container has children"
     assert not is_descendant(1, os.getpid())
     assert not is_descendant(0, os.getpid())
+
+
+Rows = Callable[..., dict[int, processes._Row]]
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """Makes a table of processes, `pid=(ppid, start)`, the only ones there are."""
+
+    def make(table: dict[int, tuple[int, int]]) -> dict[int, processes._Row]:
+        made = {
+            pid: processes._Row(pid=pid, ppid=ppid, pgid=pid, sid=pid, start_ticks=at, is_zombie=False)
+            for pid, (ppid, at) in table.items()
+        }
+        monkeypatch.setattr(processes, "_read_row", made.get)
+        return made
+
+    return make
+
+
+def test_a_child_that_seems_older_after_the_clock_was_set_back_is_a_child_still(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system tells start times by a clock that may be set, and in local time, which an hour has twice."""
+    monkeypatch.setattr(processes, "_IS_LINUX", False)
+    rows({1: (0, 10), 5: (1, 5_000), 6: (5, 1_400), 7: (6, 1_401)})
+    assert is_descendant(7, 5) and is_descendant(6, 5) and not is_descendant(1, 5)
+
+
+def test_no_number_of_generations_hides_descent(rows: Rows) -> None:
+    rows({1: (0, 1), 5: (1, 1)} | {pid: (pid - 1, 1) for pid in range(6, 3_000)})
+    assert all(is_descendant(pid, 5) for pid in (5, 6, 261, 262, 2_999))
+    assert not is_descendant(1, 5)
+
+
+def test_who_loses_a_parent_while_one_looks_is_still_a_descendant(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orphans come to the daemon, or to one of its descendants that takes them in."""
+    table = rows({1: (0, 1), 5: (1, 2), 6: (5, 3), 7: (6, 3), 8: (7, 3), 9: (8, 3)})
+    dying = {7: 6, 6: 5}
+
+    def read(pid: int) -> processes._Row | None:
+        if pid in dying:
+            heir = dying.pop(pid)
+            table.update({row.pid: replace(row, ppid=heir) for row in table.values() if row.ppid == pid})
+            del table[pid]
+        return table.get(pid)
+
+    monkeypatch.setattr(processes, "_read_row", read)
+    assert is_descendant(9, 5)
+    assert not dying
+
+
+def test_who_has_a_parent_that_may_not_be_seen_is_no_descendant(rows: Rows) -> None:
+    rows({5: (1, 2), 8: (7, 3), 9: (8, 3)})
+    assert not is_descendant(9, 5)
+    assert not is_descendant(6, 5), "nor who is gone"
 
 
 def test_a_variable_is_read_from_another_process(start: Starter) -> None:

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from kheish.config import Tui
-from kheish.tui.preferences import problems_of
+from kheish.errors import Invalid
+from kheish.tui.actions import ACTIONS
+from kheish.tui.preferences import is_key, problems_of
 from kheish.tui.screens.home import Home
 from kheish.tui.screens.session import Session
 from kheish.tui.screens.status import Status
@@ -64,6 +66,11 @@ def test_a_key_that_two_actions_have_is_told() -> None:
     assert problems_of(Tui(keys={"session.steer": "f9"}), [Tui().theme]) == []
     (problem,) = problems_of(Tui(keys={"session.steer": "ctrl+q"}), [Tui().theme])
     assert "ctrl+q" in problem and "app.quit" in problem
+    for key in ("ctrl+foo", "crtl+y", "pgup", ""):
+        (problem,) = problems_of(Tui(keys={"home.new": f"f9, {key}"}), [Tui().theme])
+        assert repr(key) in problem and "home.new" in problem
+    names = [name for action in ACTIONS for name in action.keys.split(",")]
+    assert all(map(is_key, [*names, "?", "alt+f12", "ctrl+shift+x", "plus"]))
 
 
 class Slow(Status):
@@ -81,3 +88,12 @@ async def test_an_answer_for_a_screen_that_was_left_does_no_harm(shared_daemon: 
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, Home) and not screen.is_running)
         assert app.is_running
+
+
+async def test_what_is_said_again_while_it_is_shown_is_said_once(shared_daemon: DaemonProcess) -> None:
+    async with open_app(shared_daemon) as (app, pilot):
+        for _ in range(3):
+            app.say(Invalid("cannot do it"))
+        app.say(Invalid("cannot do that either"))
+        await pilot.pause()
+        assert [shown.message for shown in app._notifications] == ["cannot do it", "cannot do that either"]

@@ -180,6 +180,32 @@ async def test_a_call_whose_rule_cannot_be_shown_whole_gets_none(shared_daemon: 
     assert facts(shared_daemon, "long", "approval.resolved") == []
 
 
+async def test_what_is_said_of_a_key_hides_no_choice(shared_daemon: DaemonProcess) -> None:
+    request_id = ask(shared_daemon, "said", calls(tool("write_file", path="a.txt", content="one\n")))
+    async with approval(shared_daemon, request_id) as (app, pilot, _):
+        await until(pilot, lambda: "+1" in shown(app))
+        await pilot.press("v")
+        await until(pilot, lambda: "the change in one column" in shown(app))
+        assert "a Once" in shown(app) and "esc Later" in shown(app)
+
+
+async def test_on_a_small_terminal_most_lines_are_for_what_would_run(shared_daemon: DaemonProcess) -> None:
+    request_id = ask(shared_daemon, "small", bash("\n".join(f"echo line {i}" for i in range(30))))
+    async with approval(shared_daemon, request_id, size=(40, 15)) as (app, pilot, screen):
+        assert shown(app).count("echo line") >= 5 and "esc Later" in shown(app)
+        assert "where" in shown(app) and screen.view["run_id"] not in shown(app)
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: screen.view["run_id"] in shown(app))
+
+
+async def test_no_news_lies_over_what_is_decided_about(shared_daemon: DaemonProcess) -> None:
+    request_id = ask(shared_daemon, "covered", bash("echo hello"))
+    async with open_app(shared_daemon) as (app, pilot):
+        app.notify("it covers a line")
+        app.open_request(request_id)
+        await until(pilot, lambda: "echo hello" in shown(app) and "it covers a line" not in shown(app))
+
+
 async def test_enter_never_approves(shared_daemon: DaemonProcess) -> None:
     request_id = ask(shared_daemon, "enter", bash("echo hello"))
     async with approval(shared_daemon, request_id) as (app, pilot, screen):
@@ -458,6 +484,8 @@ async def test_a_call_whose_outcome_is_unknown_takes_one_of_four_verbs(
     uncertain: tuple[DaemonProcess, dict[str, str]],
 ) -> None:
     daemon, request_ids = uncertain
+    async with open_app(daemon, session_id="v") as (app, pilot):
+        await until(pilot, lambda: "nobody knows whether it took effect: waits for your decision" in shown(app))
     for size in ((80, 24), (200, 60)):
         async with approval(daemon, request_ids["v"], size=size) as (app, pilot, screen):
             await until(pilot, lambda app=app: "may have taken" in shown(app) and "started" in shown(app))

@@ -503,7 +503,7 @@ def test_files_are_listed_without_what_is_ignored_or_of_no_interest(work: Path) 
             ["a/very/long/path/to/composer.py", "tests/test_comp.py"],
         ),
         ("xyz", ["zyx"], []),
-        ("", ["b", "a"], ["b", "a"]),
+        ("", ["bb", "a", "cc"], ["bb", "a", "cc"]),
         ("a.py", ["a.py.orig", "lib/a.py"], ["lib/a.py", "a.py.orig"]),
     ],
 )

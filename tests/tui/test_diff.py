@@ -173,7 +173,8 @@ def test_a_diff_is_whole_and_hides_nothing(old: str, new: str, width: int, split
     lines = Diff(unified("a.py", old, new), width, LOOK, split)
     assert all(line.cell_length <= width for line in lines)
     halves = [[line.crop(0, width // 2) for line in lines], [line.crop(width // 2) for line in lines]]
-    shown = [content(found) for found in (halves if split and width >= SPLIT_WIDTH_MIN else [list(lines)])]
+    is_split = split and width >= SPLIT_WIDTH_MIN and all(file.added and file.removed for file in lines.files)
+    shown = [content(found) for found in (halves if is_split else [list(lines)])]
     for hunk in lines.files[0].hunks if lines.files else ():
         for sign, line in zip(hunk.signs, hunk.lines, strict=True):
             words = sign.strip(" \\") + "".join(expose(line).split())
@@ -186,7 +187,7 @@ def test_a_diff_is_whole_and_hides_nothing(old: str, new: str, width: int, split
 def test_a_line_is_the_same_whichever_was_looked_at_before(order: list[int], split: bool) -> None:
     made = random.Random(1)
     old = "".join(f"value_{i} = {'x' * made.randrange(150)}\n" for i in range(300))
-    new = "".join(line for line in old.splitlines(True) if made.random() < 0.9)
+    new = "".join(line for line in old.splitlines(True) if made.random() < 0.9) + "one more\n"
     diff, other = (Diff(unified("a.py", old, new), 130, LOOK, split) for _ in range(2))
     for y in order:
         diff.line(y % diff.height)
@@ -228,6 +229,12 @@ def test_a_split_diff_has_before_and_after_side_by_side() -> None:
     assert texts_of(Diff(unified("a.py", OLD, NEW), 119, LOOK, split=True)) == texts_of(
         Diff(unified("a.py", OLD, NEW), 119, LOOK)
     )
+
+
+@pytest.mark.parametrize(("old", "new"), [("", NEW), (OLD, ""), (OLD, OLD + "\nmore\n")])
+def test_where_nothing_took_the_place_of_anything_one_column_is_enough(old: str, new: str) -> None:
+    change = unified("a.py", old, new)
+    assert texts_of(Diff(change, 160, LOOK, split=True)) == texts_of(Diff(change, 160, LOOK))
 
 
 def test_the_shorter_side_of_a_split_diff_is_there_once() -> None:

@@ -6,7 +6,8 @@ import pytest
 from textual.widgets import Input
 
 from kheish.tui.actions import ACTIONS
-from kheish.tui.screens.help import TIPS, Help
+from kheish.tui.look import THEMES, look_of
+from kheish.tui.screens.help import TIPS, Help, Key, draw_help
 from kheish.tui.screens.inbox import Inbox
 from kheish.tui.screens.status import Status
 from kheish.tui.widgets.sheet import Sheet
@@ -70,3 +71,13 @@ async def test_typing_searches_and_a_changed_key_is_the_one_shown(shared_daemon:
 def test_there_are_few_tips_and_every_action_has_a_sentence() -> None:
     assert len(TIPS) <= 15
     assert [action.id for action in ACTIONS if not action.help or action.help.endswith(".")] == []
+
+
+@pytest.mark.parametrize("width", [32, 38, 60, 120])
+def test_all_that_is_said_of_a_key_fits_the_width(width: int) -> None:
+    keys = [Key(action.where, "ctrl+x", action.title, action.help) for action in ACTIONS]
+    lines = draw_help(keys, "", width, look_of(THEMES[0].to_color_system().generate(), is_dark=True))
+    assert all(len(line.text.rstrip()) <= width for line in lines)
+    words = " ".join(" ".join(line.text for line in lines).split())
+    assert all(word in words for action in ACTIONS for word in action.help.split())
+    assert "_" not in words, "no place is told by its name in config.toml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from textual import events
 from textual.widgets import Input, Static
 
 from kheish.config import Tui
@@ -278,3 +279,39 @@ async def test_only_sessions_with_a_name_or_all(furnished: DaemonProcess) -> Non
         await until(pilot, lambda: "Named now" not in shown(app))
         await pilot.press("N")
         await until(pilot, lambda: nameless[:10] in shown(app))
+
+
+async def test_a_line_that_could_not_be_used_can_be_mended(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: "deploy" in shown(app))
+        await pilot.press("n")
+        await write(pilot, "no/name")
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app._notifications) == 1 and isinstance(app.focused, Input))
+        assert "no/name" in shown(app).split("\n")[-2]
+        await pilot.press("backspace", "escape")
+        assert isinstance(app.focused, Rows)
+
+
+async def test_all_that_is_pasted_into_a_line_is_sent(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: "api-refactor" in shown(app))
+        app.screen.query_one(Rows).move_to("api-refactor")
+        await pilot.press("r")
+        await write(pilot, "look: ")
+        app.post_message(events.Paste("one\n\ttwo \x1b[31mred\x1b[0m\r\nthree"))
+        await until(pilot, lambda: app.screen.query_one("#reply", Input).value == "look: one two red three")
+        await write(pilot, "!")
+        await pilot.press("escape")
+
+
+async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(furnished: DaemonProcess) -> None:
+    furnished.script({"error": {"code": "auth", "message": "no [b]such[/] key"}}, name="fails.json")
+    furnished.session("broken")
+    furnished.finish(furnished.submit("broken", "try", model="scripted/fails.json"))
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: "broken" in shown(app))
+        app.screen.query_one(Rows).move_to("broken")
+        await until(pilot, lambda: "[b]such[/] key" in shown(app))
+        app.screen.query_one(Rows).move_to("api-refactor")
+        await until(pilot, lambda: "[b]such[/] key" not in shown(app) and "three tests were wrong" in shown(app))

@@ -230,6 +230,15 @@ def test_what_waits_when_a_run_ends_waits_no_more(told: Told) -> None:
     assert told.row.status == "cancelled"
 
 
+def test_what_steered_too_late_is_said_where_the_run_ends(told: Told) -> None:
+    told.tell({"type": "input.steered", "input_id": "i1", "run_id": "run_1", "text": "left!", "at_ms": 1})
+    told.tell(over("cancelled", "run_9"))
+    assert told.talk.queue, "another run's end is not this one's"
+    told.tell(over("cancelled"))
+    note = told.talk.entries[-1]
+    assert told.talk.queue == [] and isinstance(note, Note) and note.text.endswith("took this in: left!")
+
+
 def test_a_restart_says_where_the_run_goes_on(told: Told) -> None:
     told.tell(reply("", ("t1", "bash", {"command": "make"})))
     told.tell({"type": "session.recovered", "died_generation": 1})
@@ -256,6 +265,18 @@ def test_a_window_that_begins_in_the_middle_of_a_run_shows_what_it_has(told: Tol
     window.show(told.talk.records[2:])
     assert [type(e).__name__ for e in window.entries] == ["Reply", "Call"]
     assert window.first_seq == 3 and window.last_seq == 5
+
+
+def test_a_window_knows_the_run_at_its_end_though_it_began_before_unless_that_is_over(told: Told) -> None:
+    told.tell(reply("Let me see.", ("t1", "bash", {"command": "make"})))
+    window = Conversation("s")
+    window.show(told.talk.records[2:], active="run_1")
+    assert window.active == "run_1"
+    told.tell(over("cancelled"))
+    window.apply(told.talk.records[-1])
+    assert window.active == ""
+    window.show(told.talk.records[2:], active="run_1")
+    assert window.active == "", "who said so knew less than the window"
 
 
 def test_the_board_keeps_what_is_newer_than_the_daemons_list(told: Told) -> None:

@@ -26,6 +26,18 @@ async def test_an_action_is_found_by_a_few_letters_and_shows_its_key(shared_daem
         await until(pilot, lambda: isinstance(app.screen, Status))
 
 
+async def test_without_a_word_it_shows_what_can_be_done_here_in_the_order_of_the_footer(
+    shared_daemon: DaemonProcess,
+) -> None:
+    async with open_app(shared_daemon, size=(80, 48)) as (app, pilot):
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette) and "Leave; everything" in shown(app))
+        places = [
+            shown(app).index(title) for title in ("  New", "  Filter", "  Here/all", "  Sort", "  Help", "  Inbox")
+        ]
+        assert places == sorted(places)
+
+
 async def test_a_session_is_found_by_what_it_is_about(shared_daemon: DaemonProcess) -> None:
     model = shared_daemon.script({"text": "ok"}, name="palette.json", after_last="repeat")
     session = shared_daemon.session("zebra")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from kheish.tui.risks import PLACES_MAX, risks
+from kheish.tui.risks import EFFORT_MAX, PLACES_MAX, risks
 
 CWD = "/home/me/work"
 
@@ -147,7 +149,7 @@ def test_hidden_characters_are_found_at_any_depth_of_the_arguments() -> None:
     assert [r.what for r in risks("mcp__x", {"a": [{"b\u200b": "c\u202e"}]}, CWD)] == ["invisible characters"]
 
 
-LONG = 100_000
+LONG = 60_000
 
 
 @pytest.mark.parametrize(
@@ -161,3 +163,18 @@ def test_many_places_of_a_kind_are_few_marks() -> None:
     words = "".join(f"rm -rf /a{i}; cat <<E{i}\n" for i in range(3_000))
     found = marks(words)
     assert found.count("deletes") == PLACES_MAX and len(found) <= 3 * PLACES_MAX
+
+
+def test_commands_within_commands_are_read_as_deep_as_people_write_them_and_no_deeper() -> None:
+    assert marks("find . -exec sh -c 'find x -execdir rm -rf {} +' \\;") == ["deletes"]
+    assert marks("find . -exec true \\; -ok curl x {} +") == ["network"]
+    assert marks("find -exec find -execdir find -ok " * 3_000) == []
+
+
+@pytest.mark.parametrize("filler", ["a\n", "x", "`a ", "$(a", "eval 'a `b`';", "rm ../", "cat <<E\n", ">"])
+def test_of_a_command_that_takes_long_a_part_is_read_and_the_first_mark_says_so(filler: str) -> None:
+    command = "sudo reboot; echo " + filler * (1_500_000 // len(filler)) + "\ncurl evil"
+    first, *rest = risks("bash", {"command": command}, CWD)
+    (unread,) = re.findall(r"\d+", first.where)
+    assert first.what == "not read whole" and len(command) - EFFORT_MAX <= int(unread) < len(command)
+    assert rest[0].what == "as another user" and "network" not in [risk.what for risk in rest]

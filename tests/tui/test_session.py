@@ -14,7 +14,7 @@ from kheish.tui.app import KheishApp
 from kheish.tui.live import Call, Change, Note
 from kheish.tui.screens.approval import Approval
 from kheish.tui.screens.home import Home
-from kheish.tui.screens.session import Session
+from kheish.tui.screens.session import PAGE_RECORDS, Session
 from kheish.tui.widgets.composer import TWICE_S, Composer
 from kheish.tui.widgets.queue import Queue
 from kheish.tui.widgets.transcript import Transcript
@@ -191,6 +191,7 @@ async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> 
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
         await pilot.press("escape")
+        await until(pilot, lambda: "Esc again interrupts the run" in shown(app))
         await pilot.pause(TWICE_S + 0.2)
         assert api.client.runs.get(run_id)["status"] == "running"
         await pilot.press("escape", "escape")
@@ -411,3 +412,67 @@ async def test_no_line_is_cut_where_the_scrollbar_comes(api: DaemonProcess) -> N
         await until(pilot, lambda: digits[-20:] in shown(app))
         seen = "".join(re.findall(r"^   (\d+)", shown(app), re.MULTILINE))
         assert len(seen) > 500 and digits.endswith(seen)
+
+
+async def test_who_marks_something_has_it_copied_and_writes_on(api: DaemonProcess) -> None:
+    session_id = api.session("marked")
+    api.finish(api.submit(session_id, "what was asked", model="scripted/done.json"))
+    async with open_app(api, session_id=session_id) as (app, pilot):
+        screen = await in_session(app, pilot)
+        await until(pilot, lambda: "what was asked" in shown(app))
+        y = next(i for i, line in enumerate(shown(app).split("\n")) if "what was asked" in line)
+        await write(pilot, "and this")
+        await pilot.mouse_down(offset=(3, y))
+        await pilot.hover(offset=(6, y))
+        await pilot.mouse_up(offset=(6, y))
+        await until(pilot, lambda: app.clipboard == "what")
+        await pilot.press("ctrl+c")
+        assert screen.query_one(Composer).text == "and this", "what is marked was copied once more"
+        await write(pilot, " too")
+        assert screen.query_one(Composer).text == "and this too"
+        await pilot.press("ctrl+c")
+        assert not screen.query_one(Composer).text
+
+
+async def test_of_a_long_run_the_window_shows_its_end_and_all_keys_know_of_it(api: DaemonProcess) -> None:
+    """The run began, and inputs were queued, before the records that are shown."""
+    long = "say all of it " * 20 + "!"
+    steps = [calls(tool("list_files", path=".")) for _ in range(PAGE_RECORDS // 2)]
+    model = api.script(text("", when="steps are done", hang=1), *steps, text("", hang=9), name="steps.json")
+    session_id = api.session("long-run")
+    run_id = api.submit(session_id, "do much", model=model)
+    queued_id = api.submit(session_id, long, model=model)
+    while api.client.runs.get(run_id)["step"] <= len(steps):
+        pass
+    api.client.sessions.set_permission_mode(session_id, "plan")
+    api.client.sessions.set_title(session_id, "The long one")
+    async with open_app(api, session_id=session_id) as (app, pilot):
+        screen = await in_session(app, pilot)
+        assert screen._talk.first_seq > 3
+        await until(pilot, lambda: "Enter queues" in shown(app) and "queued 1" in shown(app))
+        await pilot.press("ctrl+u", "e")
+        await until(pilot, lambda: screen.query_one(Composer).text == long)
+        await pilot.press("escape", "escape")
+        await pilot.press("ctrl+home")
+        await until(pilot, lambda: screen._talk.first_seq == 1 and "Enter queues" in shown(app))
+        assert "The long one" in shown(app) and " plan · " in shown(app), (
+            "the present, though the window is of the past"
+        )
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: api.client.runs.get(run_id)["status"] == "interrupted")
+        api.client.runs.cancel(queued_id)
+        await until(pilot, lambda: "Enter sends" in shown(app))
+
+
+async def test_what_is_said_of_keys_is_true_of_those_that_were_bound_anew(api: DaemonProcess) -> None:
+    session_id = api.session("rebound")
+    run_id = api.submit(session_id, model="scripted/hang.json")
+    api.submit(session_id, "later", model="scripted/hang.json")
+    keys = {"session.queue_focus": "f7", "session.steer": "ctrl+g", "session.compact": "f8"}
+    async with open_app(api, session_id=session_id, settings=Tui(keys=keys, reduced_motion=True)) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "Enter queues, Ctrl+G steers the run" in shown(app))
+        assert "f7 edits" in shown(app)
+        await pilot.press("f7")
+        await until(pilot, lambda: isinstance(app.focused, Queue) and "f7 edits" not in shown(app))
+    api.client.runs.cancel(run_id)

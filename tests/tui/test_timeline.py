@@ -65,6 +65,19 @@ async def test_every_record_is_a_line_and_one_opens_with_the_state_at_that_point
         await pilot.pause()
 
 
+async def test_the_details_are_scrolled_after_a_key_that_the_footer_names(shared_daemon: DaemonProcess) -> None:
+    session = journal(shared_daemon, "scrolled")
+    async with open_app(shared_daemon, screen=Timeline(session)) as (app, pilot):
+        await until(pilot, lambda: "live" in shown(app))
+        assert "tab Other part" not in shown(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "tab Other part" in shown(app) and len(details(app).lines) > 12)
+        await pilot.press("tab", "G")
+        await until(pilot, lambda: details(app).scroll_y > 0)
+        await pilot.press("tab", "g")
+        await until(pilot, lambda: rows(app) == "1")
+
+
 async def test_the_list_is_narrow_enough_for_a_small_terminal(shared_daemon: DaemonProcess) -> None:
     session = journal(shared_daemon, "small")
     shared_daemon.client.sessions.label(session, 6, "before it was installed")

@@ -7,11 +7,14 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 
+import pytest
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.geometry import Offset
 from textual.pilot import Pilot
+from textual.selection import Selection
 
+from kheish.tui.lines import without_margin
 from kheish.tui.live import Call, Change, Entry, Note, Reply, Said
 from kheish.tui.look import THEMES, look_of
 from kheish.tui.widgets.transcript import Transcript
@@ -200,6 +203,43 @@ async def test_selected_lines_are_copied_as_they_stand() -> None:
         await pilot.pause()
         copied = app.screen.get_selected_text() or ""
         assert "copy me" in copied and "and me" in copied
+
+
+async def test_code_is_copied_without_the_margin_that_it_is_drawn_with() -> None:
+    code = "def f(x):\n    return [\n        x,\n    ]"
+    async with page([reply(1, f"So:\n\n```python\n{code}\n```")], size=(60, 12)) as (app, pilot):
+        lines = shown(app).split("\n")
+        top = next(y for y, line in enumerate(lines) if "def f" in line)
+        app.screen.selections = {app.transcript: Selection(Offset(0, top), Offset(20, top + 3))}
+        await pilot.pause()
+        assert (app.screen.get_selected_text() or "").rstrip("\n") == code
+
+
+@pytest.mark.parametrize(
+    ("drawn", "meant"),
+    [
+        ("  ▌ one\n  ▌   two\n\n  ▌ three", "one\n  two\n\nthree"),
+        ("ne\n     two\n       three", "ne\ntwo\n  three"),
+        ("   only", "only"),
+        ("", ""),
+    ],
+)
+def test_marked_lines_lose_bars_and_margin(drawn: str, meant: str) -> None:
+    assert without_margin(drawn, "▌") == meant
+
+
+async def test_what_is_marked_can_be_seen() -> None:
+    async with page([said(1, "mark me"), reply(2, "and **me**")], size=(60, 10)) as (app, pilot):
+        before = app.transcript.render_lines(app.transcript.size.region)
+        app.screen.text_select_all()
+        await pilot.pause()
+        marked = app.transcript.render_lines(app.transcript.size.region)
+        chosen = app.screen.get_component_rich_style("screen--selection").bgcolor
+        for line, was in zip(marked, before, strict=True):
+            assert line.text == was.text
+            shown_of = [segment for segment in line if segment.text.strip() in ("mark me", "and", "me")]
+            assert all(segment.style and segment.style.bgcolor == chosen for segment in shown_of)
+        assert sum("me" in line.text for line in marked) == 2
 
 
 async def test_a_line_says_where_it_is_to_who_marks_it_and_not_to_who_draws_it() -> None:

@@ -32,6 +32,7 @@ from kheish.tui.preview import change
 from kheish.tui.risks import Risk, risks
 from kheish.tui.screens.request import Request
 from kheish.tui.widgets.choices import Choices
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.sheet import Sheet, fact
 
 RULE_CHARS_MAX = 600
@@ -39,6 +40,8 @@ RULE_CHARS_MAX = 600
 RECORDS_PAGE, RECORDS_READ_MAX = 50, 500
 SAYS_LINES_MAX = 3
 MARK_LINES_MAX = 4
+LOW = 20
+"""Of a lower terminal most is for what would run."""
 VIEWS = ("as the width allows", "in one column")
 _UNCERTAIN = ("verify", "retry", "mark_done", "give_up")
 _WHERE: dict[Remember, str] = {
@@ -65,6 +68,7 @@ class Known(NamedTuple):
 class Approval(Request):
     CSS = """
     Approval Payload { height: 1fr; margin: 1 0; }
+    Approval.low Payload { margin: 0; }
     Approval #facts { height: auto; scrollbar-size-vertical: 0; }
     Approval #field { display: none; padding: 0 1; background: $panel; }
     Approval TextArea { display: none; height: 1fr; margin: 1 0; border: none; padding: 0 1; background: $surface; }
@@ -116,7 +120,10 @@ class Approval(Request):
         facts = Sheet(id="facts")
         facts.can_focus = False
         yield facts
-        yield Input(id="field", compact=True)
+        yield Field(id="field", compact=True)
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height < LOW, "low")
 
     async def fetch(self) -> ApprovalView:
         return await self.client.approvals.get(self.request_id)
@@ -182,12 +189,12 @@ class Approval(Request):
                         calls = [request["tool_call_id"] for request in event.get("tool_requests", ())]
                         is_asked = is_asked or view["tool_call_id"] in calls
                         if is_asked and event["text"].strip():
-                            return Known(event["text"], "; ".join(found.values()))
+                            return Known(event["text"], "; ".join(reversed(found.values())))
                     elif event["type"] == "run.started" and event["run_id"] == view["run_id"]:
-                        return Known("", "; ".join(found.values()))
+                        return Known("", "; ".join(reversed(found.values())))
             if start <= 0:
                 break
-        return Known("", "; ".join(found.values()))
+        return Known("", "; ".join(reversed(found.values())))
 
     async def _records(self, start: int, end: int) -> list[Any]:
         """Those after `start`, up to `end`; a page may hold fewer than it was asked for."""
@@ -260,7 +267,8 @@ class Approval(Request):
             for name, value in self.arguments.items():
                 lines += fact("with", f"{expose(name)} {expose(value)}", width, look) if name != "command" else []
         lines += fact("where", expose(view["cwd"]), width, look)
-        lines += fact("run", f"{view['run_id']} of session {expose(view['session_id'])}", width, look)
+        if not self.has_class("low"):
+            lines += fact("run", f"{view['run_id']} of session {expose(view['session_id'])}", width, look)
         rule = f"the rule {expose(view['rule'])}" if view["rule"] else ""
         lines += fact("asked by", ", ".join(filter(None, (rule, reason))), width, look)
         if not (self.is_uncertain or self.is_budget or self._can_make_rule):

@@ -17,6 +17,7 @@ from kheish.terminal import one_line
 from kheish.tui.actions import bindings
 from kheish.tui.live import Conversation
 from kheish.tui.screen import KheishScreen
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.heading import Heading
 from kheish.tui.widgets.transcript import Transcript
 
@@ -47,7 +48,7 @@ class AsideQuestion(KheishScreen[None], ModalScreen[None]):
         with Vertical():
             yield Heading()
             yield Transcript(self.look)
-            yield Input(placeholder="a side question; the run goes on and does not see it")
+            yield Field(placeholder="a side question; the run goes on and does not see it")
 
     def on_mount(self) -> None:
         self.query_one(Heading).show(self.look, "Beside the work", f"the answers are kept in {self._talk.session_id}")

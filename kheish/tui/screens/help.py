@@ -14,6 +14,7 @@ from kheish.tui.actions import ACTIONS, bindings
 from kheish.tui.lines import strip_of, wrap
 from kheish.tui.look import Look
 from kheish.tui.screens.aside import Aside
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.sheet import Sheet, heading
 
 TIPS = (
@@ -27,7 +28,7 @@ TIPS = (
     "A line that begins with ! runs in the shell of the session, under its permissions, as a durable run",
     "@ completes file names; a long paste becomes a placeholder and is sent whole",
     "Every record is in the timeline, and its details show the state of the session at that point",
-    "Drag with the mouse to select, and Ctrl+C copies; F4 turns the mouse off for the terminal's own selection",
+    "What is marked with the mouse is copied; F4 turns the mouse off for the terminal's own selection",
     "Every key can be changed: F4, or [tui.keys] in config.toml",
     "kheish attach NAME opens a session from any shell, kheish wait tells a script when it needs you",
 )
@@ -35,8 +36,11 @@ PLACES = {
     "app": "Everywhere", "list": "In lists", "home": "Home", "session": "Session", "inbox": "Inbox",
     "timeline": "Timeline", "run": "Run", "status": "Status", "settings": "Settings", "approval": "Approval",
     "question": "Question", "composer": "Writing", "queue": "Queue", "aside": "Screens like this one",
+    "aside_question": "Side question", "uncertain": "Outcome unknown",
 }  # fmt: skip
 KEYS_WIDTH, TITLE_WIDTH = 18, 14
+HELP_WIDTH_MIN, KEYS_INDENT = 20, 4
+"""In a narrower column help stands below its key."""
 
 
 class Key(NamedTuple):
@@ -74,7 +78,7 @@ class Help(Aside):
         self._wanted = ""
 
     def body(self) -> Iterable[Widget]:
-        yield Input(placeholder="type to search the keys", id="search")
+        yield Field(placeholder="type to search the keys", id="search")
         yield Sheet()
 
     def on_mount(self) -> None:
@@ -118,15 +122,18 @@ def draw_help(keys: list[Key], wanted: str, width: int, look: Look) -> list[Stri
         if key.where != place:
             place = key.where
             lines += heading(title, look)
-        first, *rest = wrap(key.help, max(20, width - KEYS_WIDTH - TITLE_WIDTH))
+        is_beside = width >= KEYS_WIDTH + TITLE_WIDTH + HELP_WIDTH_MIN
+        indent = KEYS_WIDTH + TITLE_WIDTH if is_beside else KEYS_INDENT
+        rest = wrap(key.help, max(1, width - indent))
+        first = rest.pop(0) if is_beside else ""
         head = (f"{key.keys:<{KEYS_WIDTH - 1}} ", look.accent), (f"{key.title:<{TITLE_WIDTH - 1}} ", look.text)
         lines.append(strip_of(*head, (first, look.dim)))
-        lines += [strip_of((" " * (KEYS_WIDTH + TITLE_WIDTH), None), (line, look.dim)) for line in rest]
+        lines += [strip_of((" " * indent, None), (line, look.dim)) for line in rest]
     tips = [tip for tip in TIPS if is_wanted("tips", tip)]
     if tips:
         lines += heading("Worth knowing", look)
         for tip in tips:
-            first, *rest = wrap(tip, max(20, width - 2))
+            first, *rest = wrap(tip, max(1, width - 2))
             lines.append(strip_of((f"{look.marks.note} ", look.accent), (first, look.text)))
             lines += [strip_of(("  ", None), (line, look.text)) for line in rest]
     return lines[1:] or [strip_of(("no key or tip holds that", look.dim))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -22,10 +23,11 @@ from kheish.terminal import clean, expose, one_line
 from kheish.tui import fuzzy
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
-from kheish.tui.live import NEEDS, Need, Row
+from kheish.tui.live import NEEDS, Need, Row, last_words
 from kheish.tui.look import Look
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
 from kheish.tui.words import (
@@ -42,6 +44,9 @@ from kheish.tui.words import (
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
 AGES_S = 10.0
+LISTEN_S = 0.15
+"""After this time on a row, or after it changed, its last words are fetched."""
+HEARD_RECORDS, HEARD_CHARS_MAX = 20, 4_000
 SORTS = ("need", "time", "name")
 WIDE, LOW = 120, 20
 PEEK_COLUMNS_MAX = 2_000
@@ -74,16 +79,20 @@ class Home(KheishScreen[None]):
         self._redraw: Timer | None = None
         self._visited = ""
         """The session that was attached to from here: one comes back to its row."""
-        self._asking: tuple[str, Row | None] = ("", None)
+        self._asking: tuple[str, Row | None, str] = ("", None, "")
+        """What the line is written for: the action, the session, and what it is asked with."""
+        self._heard: tuple[str, int] = ("", 0)
+        """The session that the peek pane shows the last words of, and the seq up to which."""
+        self._words = ("", False)
 
     def compose(self) -> ComposeResult:
         yield Banner()
         yield Static(markup=False, id="title")
-        yield Input(placeholder="filter by name, directory or text", id="filter")
+        yield Field(placeholder="filter by name, directory or text", id="filter")
         with Horizontal(id="body"):
             yield Rows(id="sessions")
             yield Static(markup=False, id="peek")
-        yield Input(id="reply")
+        yield Field(id="reply")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -175,10 +184,13 @@ class Home(KheishScreen[None]):
         if self._filter:
             return ["", f"nothing matches {one_line(self._filter, 40)!r}"]
         if self._is_named:
-            return ["", "no session with a name: R gives one a title, N shows all"]
+            rename, named = (self.kheish.keys_to(f"home.{name}")[0] for name in ("rename", "named"))
+            return ["", f"no session with a name: {rename} gives one a title, {named} shows all"]
+        new, scope = (self.kheish.keys_to(f"home.{name}")[0] for name in ("new", "scope"))
         if not self._is_all:
-            return ["", "no session of this directory: n makes one, ctrl+a shows all"]
-        return ["", "no session yet", "", "n makes one in this directory; `kheish run TEXT` does too, from any shell"]
+            return ["", f"no session of this directory: {new} makes one, {scope} shows all"]
+        made = f"{new} makes one in this directory; `kheish run TEXT` does too, from any shell"
+        return ["", "no session yet", "", made]
 
     def _draw_title(self, groups: dict[Need, list[Row]]) -> None:
         look = self.look
@@ -206,7 +218,30 @@ class Home(KheishScreen[None]):
     def _draw_peek(self) -> None:
         row = self._chosen()
         peek = self.query_one("#peek", Static)
-        peek.update(peek_content(row, self.look, self.kheish.now_ms) if row else Content(""))
+        if row is None:
+            peek.update(Content(""))
+            return
+        if self._heard[0] != row.session_id:
+            self._heard, self._words = (row.session_id, 0), ("", False)
+        key = self.kheish.keys_to("home.reply")[0]
+        peek.update(peek_content(row, self.look, self.kheish.now_ms, key, *self._words))
+        if row.seq > self._heard[1] and not (row.asks or row.problem):
+            self._heard = row.session_id, row.seq
+            self.run_worker(self._listen(row.session_id, row.seq), name="listen", group="listen", exclusive=True)
+
+    async def _listen(self, session_id: str, seq: int) -> None:
+        """What the session said last, which is in no list."""
+        await asyncio.sleep(LISTEN_S)
+        try:
+            after = str(max(0, seq - HEARD_RECORDS))
+            page = await self.client.sessions.events(session_id, cursor=after, limit=HEARD_RECORDS)
+        except KheishError:
+            self._heard = session_id, 0  # with the next drawing it is tried again
+            return
+        text, is_failure = last_words(page["items"])
+        if text:
+            self._words = text[:HEARD_CHARS_MAX], is_failure
+            self._draw_peek()
 
     def on_rows_highlighted(self) -> None:
         self._draw_peek()
@@ -293,7 +328,7 @@ class Home(KheishScreen[None]):
     # -- the line that is typed ----------------------------------------------------------------------------------
 
     def _ask(self, what: str, row: Row | None, prompt: str, value: str = "") -> None:
-        self._asking = what, row
+        self._asking = what, row, prompt
         self._open_input("reply", value, prompt)
 
     def _open_input(self, id: str, value: str, prompt: str = "") -> None:
@@ -332,12 +367,12 @@ class Home(KheishScreen[None]):
         self._close_inputs()
         if event.input.id == "filter":
             return
-        (what, row), value = self._asking, event.value.strip()
+        (what, row, prompt), value = self._asking, event.value.strip()
         event.input.value = ""
-        self.run_worker(self._do(what, row, value), name=what)
+        self.run_worker(self._do(what, row, value, prompt), name=what)
 
-    async def _do(self, what: str, row: Row | None, value: str) -> None:
-        """Raises nothing: what fails is said."""
+    async def _do(self, what: str, row: Row | None, value: str, prompt: str) -> None:
+        """Raises nothing: what fails is said, and what was written can be mended."""
         try:
             if what == "new":
                 view = await self.client.sessions.create(value or None, cwd=self.kheish.here)
@@ -356,6 +391,8 @@ class Home(KheishScreen[None]):
                 await self.client.sessions.set_title(row.session_id, value)
         except KheishError as error:
             self.kheish.say(error)
+            if what != "end" and not isinstance(self.focused, Input):
+                self._ask(what, row, prompt, value)
 
 
 def _matches(word: str, row: Row) -> bool:
@@ -411,8 +448,8 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     return strip_of(*left, (near, look.warning), (middle, look.text if row.need != "done" else look.dim), *right)
 
 
-def peek_content(row: Row, look: Look, now_ms: int) -> Content:
-    """What a session asks, whole as far as it fits, or what it is about."""
+def peek_content(row: Row, look: Look, now_ms: int, key: str, words: str, is_failure: bool) -> Content:
+    """What a session asks, whole as far as it fits, and the key that answers, or its last words."""
     parts: list[Any] = [(one_line(row.name), "bold"), f"  {row.status}, {age_text(row, now_ms)}\n"]
     where = [clean(short_path(row.cwd)), row.mode.replace("_", " ") + " mode"]
     if row.model:
@@ -427,15 +464,16 @@ def peek_content(row: Row, look: Look, now_ms: int) -> Content:
         for question in ask["questions"]:
             parts += ["\n", (clean(question["question"]), "bold"), "\n"]
             parts += [f"  {i}. {clean(o['label'])}\n" for i, o in enumerate(question.get("options", ()), 1)]
-        parts.append(("\nr answers", "$foreground 60%"))
+        parts.append((f"\n{key} answers", "$foreground 60%"))
     elif ask and ask.get("tool"):
         tool = f"{one_line(ask['tool'])} "
         parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"], PEEK_COLUMNS_MAX), "\n"]
         if ask.get("rule"):
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
-        parts.append(("\nr decides", "$foreground 60%"))
+        parts.append((f"\n{key} decides", "$foreground 60%"))
     elif row.headline:
-        parts += ["\n", clean(row.headline), "\n"]
+        parts += [(f"{look.marks.user} {one_line(row.headline)}\n", "$foreground 80%")]
+        parts += ["\n", (clean(words).strip(), "$error" if is_failure else "$foreground"), "\n"]
     if row.budgets:
         parts.append((f"\n{look.marks.waiting} {one_line(budgets_text(row))}", "$warning"))
     if row.plan and row.active:

@@ -16,6 +16,7 @@ from kheish.tui.lines import strip_of, wrap
 from kheish.tui.look import Look
 from kheish.tui.screens.request import Request
 from kheish.tui.widgets.choices import Choices
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.sheet import Sheet
 
 
@@ -110,7 +111,7 @@ class Question(Request):
 
     def body(self) -> ComposeResult:
         yield Form()
-        yield Input(id="field", compact=True)
+        yield Field(id="field", compact=True)
 
     async def fetch(self) -> QuestionView:
         return await self.client.questions.get(self.request_id)

@@ -92,6 +92,7 @@ class Request(KheishScreen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
+        self.app.clear_notifications()  # none lies over what is decided about
         self.watch(self.app, "app_focus", self._focus_changed, init=False)
         self.set_interval(AGE_EVERY_S, self.draw_heading)
         self.draw()

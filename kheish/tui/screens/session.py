@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textual.app import ComposeResult
@@ -71,6 +71,8 @@ class Session(KheishScreen[None]):
         self._held: list[StreamEvent] = []
         self._sending: dict[str, Queued] = {}
         """Inputs that the daemon has not taken yet, by their keys, where that takes long."""
+        self._queued: dict[str, Queued] = {}
+        """What is queued, by its run, also where it was before the window."""
         self._drawn_at_s = 0.0
         self._editing = ""
         """The queued run whose text is in the composer, in the place of `_unsent`."""
@@ -104,7 +106,37 @@ class Session(KheishScreen[None]):
 
     @property
     def _row(self) -> Row | None:
-        return self.kheish.board.rows.get(self.session_id)
+        """What is known of the session as it is now; None until all of it is."""
+        row = self.kheish.board.rows.get(self.session_id)
+        return row if row and row.cwd else None
+
+    @property
+    def _active(self) -> str:
+        """The run that is active now, whatever part of the session the window shows."""
+        return row.active if (row := self._row) else self._talk.active
+
+    @property
+    def _asks(self) -> Mapping[str, Mapping[str, Any]]:
+        return row.asks if (row := self._row) else {id_: entry.request or {} for id_, entry in self._talk.asks.items()}
+
+    def _waiting(self) -> list[Queued]:
+        """What waits now."""
+        talk, row = self._talk, self._row
+        if row is None:
+            return talk.queue
+        known = talk.queue if self._is_at_end else []
+        self._queued |= {queued.id: queued for queued in known}
+        self._queued = {id_: queued for id_, queued in self._queued.items() if id_ in row.queue}
+        steered = [queued for queued in known if queued.is_steered]
+        return [*steered, *(self._queued[id_] for id_ in row.queue if id_ in self._queued)]
+
+    @property
+    def _mode(self) -> str:
+        return row.mode if (row := self._row) else self._talk.mode
+
+    @property
+    def _is_ended(self) -> bool:
+        return self._talk.is_ended or bool((row := self._row) and row.is_ended)
 
     @property
     def _is_paused(self) -> bool:
@@ -113,7 +145,7 @@ class Session(KheishScreen[None]):
     @property
     def _is_closed(self) -> bool:
         """Whether nothing can be written to the session any more."""
-        return self._talk.is_ended or bool(self._problem)
+        return self._is_ended or bool(self._problem)
 
     def _load(self, *, at: str = "end") -> None:
         self.run_worker(self._load_window(at), name="window", group="window", exclusive=True)
@@ -121,7 +153,7 @@ class Session(KheishScreen[None]):
     async def _load_window(self, at: str) -> None:
         self._is_loading = True
         try:
-            await self._load_view()
+            active, queue = await self._load_view()
             if at == "start":
                 records = await self._page(0, PAGE_RECORDS)
             else:
@@ -132,8 +164,10 @@ class Session(KheishScreen[None]):
             if isinstance(error, ApiError) and error.code == "session_not_found":
                 self.dismiss()
             return
-        self._talk.show(records)
+        self._talk.show(records, active=active if at == "end" else "")
         self._is_loading = False
+        if set(queue) - {queued.id for queued in self._talk.queue} - set(self._queued):
+            self.run_worker(self._load_queue(), name="queue", group="queue", exclusive=True)
         problem = [Note(self._last_seq, 0, self._problem, "error")] if self._problem else []
         self.query_one(Transcript).show([*self._talk.entries, *problem], at=at)
         self.query_one(Composer).set_cwd(self._talk.cwd)
@@ -142,21 +176,37 @@ class Session(KheishScreen[None]):
             self._is_following = True
             self.run_worker(self._follow(), name="follow", group="follow")
 
-    async def _load_view(self) -> None:
-        """Of a damaged session there are the records before the fault."""
+    async def _load_view(self) -> tuple[str, list[str]]:
+        """The active run and those in the queue. Of a damaged session there are the records before the fault."""
         try:
             view = await self.client.sessions.get(self.session_id)
         except ApiError as error:
             if error.code != "session_corrupt":
                 raise
             self._problem, self._last_seq = error.message, await self._last_readable()
-            return
+            return "", []
         self._problem = view["problem"]
         self._last_seq = max(self._last_seq, view["seq"])
         self._talk.cwd, self._talk.mode, self._talk.title = view["cwd"], view["permission_mode"], view["title"]
         if used := view.get("used"):
             self._spending.load(used, view["seq"])
         self._talk.window_tokens = (view["context"] or {"window_tokens": 0})["window_tokens"]
+        return view["active_run_id"], view["queued_run_ids"]
+
+    async def _load_queue(self) -> None:
+        """What was queued before the window, of which the daemon tells the beginning."""
+        try:
+            runs = await self.client.sessions.queue(self.session_id)
+        except KheishError as error:
+            self.kheish.say(error)
+            return
+        for run in runs:
+            request = run["request"]
+            queued = Queued(
+                run["run_id"], request["text_preview"], request["principal"], is_steered=False, is_whole=False
+            )
+            self._queued.setdefault(queued.id, queued)
+        self._draw_facts()
 
     async def _last_readable(self) -> int:
         """The seq before the fault, which only reading up to it tells."""
@@ -212,7 +262,8 @@ class Session(KheishScreen[None]):
 
     def _refold(self, records: list[RecordView]) -> None:
         """Another window that overlaps with the present one."""
-        self._talk.show(records)
+        at_end = bool(records) and records[-1]["seq"] >= self._last_seq
+        self._talk.show(records, active=self._active if at_end else "")
         self.query_one(Transcript).replace(self._talk.entries)
         self._draw_facts()
 
@@ -259,6 +310,7 @@ class Session(KheishScreen[None]):
         is_record = False
         for event in held:
             if event.event == "record":
+                self._note_edits(event.data)
                 was_at_end = self._is_at_end
                 self._last_seq = max(self._last_seq, event.data["seq"])
                 self._spending.apply(event.data)
@@ -281,6 +333,11 @@ class Session(KheishScreen[None]):
             if len(self._talk.records) > WINDOW_RECORDS_MAX and transcript.is_following:
                 self._refold(self._talk.records[-WINDOW_RECORDS_MAX // 2 :])
 
+    def _note_edits(self, record: Any) -> None:
+        for event in record["events"]:
+            if event["type"] == "run.edited" and (queued := self._queued.get(event["run_id"])):
+                queued.text, queued.is_whole = event["text"], True
+
     def look_changed(self) -> None:
         self.query_one(Transcript).look_changed(self.look)
         self._draw_facts()
@@ -288,7 +345,7 @@ class Session(KheishScreen[None]):
     def _tick(self) -> None:
         if self.is_current:
             self.query_one(Transcript).tick()
-            if self._talk.active:
+            if self._active:
                 self._draw_facts()
 
     def _draw_facts(self) -> None:
@@ -296,32 +353,37 @@ class Session(KheishScreen[None]):
             return
         talk, look = self._talk, self.look
         transcript = self.query_one(Transcript)
-        self.query_one(Queue).show([*talk.queue, *self._sending.values()], look)
-        ended = ("  ended", "$warning") if talk.is_ended else ""
+        keys_to = self.kheish.keys_to
+        hint = f"{keys_to('session.queue_focus')[0]} edits"
+        self.query_one(Queue).show([*self._waiting(), *self._sending.values()], look, hint)
+        row, active, mode = self._row, self._active, self._mode
+        ended = ("  ended", "$warning") if self._is_ended else ""
         problem = ("  read-only", "$error") if self._problem else ""
-        row = self._row
         budgets = (f"  {one_line(budgets_text(row))}" if row is not None and row.budgets else "", "$warning")
         self.query_one("#title", Static).update(
             Content.assemble(
-                (one_line(talk.title or self.session_id, 60), "bold"),
+                (one_line((row.title if row else talk.title) or self.session_id, 60), "bold"),
                 budgets,
                 (f"  {short_path(talk.cwd)}", "$foreground 60%"),
                 ended,
                 problem,
             )
         )
-        self.query_one(Summons).show(list(talk.asks.values()), transcript.unseen, look)
+        answer, bottom = keys_to("session.answer")[0], keys_to("session.bottom")[0]
+        self.query_one(Summons).show(self._asks, transcript.unseen, look, answer=answer, bottom=bottom)
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
+        composer.again = "leaves it as it was" if self._editing else "interrupts the run"
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
-        state = row.status if row else "running" if talk.active else "idle"
+        state = row.status if row else "running" if active else "idle"
+        step = row.step if row else talk.step
         self.query_one(Footer).facts = (
-            one_line(talk.model, 30),
+            one_line(row.model if row and active and row.model else talk.model, 30),
             context_text(talk.context_tokens, talk.window_tokens),
             spent_text(self._spending),
-            f"step {talk.step}" if talk.active else "",
-            talk.mode.replace("_", " ") if talk.mode != "default" else "",
+            f"step {step}" if active else "",
+            mode.replace("_", " ") if mode != "default" else "",
             state if self.kheish.link.is_up else "not connected",
         )
         self.refresh_bindings()
@@ -329,15 +391,20 @@ class Session(KheishScreen[None]):
     def _hint(self) -> str:
         if self._problem:
             return "this session is read-only"
-        if self._talk.is_ended:
+        if self._is_ended:
             return "this session has ended"
         if self._editing:
             return "Enter keeps the change, Esc Esc leaves it"
+        enter = self._said("queue")
         if self._is_paused:
-            return "the queue is paused: Enter queues, Alt+P lets it go on"
-        if self._talk.active:
-            return "Enter queues, Ctrl+Enter or Ctrl+S steers the run"
-        return "Enter sends · ! shell · @ file"
+            return f"the queue is paused: {enter} queues, {self._said('pause')} lets it go on"
+        if self._active:
+            return f"{enter} queues, {self._said('steer')} steers the run"
+        return f"{enter} sends · ! shell · @ file"
+
+    def _said(self, action: str) -> str:
+        """The keys of an action: `Ctrl+Enter or Ctrl+S`."""
+        return " or ".join(key.title() for key in self.kheish.keys_to(f"session.{action}"))
 
     # -- what the person writes ----------------------------------------------------------------------------------
 
@@ -354,7 +421,7 @@ class Session(KheishScreen[None]):
 
     async def _submit(self, message: Composer.Submitted) -> None:
         how = "queue" if message.how == "shell" else message.how
-        if how == "steer" and not self._talk.active:
+        if how == "steer" and not self._active:
             how = "queue"
         key = new_id("input")
         slow = self.set_timer(SLOW_S, lambda: self._show_sending(key, message.text))
@@ -414,13 +481,29 @@ class Session(KheishScreen[None]):
     # -- the queue -----------------------------------------------------------------------------------------------
 
     def on_queue_edit(self, message: Queue.Edit) -> None:
+        self.run_worker(self._edit(message.queued), name="edit", group="edit", exclusive=True)
+
+    async def _edit(self, queued: Queued) -> None:
+        if not queued.is_whole:
+            try:
+                queued.text, queued.is_whole = await self._text_of(queued.id), True
+            except KheishError as error:
+                self.kheish.say(error)
+                return
         composer = self.query_one(Composer)
         if not self._editing:
             self._unsent = composer.text
-        self._editing = message.queued.id
-        composer.load(message.queued.text)
+        self._editing = queued.id
+        composer.load(queued.text)
         composer.focus()
         self._draw_facts()
+
+    async def _text_of(self, run_id: str) -> str:
+        """All that was submitted for a run that is queued, as it was edited last."""
+        page = await self.client.runs.events(run_id)
+        said = [event for record in page["items"] for event in record["events"] if event.get("run_id") == run_id]
+        texts = [str(event["text"]) for event in said if event["type"] in ("run.submitted", "run.edited")]
+        return texts[-1] if texts else ""
 
     def on_queue_withdraw(self, message: Queue.Withdraw) -> None:
         self.run_worker(self._withdraw(message.queued.id))
@@ -478,13 +561,13 @@ class Session(KheishScreen[None]):
             case "queue" | "newline" | "editor":
                 return not self._is_closed
             case "steer" | "interrupt":
-                return bool(self._talk.active) and not self._is_closed
+                return bool(self._active) and not self._is_closed
             case "answer":
-                return bool(self._talk.asks)
+                return bool(self._asks)
             case "plan":
                 return bool(self._row and self._row.plan)
             case "queue_focus":
-                return bool(self._talk.queue)
+                return bool(self._waiting())
             case "pause":
                 return not self._is_closed
             case "back":
@@ -492,8 +575,8 @@ class Session(KheishScreen[None]):
         return True
 
     def action_answer(self) -> None:
-        if self._talk.asks:
-            self.kheish.open_request(next(iter(self._talk.asks)))
+        if self._asks:
+            self.kheish.open_request(next(iter(self._asks)))
 
     def action_back(self) -> None:
         self.dismiss()
@@ -509,12 +592,12 @@ class Session(KheishScreen[None]):
     def action_run(self) -> None:
         from kheish.tui.screens.run import Run
 
-        run_id = self._talk.active or _last_run(self._talk.records)
+        run_id = self._active or _last_run(self._talk.records)
         if run_id:
             self.kheish.push_screen(Run(run_id))
 
     def action_mode(self) -> None:
-        at = MODES.index(self._talk.mode) if self._talk.mode in MODES else 0
+        at = MODES.index(self._mode) if self._mode in MODES else 0
         self.run_worker(self._set_mode(MODES[(at + 1) % 3]))
 
     async def _set_mode(self, mode: Any) -> None:

@@ -24,6 +24,7 @@ from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import Call, Conversation
 from kheish.tui.look import Look
 from kheish.tui.screens.aside import Aside
+from kheish.tui.widgets.field import Field
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Item, Rows
 from kheish.tui.widgets.sheet import Joined, Sheet, fact, heading
@@ -67,7 +68,7 @@ class Timeline(Aside):
         with Horizontal(id="body"):
             yield Rows()
             yield Sheet()
-        yield Input()
+        yield Field()
 
     def on_mount(self) -> None:
         self.query_one(Rows).focus()
@@ -195,6 +196,7 @@ class Timeline(Aside):
     def action_open(self) -> None:
         self.query_one(Sheet).add_class("open")
         self._show_details()
+        self.refresh_bindings()
 
     def _show_details(self) -> None:
         if line := self._line:
@@ -229,6 +231,8 @@ class Timeline(Aside):
             return bool(self._wanted)
         if action in ("next_label", "previous_label"):
             return bool(self._labels)
+        if action == "part":
+            return self.query_one(Sheet).has_class("open")
         return bool(self.window.lines) if action in ("open", "find", "fork", "label") else True
 
     def action_close(self) -> None:
@@ -238,10 +242,15 @@ class Timeline(Aside):
             field.remove_class("open")
         elif sheet.has_class("open"):
             sheet.remove_class("open")
+            self.refresh_bindings()
         else:
             self.dismiss()
             return
         self.query_one(Rows).focus()
+
+    def action_part(self) -> None:
+        rows, sheet = self.query_one(Rows), self.query_one(Sheet)
+        (rows if sheet.has_focus else sheet).focus()
 
     def action_filter(self) -> None:
         """The place stays, as near as the filter lets it."""

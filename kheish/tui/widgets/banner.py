@@ -26,11 +26,12 @@ class Banner(Static):
         super().__init__(markup=False)
         self._text = ""
         self._retry_at_s = 0.0
-        self._was_stopped = False
+        self._start_key = ""
         self._timer: Timer | None = None
 
-    def show(self, text: str, retry_at_s: float = 0.0, *, was_stopped: bool = False) -> None:
-        self._text, self._retry_at_s, self._was_stopped = one_line(text), retry_at_s, was_stopped
+    def show(self, text: str, retry_at_s: float = 0.0, *, start_key: str = "") -> None:
+        """`start_key` starts a daemon that was stopped."""
+        self._text, self._retry_at_s, self._start_key = one_line(text), retry_at_s, start_key
         self.display = bool(text)
         if self._timer is not None:
             self._timer.stop()
@@ -41,8 +42,8 @@ class Banner(Static):
 
     def _draw(self) -> None:
         text = self._text
-        if self._retry_at_s and self._was_stopped:
-            text += " · ctrl+r starts it"
+        if self._retry_at_s and self._start_key:
+            text += f" · {self._start_key} starts it"
         elif self._retry_at_s:
             wait_s = max(0, ceil(self._retry_at_s - time.monotonic()))
             text = f"not connected, trying again in {wait_s}s · {text}"

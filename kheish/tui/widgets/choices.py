@@ -1,4 +1,4 @@
-"""What can be answered, each with its key, on lines that stay in sight; and a word on what was just pressed."""
+"""What can be answered, each with its key, on lines that stay in sight; above them a word on what was just pressed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from rich.cells import cell_len
 from rich.style import Style
 from textual import events
 from textual.dom import DOMNode
+from textual.markup import escape
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 
 from kheish.terminal import one_line
-from kheish.tui.lines import cut_columns, strip_of
+from kheish.tui.lines import strip_of
 
 SAID_S = 3.0
 
@@ -35,7 +36,9 @@ class Choices(Widget):
     """Shows those of its actions that are valid now. A click does what the key does."""
 
     DEFAULT_CSS = """
-    Choices { height: 2; padding: 0 1; border-top: solid $panel; }
+    Choices {
+        height: 2; padding: 0 1; border-top: solid $panel; border-title-color: $warning; border-title-style: bold;
+    }
     """
 
     is_dim: reactive[bool] = reactive(False)
@@ -44,7 +47,6 @@ class Choices(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._actions: Sequence[tuple[str, str]] = ()
-        self._said = ""
         self._silence: Timer | None = None
         self._lines: list[list[_Choice]] = []
 
@@ -54,12 +56,11 @@ class Choices(Widget):
         self._lay_out()
 
     def say(self, text: str) -> None:
-        """In the place of the choices, for as long as it takes to read."""
-        self._said = one_line(text)
+        """On the line above the choices, which stay in sight, for as long as it takes to read."""
+        self.border_title = escape(one_line(text))
         if self._silence is not None:
             self._silence.stop()
         self._silence = self.set_timer(SAID_S, lambda: self.say("")) if text else None
-        self.refresh()
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, lambda _: self._lay_out())
@@ -93,8 +94,6 @@ class Choices(Widget):
         look = self.screen.look  # type: ignore[attr-defined]
         base: Style = self.rich_style
         width = self.size.width
-        if self._said and y == 0:
-            return strip_of((cut_columns(self._said, width), base + look.warning)).extend_cell_length(width, base)
         key_style, style = (
             base + (look.dim if self.is_dim else look.heading),
             base + (look.dim if self.is_dim else look.text),

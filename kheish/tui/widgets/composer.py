@@ -53,7 +53,7 @@ Pieces = dict[str, "str | InputAttachment"]
 
 PASTE_LINES_MAX, PASTE_CHARS_MAX = 10, 1_000
 """A longer paste is shown as a placeholder."""
-TWICE_S = 0.5
+TWICE_S = 0.8
 DRAFT_DELAY_S = 1.0
 EMPTIED_S = 2.0
 """For so long after the last letter was deleted the key that goes back asks first."""
@@ -185,6 +185,8 @@ class Composer(TextArea):
         self._found: Sequence[Written] = ()
         self._offered: dict[str, ActiveBinding] = {}
         self._escaped_at_s = self._emptied_at_s = float("-inf")
+        self.again = ""
+        """What Escape does the second time."""
         self._saving: Timer | None = None
         self._saving_lock = asyncio.Lock()
         self._was_empty = True
@@ -572,9 +574,11 @@ class Composer(TextArea):
         return self.screen.check_action(action, parameters) if action in SHARED else True
 
     def action_copy(self) -> None:
-        """What is marked; with nothing marked it clears what is written, which can be undone."""
+        """What is marked, here or elsewhere; with nothing marked it clears what is written, which can be undone."""
         if self.selected_text:
             super().action_copy()
+        elif self.screen.get_selected_text():
+            self.screen.action_copy_text()
         elif self.text:
             self.clear()
         else:
@@ -607,6 +611,10 @@ class Composer(TextArea):
         if is_twice:
             self._escaped_at_s = float("-inf")
             self.post_message(self.Interrupted())
+            self._draw_border()
+        else:
+            self.border_subtitle = f"Esc again {self.again}"
+            self.set_timer(TWICE_S, self._draw_border)
 
     def action_editor(self) -> None:
         """In the person's own editor, with pasted texts in place."""

@@ -42,13 +42,20 @@ class Queue(Rows):
         super().__init__()
         self._queue: list[Queued] = []
 
-    def show(self, queue: Sequence[Queued], look: Look) -> None:
-        """What steers comes first, since it enters first."""
+    def show(self, queue: Sequence[Queued], look: Look, hint: str) -> None:
+        """What steers comes first, since it enters first. `hint` says which key leads here."""
         self._queue = sorted(queue, key=lambda queued: not queued.is_steered)
         steering = sum(queued.is_steered for queued in queue)
         self.display = bool(queue)
         self.styles.height = min(LINES_MAX, len(queue))
-        self.set([_item(queued, i, look) for i, queued in enumerate(self._queue, 1 - steering)])
+        # The first that can be edited says how to come to it.
+        hinted = None if self.has_focus else next((q for q in self._queue if q.is_sent and not q.is_steered), None)
+        self.set(
+            [
+                _item(queued, i, look, hint if queued is hinted else "")
+                for i, queued in enumerate(self._queue, 1 - steering)
+            ]
+        )
         if not queue and self.has_focus:
             self.post_message(self.Closed())
 
@@ -77,7 +84,7 @@ class Queue(Rows):
         self.post_message(self.Closed())
 
 
-def _item(queued: Queued, position: int, look: Look) -> Item:
+def _item(queued: Queued, position: int, look: Look, hint: str) -> Item:
     head = "steers  " if queued.is_steered else f"queued {position}" if queued.is_sent else "no answer yet"
     text = one_line(queued.text)
     return Item(
@@ -85,6 +92,7 @@ def _item(queued: Queued, position: int, look: Look) -> Item:
         lambda width: strip_of(
             (f"{look.marks.queued} ", look.dim),
             (f"{head}  ", look.dim),
-            (cut_columns(text, width - len(head) - 4, look.marks.ellipsis), look.text),
+            (cut_columns(text, width - len(head) - len(hint) - 6, look.marks.ellipsis), look.text),
+            (f"  {hint}", look.dim),
         ),
     )

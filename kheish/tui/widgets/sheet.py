@@ -88,13 +88,7 @@ class Sheet(LinesView, can_focus=True):
         line = round(self.scroll_y) + y
         if line >= len(self.lines):
             return Strip.blank(width, base)
-        strip = on_style(self.lines[line], base, width)
-        selection = self.text_selection
-        if selection is not None and (span := selection.get_span(line)) is not None:
-            start, end = span[0], width if span[1] == -1 else span[1]
-            chosen = strip.crop(start, end).apply_style(self.screen.get_component_rich_style("screen--selection"))
-            strip = Strip.join([strip.crop(0, start), chosen, strip.crop(end)])
-        return self.marked(strip, line)
+        return self.marked(on_style(self.lines[line], base, width), line)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         return selection.extract("\n".join(line.text.rstrip() for line in self.lines)), "\n"

@@ -5,7 +5,7 @@ It takes no focus and no key by itself: whoever writes goes on writing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from textual import events
@@ -15,7 +15,6 @@ from textual.widgets import Static
 
 from kheish.narration import call_text
 from kheish.terminal import one_line
-from kheish.tui.live import Asked, Call
 from kheish.tui.look import Look
 
 
@@ -34,18 +33,18 @@ class Summons(Static):
         super().__init__(markup=False)
         self._request_id = ""
 
-    def show(self, asks: Sequence[Call | Asked], unseen: int, look: Look) -> None:
+    def show(self, asks: Mapping[str, Mapping[str, Any]], unseen: int, look: Look, *, answer: str, bottom: str) -> None:
+        """`asks` are the requests by id, oldest first, as the API shows them. `answer` and `bottom` are keys."""
         self.display = bool(asks or unseen)
         self.set_class(bool(asks), "asks")
         parts: list[Any] = []
         self._request_id = ""
         if asks:
-            request = asks[0].request or {}
-            self._request_id = str(request.get("request_id", ""))
+            self._request_id, first = next(iter(asks.items()))
             more = f" (+{len(asks) - 1})" if len(asks) > 1 else ""
-            parts += [(f"{look.marks.waiting} ctrl+y ", "bold $warning"), (f"{_what(asks[0])}{more}", "bold")]
+            parts += [(f"{look.marks.waiting} {answer} ", "bold $warning"), (f"{_what(first)}{more}", "bold")]
         if unseen:
-            parts.append(("   " * bool(asks) + f"{look.marks.below} {unseen} new below: ctrl+end", "$primary"))
+            parts.append(("   " * bool(asks) + f"{look.marks.below} {unseen} new below: {bottom}", "$primary"))
         self.update(Content.assemble(*parts))
 
     def on_click(self, event: events.Click) -> None:
@@ -53,9 +52,10 @@ class Summons(Static):
             self.post_message(self.Chosen(self._request_id))
 
 
-def _what(asked: Call | Asked) -> str:
-    if isinstance(asked, Call):
-        kind = (asked.request or {}).get("kind")
-        what = {"uncertain": "outcome unknown: ", "budget": "raise? "}.get(str(kind), "allow? ")
-        return what + one_line(call_text(asked.tool, asked.arguments))
-    return one_line(asked.request["questions"][0]["question"])
+def _what(request: Mapping[str, Any]) -> str:
+    if "questions" in request:
+        return one_line(request["questions"][0]["question"])
+    if "tool" not in request:
+        return "it waits for you"
+    what = {"uncertain": "outcome unknown: ", "budget": "raise? "}.get(request.get("kind", ""), "allow? ")
+    return what + one_line(call_text(request["tool"], request["input"]))

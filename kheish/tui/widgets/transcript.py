@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from rich.style import Style
 from textual import events
 from textual.geometry import Size
 from textual.message import Message
@@ -22,6 +21,7 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from kheish.tui.entries import Drawing, drawings_of, text_of
+from kheish.tui.lines import without_margin
 from kheish.tui.links import url_at
 from kheish.tui.live import Call, Change, Entry, Said
 from kheish.tui.look import Look
@@ -35,6 +35,7 @@ _EDGE_LINES = 40
 
 
 class Transcript(LinesView, can_focus=True):
+    FOCUS_ON_CLICK = False  # who marks or unfolds something writes on where they wrote
     DEFAULT_CSS = """
     Transcript {
         background: $background; scrollbar-size-vertical: 1; scrollbar-gutter: stable; padding: 0 1; overflow-x: hidden;
@@ -330,13 +331,7 @@ class Transcript(LinesView, can_focus=True):
         at = line - self._top(index)
         if at >= len(lines):
             return Strip.blank(width, base)
-        strip = on_style(lines[at], base, width)
-        selection = self.text_selection
-        if selection is not None and (span := selection.get_span(line)) is not None:
-            start, end = span
-            style = self.screen.get_component_rich_style("screen--selection")
-            strip = _select(strip, start, width if end == -1 else end, style)
-        return self.marked(strip, line)
+        return self.marked(on_style(lines[at], base, width), line)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         first = selection.start.y if selection.start else 0
@@ -349,7 +344,7 @@ class Transcript(LinesView, can_focus=True):
                 continue
             drawn = drawing.draw(self._width, self._look, self._look_id, self._now_ms())
             lines += [line.text.rstrip() for line in drawn][:height] + [""] * (height - len(drawn))
-        return selection.extract("\n".join(lines)), "\n"
+        return without_margin(selection.extract("\n".join(lines)), self._look.marks.bar), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
@@ -362,8 +357,3 @@ def _same(drawing: Drawing, other: Drawing) -> bool:
 
 def _name(entry: Entry) -> object:
     return getattr(entry, "tool_call_id", None) or getattr(entry, "text", None)
-
-
-def _select(strip: Strip, start: int, end: int, style: Style) -> Strip:
-    before, inside, after = strip.crop(0, start), strip.crop(start, end), strip.crop(end)
-    return Strip.join([before, inside.apply_style(style), after])
