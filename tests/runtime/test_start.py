@@ -27,9 +27,8 @@ from kheish.runtime.index import Index, Rows, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
-from kheish.store.framing import ZERO_CHAIN
 from kheish.store.locks import SessionLock
-from kheish.store.records import frame_header, segment_name
+from kheish.store.records import segment_name
 from kheish.store.session_dir import Opened, SessionDir
 from tests.runtime.kernel import Kernel, reply
 from tests.store.sessions import make_empty
@@ -378,17 +377,20 @@ async def test_a_session_without_a_row_that_somebody_else_holds_is_shown_and_rea
         assert kernel.supervisor.index.rows["s"] == replace(held, problem="", is_owed=False)
 
 
-async def test_a_session_that_was_never_quite_created_and_that_somebody_else_holds_is_not_shown(
+async def test_a_session_without_a_record_is_not_shown_and_stops_no_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whether or not it can be opened."""
     monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
-    make_empty(tmp_path, "s")
-    lock = SessionLock(tmp_path / "sessions" / "s").acquire()
-    async with Kernel(tmp_path, [reply("done")]) as kernel:
-        assert not kernel.supervisor.index.rows
+    for name in ("free", "held"):
+        make_empty(tmp_path, name)
+    lock = SessionLock(tmp_path / "sessions" / "held").acquire()
+    async with Kernel(tmp_path, [reply("done")] * 2) as kernel:
+        assert (list(kernel.supervisor.index.rows), kernel.supervisor.loaded_total) == ([], 0)
         lock.release()
-        await kernel.create()
-        await kernel.until_status(await kernel.submit(), "completed")
+        for name in ("free", "held"):
+            await kernel.create(name)
+            await kernel.until_status(await kernel.submit(session_id=name), "completed")
 
 
 async def test_what_a_session_is_owed_that_no_descriptor_was_left_for_is_taken_up_after_that(
@@ -415,22 +417,6 @@ async def test_what_a_session_is_owed_that_no_descriptor_was_left_for_is_taken_u
                 await asyncio.sleep(0.005)
         await kernel.until_status(run_id, "completed")
         assert kernel.supervisor.index.rows["s"].problem == ""
-
-
-async def test_a_session_without_a_record_is_not_shown_and_stops_no_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether or not it can be opened."""
-    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.0)
-    for name in ("free", "held"):
-        path = tmp_path / "sessions" / name
-        path.mkdir(parents=True)
-        (path / segment_name(1)).write_bytes(frame_header(name, 1, 1, ZERO_CHAIN)[0])
-    lock = SessionLock(tmp_path / "sessions" / "held").acquire()
-    async with Kernel(tmp_path, []) as kernel:
-        assert (list(kernel.supervisor.index.rows), kernel.supervisor.loaded_total) == ([], 0)
-        SessionLock(tmp_path / "sessions" / "free").acquire().release()
-    lock.release()
 
 
 async def test_sessions_without_a_row_are_settled_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
