@@ -390,7 +390,7 @@ async def test_a_session_without_a_record_is_not_shown_and_stops_no_start(
         lock.release()
         for name in ("free", "held"):
             await kernel.create(name)
-            await kernel.until_status(await kernel.submit(session_id=name), "completed")
+            await kernel.until_status(await kernel.submit(session_id=name), "completed", name)
 
 
 async def test_what_a_session_is_owed_that_no_descriptor_was_left_for_is_taken_up_after_that(
