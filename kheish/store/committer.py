@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from kheish.errors import Poisoned, StoreError
-from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_TOLD_AT_ONCE_MAX, SYNC_THREADS
+from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_HELD_MAX, COMMITS_TOLD_AT_ONCE_MAX, SYNC_THREADS
 from kheish.store.journal import Framed, Journal
 
 T = TypeVar("T")
@@ -114,10 +114,15 @@ class Committer:
     # -- on the committer's threads ---------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        held = 0
         while (journal := self._journals.get()) is not None:
             while batch := self._take(journal):
                 _commit(journal, batch)
-                self._wake()
+                held += 1
+                # While there is more to do whoever does it wakes the loop, which is to work in longer strokes then.
+                if held >= COMMITS_HELD_MAX or self._journals.empty():
+                    held = 0
+                    self._wake()
 
     def _take(self, journal: Journal) -> list[_Waiting]:
         """The next records of a journal; none, and the journal is let go."""
