@@ -395,6 +395,8 @@ class Conversation:
         self.usage = {"input_tokens": 0, "output_tokens": 0, "cache_read_tokens": 0, "cache_write_tokens": 0}
         self.context_tokens = 0
         self.is_ended = False
+        self.is_paused = False
+        """Of the queue, as far as the window tells."""
         self.asks: dict[str, Call | Asked] = {}
         self._calls: dict[str, Call] = {}
         self._reply: Reply | None = None
@@ -532,8 +534,10 @@ class Conversation:
                     if queued.id == event["run_id"]:
                         queued.text = event["text"]
             case "queue.paused":
+                self.is_paused = True
                 self._note(record, change, f"queue paused by {who}", "warning")
             case "queue.resumed":
+                self.is_paused = False
                 self._note(record, change, f"{who} let the queue go on")
             case "run.moved":
                 moved = [q for q in self.queue if q.id == event["run_id"]]
