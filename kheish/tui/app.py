@@ -14,7 +14,7 @@ from typing import Any
 
 from textual.app import App
 from textual.binding import Binding
-from textual.command import Provider
+from textual.command import CommandPalette, Provider
 from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.notifications import Notify
@@ -32,7 +32,7 @@ from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices, run_aside
 from kheish.tui.paste import guarded
-from kheish.tui.preferences import bound_to, keymap_of, problems_of
+from kheish.tui.preferences import keymap_of, keys_said, problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
 from kheish.tui.widgets.banner import Banner
@@ -102,8 +102,8 @@ class KheishApp(App[int]):
         return binding.key.replace("ctrl+", "^") if self.settings.ascii and not shown.isascii() else shown
 
     def keys_to(self, action_id: str) -> list[str]:
-        """Those that are bound to an action now."""
-        return bound_to(action_id, self.settings.keys)
+        """Those that are bound to an action now, as sentences name them."""
+        return keys_said(action_id, self.settings)
 
     @property
     def now_ms(self) -> int:
@@ -329,6 +329,10 @@ class KheishApp(App[int]):
             await self.link.restart(stop_first=self._is_other_version)
         except KheishError as error:
             self.say(error)
+
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder="find an action or a session"))
 
     async def action_quit(self) -> None:
         """Leaves; where the person wants it so, only the second time."""

@@ -191,7 +191,7 @@ async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> 
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
         await pilot.press("escape")
-        await until(pilot, lambda: "Esc again interrupts the run" in shown(app))
+        await until(pilot, lambda: "Escape again interrupts the run" in shown(app))
         await pilot.pause(TWICE_S + 0.2)
         assert api.client.runs.get(run_id)["status"] == "running"
         await pilot.press("escape", "escape")
@@ -205,7 +205,7 @@ async def test_what_waits_is_announced_and_takes_no_key_from_who_writes(api: Dae
         await in_session(app, pilot)
         await write(pilot, "half a sen")
         await asyncio.to_thread(api.submit, session, "deploy", model="test/ask.json")
-        await until(pilot, lambda: "ctrl+y allow? bash: echo deployed" in shown(app))
+        await until(pilot, lambda: "Ctrl+Y allow? bash: echo deployed" in shown(app))
         await write(pilot, "tence")
         assert isinstance(app.screen, Session) and app.screen.query_one(Composer).text == "half a sentence"
         await pilot.press("ctrl+y")
@@ -472,7 +472,7 @@ async def test_what_is_said_of_keys_is_true_of_those_that_were_bound_anew(api: D
     async with open_app(api, session_id=session_id, settings=Tui(keys=keys, reduced_motion=True)) as (app, pilot):
         await in_session(app, pilot)
         await until(pilot, lambda: "Enter queues, Ctrl+G steers the run" in shown(app))
-        assert "f7 edits" in shown(app)
+        assert "F7 edits" in shown(app)
         await pilot.press("f7")
-        await until(pilot, lambda: isinstance(app.focused, Queue) and "f7 edits" not in shown(app))
+        await until(pilot, lambda: isinstance(app.focused, Queue) and "F7 edits" not in shown(app))
     api.client.runs.cancel(run_id)
