@@ -141,7 +141,7 @@ class KheishApp(App[int]):
                 rows[row.session_id] = row
         if self._budgets_timer is None and any(map(self._moves_budgets, message.events)):
             self._budgets_timer = self.set_timer(
-                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_budgets(), name="budgets", group="budgets")
+                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_active(), name="budgets", group="budgets")
             )
         self.notices.arrived(message.events)
         for screen in self._screens():
@@ -158,10 +158,10 @@ class KheishApp(App[int]):
         is_near = row is not None and bool(row.budgets)
         return bool(types & _MOVE_BUDGETS) or (is_near and bool(types & {"model_call.completed", "approval.resolved"}))
 
-    async def _look_at_budgets(self) -> None:
+    async def _look_at_active(self) -> None:
         self._budgets_timer = None
         with contextlib.suppress(KheishError):
-            rows = self.board.load_budgets(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
+            rows = self.board.load_active(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
             for screen in self._screens():
                 screen.board_changed(rows)
 

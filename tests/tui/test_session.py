@@ -166,16 +166,16 @@ async def test_with_readline_keys_the_place_to_write_has_those_of_a_shells_line(
 async def test_a_paused_queue_is_said_on_every_screen_and_goes_on_by_the_same_key(api: DaemonProcess) -> None:
     session = api.session("pause")
     active = api.submit(session, "wait for it", model="test/hang.json")
-    api.submit(session, "then this", model="test/done.json")
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
+        await asyncio.to_thread(api.submit, session, "then this", model="test/done.json")
         await until(pilot, lambda: "queued 1  then this" in shown(app))
         await pilot.press("alt+p")
         await until(pilot, lambda: "the queue is paused: Enter queues, Alt+P lets it go on" in shown(app))
         await asyncio.to_thread(api.client.runs.cancel, active)
         await until(pilot, lambda: "paused" in shown(app).splitlines()[-1] and "queued 1  then this" in shown(app))
         await pilot.press("left")
-        await until(pilot, lambda: "○ paused    pause" in shown(app))
+        await until(pilot, lambda: "○ paused    pause" in shown(app) and "○ queued: then this" in shown(app))
         await pilot.press("f5")
         app.open_session(session)
         await in_session(app, pilot)
