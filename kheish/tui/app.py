@@ -14,7 +14,7 @@ from typing import Any
 
 from textual.app import App
 from textual.binding import Binding
-from textual.command import Provider
+from textual.command import CommandPalette, Provider
 from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.notifications import Notify
@@ -32,7 +32,7 @@ from kheish.tui.live import Board, Row
 from kheish.tui.look import THEMES, AsciiOnly, Look, look_of
 from kheish.tui.notices import Notices, run_aside
 from kheish.tui.paste import guarded
-from kheish.tui.preferences import bound_to, keymap_of, problems_of
+from kheish.tui.preferences import keymap_of, keys_said, problems_of
 from kheish.tui.screen import KheishScreen
 from kheish.tui.screens.home import Home
 from kheish.tui.widgets.banner import Banner
@@ -102,8 +102,8 @@ class KheishApp(App[int]):
         return binding.key.replace("ctrl+", "^") if self.settings.ascii and not shown.isascii() else shown
 
     def keys_to(self, action_id: str) -> list[str]:
-        """Those that are bound to an action now."""
-        return bound_to(action_id, self.settings.keys)
+        """Those that are bound to an action now, as sentences name them."""
+        return keys_said(action_id, self.settings)
 
     @property
     def now_ms(self) -> int:
@@ -141,7 +141,7 @@ class KheishApp(App[int]):
                 rows[row.session_id] = row
         if self._budgets_timer is None and any(map(self._moves_budgets, message.events)):
             self._budgets_timer = self.set_timer(
-                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_budgets(), name="budgets", group="budgets")
+                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_active(), name="budgets", group="budgets")
             )
         self.notices.arrived(message.events)
         for screen in self._screens():
@@ -158,10 +158,10 @@ class KheishApp(App[int]):
         is_near = row is not None and bool(row.budgets)
         return bool(types & _MOVE_BUDGETS) or (is_near and bool(types & {"model_call.completed", "approval.resolved"}))
 
-    async def _look_at_budgets(self) -> None:
+    async def _look_at_active(self) -> None:
         self._budgets_timer = None
         with contextlib.suppress(KheishError):
-            rows = self.board.load_budgets(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
+            rows = self.board.load_active(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
             for screen in self._screens():
                 screen.board_changed(rows)
 
@@ -329,6 +329,10 @@ class KheishApp(App[int]):
             await self.link.restart(stop_first=self._is_other_version)
         except KheishError as error:
             self.say(error)
+
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder="find an action or a session"))
 
     async def action_quit(self) -> None:
         """Leaves; where the person wants it so, only the second time."""

@@ -24,6 +24,7 @@ NEEDS: tuple[Need, ...] = ("needs you", "working", "queued", "done")
 
 OUTPUT_LINES_KEPT = 2_000
 """Of a running tool's live output."""
+HEADLINE_CHARS = 200
 SHELL_ROUTE = "shell"
 """That of the lines that begin with `!`."""
 OVER = {"run.completed": "completed", "run.failed": "failed", "run.cancelled": "cancelled",
@@ -46,6 +47,9 @@ class Row:
         self.title = ""
         self.mode = "default"
         self.headline = ""
+        """The input of the active run, else the newest: as the API has it."""
+        self.about = ""
+        """The run of which that is the input, where it is active or queued."""
         self.last_status = ""
         self.active = ""
         self.is_ended = False
@@ -99,7 +103,8 @@ class Board:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
-        self._runs: dict[str, str] = {}
+        self._runs: dict[str, tuple[str, str]] = {}
+        """The model and the input of those that are queued, where they were told of."""
 
     def load(self, sessions: Sequence[SessionView], inbox: InboxView, runs: Sequence[RunView]) -> None:
         """What was known before stays where the daemon's answer is older than it."""
@@ -113,6 +118,7 @@ class Board:
             row.cwd, row.title, row.mode = view["cwd"], view["title"], view["permission_mode"]
             row.headline, row.active = view["headline"], view["active_run_id"]
             row.queue, row.is_ended = list(view["queued_run_ids"]), view["ended"]
+            row.about = row.active or (row.queue[-1] if row.queue else "")
             row.is_paused = view.get("queue_paused", False)
             row.problem, row.since_ms = view["problem"], view["updated_at_ms"]
             row.asks = {id_: row.asks.get(id_, {}) for id_ in _waiting_ids(view)}
@@ -128,14 +134,20 @@ class Board:
                 row.model = f"{run['request']['provider']}/{run['request']['model']}"
                 row.step, row.tokens = run["step"], run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
                 row.plan = run.get("plan", [])
-        self.load_budgets(runs)
+        self.load_active(runs)
 
-    def load_budgets(self, runs: Iterable[RunView]) -> list[Row]:
-        """What the active runs have used; the rows that changed."""
-        near = {run["run_id"]: run.get("budgets_nearly_used", []) for run in runs}
-        changed = [row for row in self.rows.values() if row.budgets != near.get(row.active, [])]
-        for row in changed:
-            row.budgets = near.get(row.active, [])
+    def load_active(self, runs: Iterable[RunView]) -> list[Row]:
+        """What the active runs have used, and are about; the rows that changed."""
+        known = {run["run_id"]: run for run in runs}
+        changed = []
+        for row in self.rows.values():
+            run = known.get(row.active)
+            near = run.get("budgets_nearly_used", []) if run else []
+            if row.budgets != near or (run and row.about != row.active):
+                changed.append(row)
+            row.budgets = near
+            if run and row.about != row.active:
+                row.about, row.headline = row.active, run["request"]["text_preview"][:HEADLINE_CHARS]
         return changed
 
     def drop(self, session_ids: Iterable[str]) -> None:
@@ -159,6 +171,10 @@ class Board:
             row = self.rows[session_id] = Row(session_id)
         return row
 
+    def _turn_to(self, row: Row, run_id: str) -> None:
+        if run_id in self._runs:
+            row.about, row.headline = run_id, self._runs[run_id][1]
+
     def _apply(self, row: Row, event: AnyEvent, at_ms: int) -> None:
         match event["type"]:
             case "session.created":
@@ -172,10 +188,14 @@ class Board:
                 row.title = event["title"]
             case "run.submitted":
                 row.queue.insert(0 if event.get("first") else len(row.queue), event["run_id"])
-                row.headline = event["text"][:200]
-                self._runs[event["run_id"]] = f"{event['route']}/{event['model']}"
+                self._runs[event["run_id"]] = f"{event['route']}/{event['model']}", event["text"][:HEADLINE_CHARS]
                 if not row.active:
                     row.since_ms = at_ms
+                    self._turn_to(row, event["run_id"])
+            case "run.edited" if event["run_id"] in self._runs:
+                self._runs[event["run_id"]] = self._runs[event["run_id"]][0], event["text"][:HEADLINE_CHARS]
+                if event["run_id"] == row.about:
+                    self._turn_to(row, row.about)
             case "queue.paused" | "queue.resumed":
                 row.is_paused = event["type"] == "queue.paused"
             case "run.moved":
@@ -184,13 +204,17 @@ class Board:
             case "run.started":
                 row.active, row.step, row.tokens, row.since_ms = event["run_id"], 0, 0, at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != row.active]
-                row.model = self._runs.pop(row.active, row.model)
+                self._turn_to(row, row.active)
+                row.model, _ = self._runs.pop(row.active, (row.model, ""))
                 row.plan, row.planned, row.budgets = [], {}, []
             case "run.completed" | "run.failed" | "run.cancelled" | "run.interrupted":
                 if event["run_id"] == row.active:
                     row.active, row.budgets = "", []
                     row.last_status, row.since_ms = OVER[event["type"]], at_ms
                 row.queue = [run_id for run_id in row.queue if run_id != event["run_id"]]
+                self._runs.pop(event["run_id"], None)
+                if row.queue and not row.active:
+                    self._turn_to(row, row.queue[-1])
             case "model_call.started":
                 row.step = event["step"]
             case "model_call.completed":
@@ -395,6 +419,8 @@ class Conversation:
         self.usage = {"input_tokens": 0, "output_tokens": 0, "cache_read_tokens": 0, "cache_write_tokens": 0}
         self.context_tokens = 0
         self.is_ended = False
+        self.is_paused = False
+        """Of the queue, as far as the window tells."""
         self.asks: dict[str, Call | Asked] = {}
         self._calls: dict[str, Call] = {}
         self._reply: Reply | None = None
@@ -532,8 +558,10 @@ class Conversation:
                     if queued.id == event["run_id"]:
                         queued.text = event["text"]
             case "queue.paused":
+                self.is_paused = True
                 self._note(record, change, f"queue paused by {who}", "warning")
             case "queue.resumed":
+                self.is_paused = False
                 self._note(record, change, f"{who} let the queue go on")
             case "run.moved":
                 moved = [q for q in self.queue if q.id == event["run_id"]]

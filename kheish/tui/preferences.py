@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
-from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
+from textual.keys import KEY_NAME_REPLACEMENTS, Keys, format_key, key_to_character
 
 from kheish.config import FILE_NAME, Config, Tui, load_config
 from kheish.errors import Invalid
@@ -90,9 +90,10 @@ def keys_of(action: Action, keys: dict[str, str]) -> list[str]:
     return [key.strip() for key in (keys.get(action.id) or action.keys).split(",")]
 
 
-def bound_to(action_id: str, keys: dict[str, str]) -> list[str]:
-    """The same, of an action by its id."""
-    return next(keys_of(action, keys) for action in ACTIONS if action.id == action_id)
+def keys_said(action_id: str, settings: Tui) -> list[str]:
+    """The same, of an action by its id, as sentences name them: `Ctrl+S`, `n`, `/`."""
+    keys = next(keys_of(action, keymap_of(settings)) for action in ACTIONS if action.id == action_id)
+    return [shown if len(shown := format_key(key)) == 1 and shown.isascii() else key.title() for key in keys]
 
 
 def taken_by(action: Action, key: str, keys: dict[str, str]) -> Action | None:

@@ -54,7 +54,7 @@ def test_a_day_at_the_terminal(tmp_path: Path, columns: int, lines: int, no_colo
             screen.until("Allow this\\?")
             screen.until("a Once")
             screen.press("Escape")
-            screen.until("ctrl\\+y")
+            screen.until("Ctrl\\+Y")
             # The daemon dies while it waits for the person; it is started again, and asks for the same thing once.
             owner = daemon.client.daemon.status()["pid"]
             os.kill(owner, 9)
@@ -140,13 +140,13 @@ def test_a_daemon_that_was_stopped_is_waited_for_and_started_by_a_key(tmp_path: 
             screen.until("no session yet")
             first = daemon.client.daemon.status()["pid"]
             assert daemon.cli("daemon", "stop").returncode == 0
-            screen.until("ctrl\\+r starts it")
+            screen.until("Ctrl\\+R starts it")
             assert daemon_pid(daemon) == 0, "who stopped it meant it"
             screen.press("C-r")
             another_daemon(daemon, first)
             assert daemon.cli("sessions", "create", "after").returncode == 0
             screen.until("after")
-            assert "ctrl+r" not in screen.screen
+            assert "Ctrl+R" not in screen.screen
             leave(screen)
     finally:
         stop_for_good(daemon)

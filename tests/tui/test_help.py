@@ -76,7 +76,7 @@ def test_there_are_few_tips_and_every_action_has_a_sentence() -> None:
 @pytest.mark.parametrize("width", [32, 38, 60, 120])
 def test_all_that_is_said_of_a_key_fits_the_width(width: int) -> None:
     keys = [Key(action.where, "ctrl+x", action.title, action.help) for action in ACTIONS]
-    lines = draw_help(keys, "", width, look_of(THEMES[0].to_color_system().generate(), is_dark=True))
+    lines = draw_help(keys, TIPS, "", width, look_of(THEMES[0].to_color_system().generate(), is_dark=True))
     assert all(len(line.text.rstrip()) <= width for line in lines)
     words = " ".join(" ".join(line.text for line in lines).split())
     assert all(word in words for action in ACTIONS for word in action.help.split())

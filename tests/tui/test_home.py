@@ -294,8 +294,8 @@ async def test_a_line_that_could_not_be_used_can_be_mended(furnished: DaemonProc
 
 
 async def test_all_that_is_pasted_into_a_line_is_sent(furnished: DaemonProcess) -> None:
-    async with open_app(furnished, size=(80, 40)) as (app, pilot):
-        await until(pilot, lambda: "api-refactor" in shown(app))
+    async with open_app(furnished) as (app, pilot):
+        await until(pilot, lambda: "deploy" in shown(app))
         app.screen.query_one(Rows).move_to("api-refactor")
         await pilot.press("r")
         await write(pilot, "look: ")

@@ -293,6 +293,29 @@ def test_the_board_keeps_what_is_newer_than_the_daemons_list(told: Told) -> None
     assert told.row.need == "done" and told.row.cwd == "/new"
 
 
+def test_a_row_is_about_the_active_run_and_then_about_the_newest_that_is_queued() -> None:
+    told = Told()
+    told.tell(submitted("run_1", "one"), STARTED, CALL)
+    told.tell(submitted("run_2", "two"))
+    told.tell(submitted("run_3", "three"))
+    assert (told.row.headline, told.row.about) == ("one", "run_1")
+    told.tell({"type": "queue.paused"})
+    told.tell({"type": "run.edited", "run_id": "run_3", "text": "three, mended"})
+    told.tell(over("completed"))
+    assert (told.row.headline, told.row.about) == ("three, mended", "run_3")
+    told.tell({**STARTED, "run_id": "run_2"})
+    assert (told.row.headline, told.row.about, told.row.model) == ("two", "run_2", "r/m")
+
+
+def test_what_was_queued_before_is_told_of_when_it_starts(told: Told) -> None:
+    told.tell({**STARTED, "run_id": "run_0"})
+    assert (told.row.headline, told.row.about) == ("go", "run_1")
+    run: Any = {"run_id": "run_0", "request": {"text_preview": "older"}}
+    assert told.board.load_active([run]) == [told.row]
+    assert (told.row.headline, told.row.about) == ("older", "run_0")
+    assert told.board.load_active([run]) == []
+
+
 def test_steps_and_tokens_add_up_over_a_run(told: Told) -> None:
     told.tell(reply("a", usage={"input_tokens": 100, "output_tokens": 10}))
     told.tell({**CALL, "step": 2, "model_call_id": "m2"})

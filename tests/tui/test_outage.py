@@ -64,7 +64,7 @@ async def test_a_decision_made_while_no_daemon_runs_is_handed_in_when_one_does(d
     daemon.until(session, "approval.requested")
     async with open_app(daemon, session_id=session) as (app, pilot):
         await in_session(app, pilot)
-        await until(pilot, lambda: "ctrl+y" in shown(app))
+        await until(pilot, lambda: "Ctrl+Y" in shown(app))
         await pilot.press("ctrl+y")
         await until(pilot, lambda: isinstance(app.screen, Approval) and app.screen.view and not app.screen.is_deaf)
         await asyncio.to_thread(daemon.kill)
@@ -81,7 +81,7 @@ async def test_a_stopped_daemon_is_named_and_what_was_written_comes_back(daemon:
     async with open_app(daemon, session_id=session) as (app, pilot):
         await in_session(app, pilot)
         await asyncio.to_thread(daemon.stop)
-        await until(pilot, lambda: "the daemon was stopped · ctrl+r starts it" in shown(app))
+        await until(pilot, lambda: "the daemon was stopped · Ctrl+R starts it" in shown(app))
         await until(pilot, lambda: shown(app).endswith("not connected"))
         await write(pilot, "hello")
         await pilot.press("enter")
@@ -91,7 +91,7 @@ async def test_a_stopped_daemon_is_named_and_what_was_written_comes_back(daemon:
         await until(pilot, lambda: isinstance(app.screen, Status))
         assert app.screen.query_one(Banner).display, "a screen that is opened meanwhile says it too"
         await asyncio.to_thread(daemon.start)
-        await until(pilot, lambda: "ctrl+r" not in shown(app))
+        await until(pilot, lambda: "Ctrl+R" not in shown(app))
 
 
 async def test_a_session_that_is_there_no_more_leaves_the_list(daemon: DaemonProcess) -> None:

@@ -166,16 +166,16 @@ async def test_with_readline_keys_the_place_to_write_has_those_of_a_shells_line(
 async def test_a_paused_queue_is_said_on_every_screen_and_goes_on_by_the_same_key(api: DaemonProcess) -> None:
     session = api.session("pause")
     active = api.submit(session, "wait for it", model="test/hang.json")
-    api.submit(session, "then this", model="test/done.json")
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
+        await asyncio.to_thread(api.submit, session, "then this", model="test/done.json")
         await until(pilot, lambda: "queued 1  then this" in shown(app))
         await pilot.press("alt+p")
         await until(pilot, lambda: "the queue is paused: Enter queues, Alt+P lets it go on" in shown(app))
         await asyncio.to_thread(api.client.runs.cancel, active)
         await until(pilot, lambda: "paused" in shown(app).splitlines()[-1] and "queued 1  then this" in shown(app))
         await pilot.press("left")
-        await until(pilot, lambda: "○ paused    pause" in shown(app))
+        await until(pilot, lambda: "○ paused    pause" in shown(app) and "○ queued: then this" in shown(app))
         await pilot.press("f5")
         app.open_session(session)
         await in_session(app, pilot)
@@ -191,7 +191,7 @@ async def test_escape_twice_interrupts_and_once_does_not(api: DaemonProcess) -> 
     async with open_app(api, session_id=session) as (app, pilot):
         await in_session(app, pilot)
         await pilot.press("escape")
-        await until(pilot, lambda: "Esc again interrupts the run" in shown(app))
+        await until(pilot, lambda: "Escape again interrupts the run" in shown(app))
         await pilot.pause(TWICE_S + 0.2)
         assert api.client.runs.get(run_id)["status"] == "running"
         await pilot.press("escape", "escape")
@@ -205,7 +205,7 @@ async def test_what_waits_is_announced_and_takes_no_key_from_who_writes(api: Dae
         await in_session(app, pilot)
         await write(pilot, "half a sen")
         await asyncio.to_thread(api.submit, session, "deploy", model="test/ask.json")
-        await until(pilot, lambda: "ctrl+y allow? bash: echo deployed" in shown(app))
+        await until(pilot, lambda: "Ctrl+Y allow? bash: echo deployed" in shown(app))
         await write(pilot, "tence")
         assert isinstance(app.screen, Session) and app.screen.query_one(Composer).text == "half a sentence"
         await pilot.press("ctrl+y")
@@ -472,7 +472,7 @@ async def test_what_is_said_of_keys_is_true_of_those_that_were_bound_anew(api: D
     async with open_app(api, session_id=session_id, settings=Tui(keys=keys, reduced_motion=True)) as (app, pilot):
         await in_session(app, pilot)
         await until(pilot, lambda: "Enter queues, Ctrl+G steers the run" in shown(app))
-        assert "f7 edits" in shown(app)
+        assert "F7 edits" in shown(app)
         await pilot.press("f7")
-        await until(pilot, lambda: isinstance(app.focused, Queue) and "f7 edits" not in shown(app))
+        await until(pilot, lambda: isinstance(app.focused, Queue) and "F7 edits" not in shown(app))
     api.client.runs.cancel(run_id)

@@ -13,7 +13,7 @@ from kheish.config import Tui, load_config
 from kheish.errors import Invalid
 from kheish.tui.actions import ACTIONS, Action
 from kheish.tui.look import THEMES
-from kheish.tui.preferences import is_typed, keep, keymap_of, problems_of, taken_by
+from kheish.tui.preferences import is_typed, keep, keymap_of, keys_said, problems_of, taken_by
 from kheish.tui.screens.help import Help
 from kheish.tui.screens.settings import KeyCapture, Settings
 from kheish.tui.widgets.rows import Rows
@@ -231,6 +231,13 @@ def test_readline_keys_give_way_to_a_persons_own() -> None:
     (said,) = problems_of(Tui(readline=True, keys={"session.plan": "f6"}, theme=THEMES[0].name), [THEMES[0].name])
     assert "f6 is a key of 'session.plan' and of 'session.aside'" in said
     assert problems_of(Tui(readline=True, theme=THEMES[0].name), [THEMES[0].name]) == []
+
+
+def test_keys_are_said_as_they_are_bound_now() -> None:
+    assert keys_said("session.steer", Tui()) == ["Ctrl+Enter", "Ctrl+S"]
+    assert keys_said("session.queue_focus", Tui(readline=True)) == ["F9"]
+    assert keys_said("home.filter", Tui()) == ["/"]
+    assert keys_said("home.new", Tui(keys={"home.new": "w, right_square_bracket"})) == ["w", "]"]
 
 
 def test_a_letter_is_no_key_where_one_writes() -> None:

@@ -248,6 +248,21 @@ async def test_a_label_is_changed_and_an_empty_one_takes_it_away(shared_daemon: 
         assert shared_daemon.client.sessions.get(session)["labels"] == []
 
 
+async def test_who_labels_the_newest_record_stays_there_and_is_told_of_a_paused_queue(
+    shared_daemon: DaemonProcess,
+) -> None:
+    session = journal(shared_daemon, "newest")
+    shared_daemon.client.sessions.pause_queue(session)
+    async with open_app(shared_daemon, screen=Timeline(session), size=(110, 30)) as (app, pilot):
+        await until(pilot, lambda: "live" in shown(app))
+        newest = rows(app)
+        await label(pilot, "stopped here")
+        await until(pilot, lambda: "⚑ stopped here" in shown(app) and "labelled record" in shown(app))
+        assert rows(app) == newest
+        await pilot.press("enter")
+        await until(pilot, lambda: any(line.text.split() == ["queue", "paused"] for line in details(app).lines))
+
+
 async def test_labelled_records_are_shown_alone_and_what_is_labelled_then_joins_them(
     shared_daemon: DaemonProcess,
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from textual.screen import Screen
@@ -19,24 +20,25 @@ from kheish.tui.widgets.sheet import Sheet, heading
 
 TIPS = (
     "Leaving never stops anything: runs go on in the daemon, and what they ask waits for you, also over a restart",
-    "Enter queues a message while a run is active; Ctrl+Enter or Ctrl+S hands it to the run at its next safe boundary",
-    "Escape twice interrupts the active run; the queue goes on",
-    "F2 shows what waits for you in all sessions, whichever one you look at",
+    "{session.queue} queues a message while a run is active; {session.steer} hands it to the run at its next boundary",
+    "{session.interrupt} twice interrupts the active run; the queue goes on, unless {session.pause} paused it",
+    "{app.inbox} shows what waits for you in all sessions, whichever one you look at",
     "An answer may come from anywhere: here, `kheish approve`, or a script with `kheish inbox --json`",
     "An approval is bound to what it shows: if the call would run otherwise, it is asked again",
     "Always shows the exact rule that it makes, and its scope, before it makes it",
     "A line that begins with ! runs in the shell of the session, under its permissions, as a durable run",
     "@ completes file names; a long paste becomes a placeholder and is sent whole",
     "Every record is in the timeline, and its details show the state of the session at that point",
-    "What is marked with the mouse is copied; F4 turns the mouse off for the terminal's own selection",
-    "Every key can be changed: F4, or [tui.keys] in config.toml",
+    "What is marked with the mouse is copied; {app.settings} turns the mouse off for the terminal's own selection",
+    "Every key can be changed: {app.settings}, or [tui.keys] in config.toml",
     "kheish attach NAME opens a session from any shell, kheish wait tells a script when it needs you",
 )
+"""With the keys of actions, by their ids."""
 PLACES = {
     "app": "Everywhere", "list": "In lists", "home": "Home", "session": "Session", "inbox": "Inbox",
     "timeline": "Timeline", "run": "Run", "status": "Status", "settings": "Settings", "approval": "Approval",
     "question": "Question", "composer": "Writing", "queue": "Queue", "aside": "Screens like this one",
-    "aside_question": "Side question", "uncertain": "Outcome unknown",
+    "aside_question": "Side question", "uncertain": "Outcome unknown", "budget": "Budget used up", "help": "Help",
 }  # fmt: skip
 KEYS_WIDTH, TITLE_WIDTH = 18, 14
 HELP_WIDTH_MIN, KEYS_INDENT = 20, 4
@@ -91,8 +93,9 @@ class Help(Aside):
 
     def draw(self) -> None:
         look, keys, wanted = self.look, self._keys, self._wanted
+        tips = [re.sub(r"\{(.+?)\}", lambda id_: " or ".join(self.kheish.keys_to(id_[1])), tip) for tip in TIPS]
         self.head.show(look, "Help", "the keys that are valid where you were")
-        self.query_one(Sheet).show(lambda width: draw_help(keys, wanted, width, look))
+        self.query_one(Sheet).show(lambda width: draw_help(keys, tips, wanted, width, look))
 
     def action_down(self) -> None:
         self.query_one(Sheet).action_down()
@@ -107,7 +110,7 @@ class Help(Aside):
         self.query_one(Sheet).action_half_up()
 
 
-def draw_help(keys: list[Key], wanted: str, width: int, look: Look) -> list[Strip]:
+def draw_help(keys: Sequence[Key], tips: Sequence[str], wanted: str, width: int, look: Look) -> list[Strip]:
     words = wanted.casefold().split()
 
     def is_wanted(*texts: str) -> bool:
@@ -129,7 +132,7 @@ def draw_help(keys: list[Key], wanted: str, width: int, look: Look) -> list[Stri
         head = (f"{key.keys:<{KEYS_WIDTH - 1}} ", look.accent), (f"{key.title:<{TITLE_WIDTH - 1}} ", look.text)
         lines.append(strip_of(*head, (first, look.dim)))
         lines += [strip_of((" " * indent, None), (line, look.dim)) for line in rest]
-    tips = [tip for tip in TIPS if is_wanted("tips", tip)]
+    tips = [tip for tip in tips if is_wanted("tips", tip)]
     if tips:
         lines += heading("Worth knowing", look)
         for tip in tips:

@@ -472,7 +472,9 @@ def peek_content(row: Row, look: Look, now_ms: int, key: str, words: str, is_fai
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
         parts.append((f"\n{key} decides", "$foreground 60%"))
     elif row.headline:
-        parts += [(f"{look.marks.user} {one_line(row.headline)}\n", "$foreground 80%")]
+        # What was said before is no answer to what is queued.
+        mark = f"{look.marks.queued} queued:" if row.about in row.queue else look.marks.user
+        parts += [(f"{mark} {one_line(row.headline)}\n", "$foreground 80%")]
         parts += ["\n", (clean(words).strip(), "$error" if is_failure else "$foreground"), "\n"]
     if row.budgets:
         parts.append((f"\n{look.marks.waiting} {one_line(budgets_text(row))}", "$warning"))

@@ -374,7 +374,8 @@ class Session(KheishScreen[None]):
         composer = self.query_one(Composer)
         composer.disabled = self._is_closed
         composer.hint = self._hint()
-        composer.again = "leaves it as it was" if self._editing else "interrupts the run"
+        again = "leaves it as it was" if self._editing else "interrupts the run"
+        composer.again = f"{self._said('interrupt')} again {again}"
         self.query_one(Plan).show([] if self._hides_plan or row is None else row.plan, look)
         state = row.status if row else "running" if active else "idle"
         step = row.step if row else talk.step
@@ -389,13 +390,13 @@ class Session(KheishScreen[None]):
         self.refresh_bindings()
 
     def _hint(self) -> str:
+        enter = self._said("queue")
         if self._problem:
             return "this session is read-only"
         if self._is_ended:
             return "this session has ended"
         if self._editing:
-            return "Enter keeps the change, Esc Esc leaves it"
-        enter = self._said("queue")
+            return f"{enter} keeps the change, {self._said('interrupt')} twice leaves it"
         if self._is_paused:
             return f"the queue is paused: {enter} queues, {self._said('pause')} lets it go on"
         if self._active:
@@ -404,7 +405,7 @@ class Session(KheishScreen[None]):
 
     def _said(self, action: str) -> str:
         """The keys of an action: `Ctrl+Enter or Ctrl+S`."""
-        return " or ".join(key.title() for key in self.kheish.keys_to(f"session.{action}"))
+        return " or ".join(self.kheish.keys_to(f"session.{action}"))
 
     # -- what the person writes ----------------------------------------------------------------------------------
 

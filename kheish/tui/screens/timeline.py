@@ -123,18 +123,18 @@ class Timeline(Aside):
         if not records or not self.is_mounted:
             return
         was_last = self._is_at_last
-        is_changed = False
+        is_changed = is_labelled = False
         for record in records:
-            is_changed = self._take_labels(record) or is_changed
+            is_labelled = self._take_labels(record) or is_labelled
             self._end_seq = max(self._end_seq, record["seq"])
             match self.window.apply(record):
                 case None if not self.is_reading:
                     self._start(self.window.newer())
                 case True:
                     is_changed = True
-        if is_changed:
+        if is_changed or is_labelled:
             self.draw()
-            if was_last:
+            if was_last and not is_labelled:  # who gave it stays with what has it
                 self.query_one(Rows).action_last()
         elif self.is_mounted:
             self._draw_head()
@@ -417,6 +417,7 @@ def draw_details(record: RecordView, state: Conversation, width: int, look: Look
     lines += fact("step", str(state.step) if state.active else "", width, look)
     lines += fact("model", one_line(state.model), width, look)
     lines += fact("mode", state.mode.replace("_", " ") or "set before what was folded", width, look)
+    lines += fact("queue", "paused" if state.is_paused else "", width, look, look.warning)
     for i, queued in enumerate(state.queue, 1):
         how = "steered" if queued.is_steered else f"queue {i}"
         lines += fact(how, one_line(queued.text, 200), width, look)

@@ -186,7 +186,7 @@ class Composer(TextArea):
         self._offered: dict[str, ActiveBinding] = {}
         self._escaped_at_s = self._emptied_at_s = float("-inf")
         self.again = ""
-        """What Escape does the second time."""
+        """What the key that interrupts does the second time, as it is said after the first."""
         self._saving: Timer | None = None
         self._saving_lock = asyncio.Lock()
         self._was_empty = True
@@ -613,7 +613,7 @@ class Composer(TextArea):
             self.post_message(self.Interrupted())
             self._draw_border()
         else:
-            self.border_subtitle = f"Esc again {self.again}"
+            self.border_subtitle = self.again
             self.set_timer(TWICE_S, self._draw_border)
 
     def action_editor(self) -> None:
