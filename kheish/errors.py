@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -75,7 +77,8 @@ class StoreError(KheishError):
     @classmethod
     def of_disk(cls, what: str, error: OSError) -> StoreError:
         """The disk did not let us do `what`."""
-        return cls(f"cannot {what}: {error.strerror or error}; see to the disk and try again", code="disk_failed")
+        why = f"{error.strerror or error}{f': {os.path.basename(error.filename)}' if error.filename else ''}"
+        return cls(f"cannot {what}: {why}; see to the disk and try again", code="disk_failed")
 
 
 class Corrupt(StoreError):

@@ -179,6 +179,8 @@ def check_acceptance(response: Response, case: Case) -> None:
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or response.status_code != 400:
         return
     problem = response.json()
+    if "Expected `int" in problem["detail"] and "got `float`" in problem["detail"]:
+        return  # JSON Schema calls 5.0 an integer
     if problem["code"] in ("invalid_request", "malformed_json") and problem.get("path") not in ABOUT_THE_WORLD:
         raise AssertionError(f"refused, though it is as described: {problem['detail']}")
 
