@@ -90,9 +90,8 @@ class Judge:
             queued = random.choice(world.queued)
             return {"id": queued["session_id"], "run_id": queued["run_id"]}
         if path.endswith("/input"):  # which is waited for
-            return {
-                "id": random.choice([s["session_id"] for s in world.sessions if s["session_id"] not in world.hanging])
-            }
+            own = [s["session_id"] for s in world.sessions if s["session_id"].startswith("real-")]  # no fork
+            return {"id": random.choice([id_ for id_ in own if id_ not in world.hanging])}
         if word == "sessions" and world.sessions:
             return {"id": (about or random.choice(world.sessions))["session_id"], **about, "run_id": "run_0"}
         if word == "runs" and world.runs:
