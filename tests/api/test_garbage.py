@@ -475,13 +475,16 @@ def test_five_hundred_bad_clients_do_not_disturb_the_good_ones(api: DaemonProces
     before_bytes, before_fds = rss_bytes(api), fds(api)
     chance = random.Random(SEED)
     followed = []
+    is_connected = threading.Event()
 
     def follow() -> None:
         with Stream(api, f"/v1/sessions/{session}/stream") as stream:
+            is_connected.set()
             followed.extend(stream.read_types("session.ended"))
 
     follower = threading.Thread(target=follow)
     follower.start()
+    assert is_connected.wait(30)
     for _ in range(3):
         siege = besiege(api.socket, 500, chance)
         # Those that left are still being seen off.
