@@ -110,6 +110,7 @@ class Residents:
         """The session could not be made: whoever asks next tries anew."""
         if self._actors.get(actor.session_id) is actor:
             del self._actors[actor.session_id]
+            self._kernel.ledger.forget(actor.session_id)
 
     async def close(self) -> None:
         """Puts every session away."""

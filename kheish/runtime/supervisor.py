@@ -20,18 +20,9 @@ from kheish.core.events import Rule
 from kheish.core.machine import decide, pending
 from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.state import State
-from kheish.errors import (
-    Corrupt,
-    Draining,
-    KheishError,
-    NewerFormat,
-    Poisoned,
-    StoreError,
-)
+from kheish.errors import Corrupt, Draining, KheishError, NewerFormat, Poisoned, StoreError
 from kheish.ids import new_ulid
-from kheish.limits import (
-    INDEX_SAVE_DELAY_MS,
-)
+from kheish.limits import INDEX_SAVE_DELAY_MS
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits

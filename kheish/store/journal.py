@@ -231,7 +231,7 @@ class Journal:
     def _append(self, records: Sequence[Framed]) -> None:
         start = 0
         for at, record in enumerate(records):
-            if record.header is not None and record.header_line is not None:
+            if record.header_line is not None and record.header is not None:
                 self._flush(records[start:at])
                 self._begin_segment(record.header_line, record.header)
                 start = at

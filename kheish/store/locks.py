@@ -70,7 +70,7 @@ def _has_name(fd: int, path: Path) -> bool:
     return _inode_of(fd) == _inode_of(path)
 
 
-def _inode_of(file: int | Path | str) -> tuple[int, int] | None:
+def _inode_of(file: int | Path) -> tuple[int, int] | None:
     """The identity of a file by its descriptor or its name; None where nothing has this name."""
     try:
         found = os.stat(file) if isinstance(file, int) else os.lstat(file)
@@ -212,7 +212,6 @@ class SessionLock:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "session.lock"
-        self._name = os.fspath(self._path)
         self._fd: int | None = None
         self._inode: tuple[int, int] | None = None
 
@@ -230,7 +229,7 @@ class SessionLock:
 
     def is_held(self) -> bool:
         """Whether nobody else can have it: the locked file still has its name."""
-        return self._fd is not None and _inode_of(self._name) == self._inode
+        return self._fd is not None and _inode_of(self._path) == self._inode
 
     def release(self) -> None:
         if self._fd is not None:

@@ -75,6 +75,8 @@ class KheishApp(App[int]):
         self._banner = ("", 0.0, False)
         self._is_other_version = False
         self._budgets_timer: Timer | None = None
+        self._has_moved = False
+        """Whether a budget may be another than when it was looked at last."""
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = settings.theme if settings.theme in self.available_themes else THEMES[0].name
@@ -139,10 +141,8 @@ class KheishApp(App[int]):
         for event in message.events:
             if event.event == "record" and (row := self.board.apply(event.data)) is not None:
                 rows[row.session_id] = row
-        if self._budgets_timer is None and any(map(self._moves_budgets, message.events)):
-            self._budgets_timer = self.set_timer(
-                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_active(), name="budgets", group="budgets")
-            )
+        if any(map(self._moves_budgets, message.events)):
+            self._look_soon()
         self.notices.arrived(message.events)
         for screen in self._screens():
             screen.arrived(message.events)
@@ -158,12 +158,23 @@ class KheishApp(App[int]):
         is_near = row is not None and bool(row.budgets)
         return bool(types & _MOVE_BUDGETS) or (is_near and bool(types & {"model_call.completed", "approval.resolved"}))
 
+    def _look_soon(self) -> None:
+        """One look at a time, and another where something moved during it: a slow machine is asked no more often."""
+        self._has_moved = True
+        if self._budgets_timer is None:
+            self._budgets_timer = self.set_timer(
+                BUDGETS_DELAY_S, lambda: self.run_worker(self._look_at_active(), name="budgets", group="budgets")
+            )
+
     async def _look_at_active(self) -> None:
-        self._budgets_timer = None
+        self._has_moved = False
         with contextlib.suppress(KheishError):
             rows = self.board.load_active(await self.client.runs.list(active=True, limit=SESSIONS_SHOWN_MAX))
             for screen in self._screens():
                 screen.board_changed(rows)
+        self._budgets_timer = None
+        if self._has_moved:
+            self._look_soon()
 
     async def _load_board(self) -> None:
         known = set(self.board.rows)

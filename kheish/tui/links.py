@@ -14,7 +14,7 @@ def url_at(line: str, index: int, text: str, *, is_link: bool) -> str:
     broken off; "" where there is none, or where it may be one or another."""
     if not 0 <= index < len(line) or line[index].isspace():
         return ""
-    start = max(line.rfind(" ", 0, index) + 1, 0)
+    start = line.rfind(" ", 0, index) + 1
     word = line[start:].split(" ", 1)[0].strip(_AROUND)
     if found := URL.search(word):
         word = found[0].rstrip(_AROUND)
@@ -30,7 +30,7 @@ def url_at(line: str, index: int, text: str, *, is_link: bool) -> str:
 def open_command(
     url: str, environment: Mapping[str, str], platform: str, which: Callable[[str], str | None]
 ) -> list[str]:
-    """None where there is no desktop, as at the far end of SSH."""
+    """What has the desktop open it; nothing where there is no desktop, as at the far end of SSH."""
     if environment.get("SSH_CONNECTION"):
         return []
     if platform == "darwin":

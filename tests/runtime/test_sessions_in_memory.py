@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from msgspec.structs import replace
 from kheish.core import commands as c
 from kheish.core.contracts import ModelRequest, Reply
 from kheish.daemon.maintenance import verify
-from kheish.errors import Corrupt, NotFound
+from kheish.errors import Corrupt, NotFound, StoreError
 from kheish.runtime import actor, reader, residents
 from kheish.store import atomic, session_dir
 from kheish.store.atomic import TEMP_PREFIX
@@ -280,3 +282,23 @@ async def test_no_more_than_so_many_are_held_at_once_and_those_at_work_stay(
         release.set()
         await kernel.until_status(run_id, "completed", "busy")
     assert [v.faults for v in verify(tmp_path)] == [[]] * 21
+
+
+async def test_of_a_session_that_could_not_be_made_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with Kernel(tmp_path, []) as kernel:
+        with monkeypatch.context() as disk:
+            disk.setattr(atomic, "sync_file", full)
+            with pytest.raises(StoreError, match="No space left") as caught:
+                await kernel.create()
+        assert caught.value.code == "disk_failed"
+        supervisor = kernel.supervisor
+        assert (supervisor.loaded_total, list(supervisor.index.rows)) == (0, [])
+        assert not supervisor.budgets.ledger._shares
+        assert not any((tmp_path / "sessions").iterdir())
+        await kernel.create()
+        assert (await kernel.state("s")).session_id == "s"
