@@ -182,8 +182,9 @@ class Syscalls:
         return below(self._folder, os.path.join(os.path.realpath(directory), leaf))
 
     def _path_of(self, fd: int) -> str:
+        """A file that lost its name meanwhile, as a vacuum's to who opens its session, is known by the one it had."""
         try:
-            return below(self._folder, os.readlink(f"/proc/self/fd/{fd}"))
+            return below(self._folder, os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)"))
         except OSError:
             return ""
 
