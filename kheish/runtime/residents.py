@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -16,7 +15,7 @@ import msgspec
 from kheish.core.budgets import share_of
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import Conflict, Corrupt, KheishError, NotFound, StoreError
+from kheish.errors import Corrupt, KheishError, NotFound, StoreError
 from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
 from kheish.runtime.actor import Actor, Kernel
 from kheish.runtime.fold import fold_session
@@ -72,7 +71,8 @@ class Residents:
         return self._actors.get(session_id)
 
     async def open(self, session_id: str, *, create: bool = False) -> Actor:
-        """The actor of a session, loaded if it is not. Raises KheishError."""
+        """The actor of a session, loaded if it is not; with `create` one that nobody knows begins in memory, and is
+        made with its first record. Raises KheishError."""
         while True:
             while (closing := self._closing.get(session_id)) is not None:
                 await asyncio.wait([closing])
@@ -81,8 +81,10 @@ class Residents:
                 self.use(actor)
                 return actor
             task = joined = self._opening.get(session_id)
+            if task is None and create and session_id not in self._index.rows:
+                return self._begin(session_id)
             if task is None:
-                task = asyncio.ensure_future(self._load(session_id, create))
+                task = asyncio.ensure_future(self._load(session_id))
                 self._opening[session_id] = task
             try:
                 await asyncio.shield(task)
@@ -124,17 +126,22 @@ class Residents:
 
     # -- opening -------------------------------------------------------------------------------------------------
 
-    async def _load(self, session_id: str, create: bool) -> None:
+    def _begin(self, session_id: str) -> Actor:
+        actor = Actor(self._kernel, session_id, SessionDir.new(self._root, session_id).journal, State(), 0)
+        self._actors[session_id] = actor
+        self.use(actor)
+        return actor
+
+    async def _load(self, session_id: str) -> None:
         try:
-            await self._load_alone(session_id, create)
+            await self._load_alone(session_id)
         finally:
             # Not in a callback, which would come after those who try again.
             del self._opening[session_id]
 
-    async def _load_alone(self, session_id: str, create: bool) -> None:
+    async def _load_alone(self, session_id: str) -> None:
         try:
-            is_new = create and session_id not in self._index.rows
-            opened, state = await self._committer.run(self._fold_from_disk, session_id, is_new)
+            opened, state = await self._committer.run(self._fold_from_disk, session_id)
         except Corrupt as error:
             self.quarantine(session_id, error)
             raise
@@ -176,10 +183,7 @@ class Residents:
             await actor.submit(recover, lambda: self._recovery_context(session_id))
         return actor
 
-    def _fold_from_disk(self, session_id: str, is_new: bool) -> tuple[Opened, State]:
-        if is_new:
-            with contextlib.suppress(Conflict):
-                return SessionDir.new(self._root, session_id), State()
+    def _fold_from_disk(self, session_id: str) -> tuple[Opened, State]:
         row = self._index.rows.get(session_id)
         durable = row.durable if row is not None else None
         opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from kheish import config
 from kheish.core.commands import Command, Context, CreateSession, SubmitRun
 from kheish.core.effects import CallModel
 from kheish.core.events import Rule
-from kheish.core.machine import decide, pending
+from kheish.core.machine import pending
 from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.state import State
 from kheish.errors import Corrupt, Draining, KheishError, NewerFormat, Poisoned, StoreError
@@ -269,23 +270,28 @@ class Supervisor:
         creating = isinstance(command, CreateSession)
         what = "create a session" if creating else "take an input" if isinstance(command, SubmitRun) else ""
         no_room = await self._no_room(what, session_id) if what else None
-        if creating and session_id not in self.index.rows:
-            # A refused one must not leave a directory behind.
-            decide(State(), command, self._context(session_id, caller, key, body_digest), self.policy.settings)
-            if no_room:
-                raise no_room
+        if creating and no_room and session_id not in self.index.rows:
+            raise no_room
         actor = await self._residents.open(session_id, create=creating)
         if no_room and isinstance(command, SubmitRun) and key not in actor.state.keys:
             raise no_room
+        make_context = partial(self._context, session_id, caller, key, body_digest)
         try:
-            return await actor.submit(command, lambda: self._context(session_id, caller, key, body_digest))
+            return await actor.submit(command, make_context)
         except Poisoned as error:
-            if why := actor.journal.unmade:
+            why = actor.journal.unmade
+            if not why:
+                self._trouble(actor, error)
+                raise
+            self._residents.drop(actor)
+            if actor.journal.is_taken:  # an import was first
+                return await (await self._residents.open(session_id)).submit(command, make_context)
+            raise StoreError(
+                f"cannot create session {session_id}: {why}; see to the disk and try again", code="disk_failed"
+            ) from error
+        except KheishError:
+            if not (actor.journal.is_made or actor.is_busy):  # it was to begin with what is refused
                 self._residents.drop(actor)
-                raise StoreError(
-                    f"cannot create session {session_id}: {why}; see to the disk and try again", code="disk_failed"
-                ) from error
-            self._trouble(actor, error)
             raise
 
     async def _no_room(self, what: str, session_id: str = "") -> StoreError | None:

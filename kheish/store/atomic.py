@@ -88,12 +88,19 @@ def temp_beside(path: Path) -> Path:
 
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Create a file that must not exist and make its bytes durable; the name still needs `sync_dir`."""
+    os.close(begin_file(path, data, mode))
+
+
+def begin_file(path: Path | str, data: bytes, mode: int = 0o600) -> int:
+    """Like `create_file`, for who writes on: a descriptor that stands after the data."""
     fd = os.open(path, CREATE_FLAGS, mode)
     try:
         write_all(fd, data)
         sync_file(fd)
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:

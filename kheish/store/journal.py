@@ -69,7 +69,7 @@ class Framed(NamedTuple):
 
 class Journal:
     """One open session; made by `SessionDir.open`, or by `SessionDir.new` with a `begin`, which makes the session with
-    its first records. Holds the session's lock until `close`."""
+    its first records and gives its lock and its file. Holds the session's lock until `close`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Journal:
         index: OffsetIndex,
         lock: SessionLock | None = None,
         other_bytes: int = 0,
-        begin: Callable[[bytes], SessionLock] | None = None,
+        begin: Callable[[bytes], tuple[SessionLock, int]] | None = None,
     ) -> None:
         self.directory = directory
         self.session_id = header.session
@@ -100,6 +100,8 @@ class Journal:
         self.other_bytes = other_bytes
         """What the session's other files took when it was opened, and the segments that were closed since."""
         self._begin = begin
+        self.is_taken = False
+        """Whether it could not be made because there is one of its name."""
         # Each write goes on where the last one ended: a file is left for another once a write to it has failed.
         self._fd = -1
         if begin is None:
@@ -131,9 +133,14 @@ class Journal:
         return bool(self._failure)
 
     @property
+    def is_made(self) -> bool:
+        """Whether it is on the disk."""
+        return self._begin is None
+
+    @property
     def unmade(self) -> str:
         """Why the session could not be made, if it could not."""
-        return self._failure if self._begin is not None else ""
+        return "" if self.is_made else self._failure
 
     def frame(self, at: int, gen: int, pos: int, by: dict[str, Any], events_json: bytes) -> Framed:
         """The next record, from a JSON array of events; the caller hands it to the committer, in this order.
@@ -177,6 +184,10 @@ class Journal:
         self._check_lock()
         try:
             self._append(records)
+        except Conflict as error:
+            self.is_taken = True
+            self.poison(error.message)
+            raise
         except OSError as error:
             if self._begin is not None:
                 raise self.poison(error.strerror or str(error)) from error
@@ -243,8 +254,8 @@ class Journal:
             return
         data = b"".join([record.line for record in records])
         if self._begin is not None:
-            self._lock, self._begin = self._begin(data), None
-            self._switch(self.directory / segment_name(1), self._header, self._offset)
+            self._lock, self._fd = self._begin(data)
+            self._begin = None
         else:
             atomic.write_all(self._fd, data)
             atomic.sync_data(self._fd)

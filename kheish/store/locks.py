@@ -23,6 +23,7 @@ from kheish.store.documents import read_document, write_document
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _OWNER_BYTES_MAX = 4096
 _LOOK_S = 0.02
+Inode = tuple[int, int]
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -42,14 +43,15 @@ class _Held(Exception):
     """Somebody else has the lock."""
 
 
-def _lock(path: Path) -> int:
-    """A descriptor that holds the lock on the file that has this name now."""
+def _lock(path: Path) -> tuple[int, Inode]:
+    """A descriptor that holds the lock on the file that has this name now, and that file."""
     while True:
         fd = os.open(path, _FLAGS, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _has_name(fd, path):
-                return fd
+            inode = _inode_of(fd)
+            if inode is not None and inode == _inode_of(path):
+                return fd, inode
         except BlockingIOError:
             os.close(fd)
             raise _Held from None
@@ -70,7 +72,7 @@ def _has_name(fd: int, path: Path) -> bool:
     return _inode_of(fd) == _inode_of(path)
 
 
-def _inode_of(file: int | Path) -> tuple[int, int] | None:
+def _inode_of(file: int | Path) -> Inode | None:
     """The identity of a file by its descriptor or its name; None where nothing has this name."""
     try:
         found = os.stat(file) if isinstance(file, int) else os.lstat(file)
@@ -132,7 +134,7 @@ class DaemonLock:
         make_private_dir(self._root / "daemon")
         for is_last_try in (False, True):
             try:
-                self._fd = _lock(self._root / "daemon.lock")
+                self._fd, _ = _lock(self._root / "daemon.lock")
                 break
             except _Held:
                 if is_last_try:
@@ -213,19 +215,22 @@ class SessionLock:
         self._directory = directory
         self._path = directory / "session.lock"
         self._fd: int | None = None
-        self._inode: tuple[int, int] | None = None
+        self._inode: Inode | None = None
 
     def acquire(self) -> SessionLock:
         """Raises Conflict `session_locked`."""
         try:
-            self._fd = _lock(self._path)
-            self._inode = _inode_of(self._fd)
+            self._fd, self._inode = _lock(self._path)
         except _Held:
             raise Conflict(
                 f"cannot write to session {self._directory.name}: another process has it open; close that one first",
                 code="session_locked",
             ) from None
         return self
+
+    def has_moved(self, directory: Path) -> None:
+        """The directory, with the lock that is held in it, has another name now."""
+        self._directory, self._path = directory, directory / self._path.name
 
     def is_held(self) -> bool:
         """Whether nobody else can have it: the locked file still has its name."""

@@ -87,15 +87,13 @@ class SessionDir:
 
     @staticmethod
     def new(root: Path, session_id: str) -> Opened:
-        """A session that is made with its first records, durably and all at once. Raises Conflict `session_exists`."""
+        """A session that is made with its first records, durably and all at once; until then it is nowhere but here.
+        Its first commit raises Conflict `session_exists` where the name is taken."""
         path = session_path(root, session_id)
-        if os.path.lexists(path):
-            raise session_exists(session_id)
         line, header = frame_header(session_id, 1, 1, ZERO_CHAIN)
 
-        def begin(records: bytes) -> SessionLock:
-            _make(path, line + records)
-            return _lock(path)
+        def begin(records: bytes) -> tuple[SessionLock, int]:
+            return _make(path, line + records)
 
         position = Position(0, 1, len(line), header.first_prev, 0)
         return Opened(None, 0, [], [], Journal(path, header, position, OffsetIndex(), begin=begin))
@@ -135,18 +133,21 @@ def make_sessions_dir(root: Path) -> None:
     atomic.make_private_dir(sessions_dir(root))
 
 
-def _make(path: Path, data: bytes) -> None:
-    """A session whose first segment holds this. Raises Conflict `session_exists`."""
-    if os.path.lexists(path):
-        raise session_exists(path.name)
+def _make(path: Path, data: bytes) -> tuple[SessionLock, int]:
+    """A session whose first segment holds this: its lock, and a descriptor that writes on. Nobody else can have had
+    either. Raises Conflict `session_exists`."""
     building = unfinished_path(path.parent.parent, path.name)
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, building, ignore_errors=True)
         _make_building(building)
-        atomic.create_file(building / segment_name(1), data)
+        lock = SessionLock(building).acquire()
+        on_failure.callback(lock.release)
+        fd = atomic.begin_file(building / segment_name(1), data)
+        on_failure.callback(os.close, fd)
         publish(building, path)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+        on_failure.pop_all()
+    lock.has_moved(path)
+    return lock, fd
 
 
 def _make_building(building: Path) -> None:

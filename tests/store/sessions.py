@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def fold(records: Iterable[Record]) -> bytes:
 def make_empty(root: Path, session_id: str = SESSION) -> Path:
     """A session without a record, such as a daemon of an earlier version left where it died."""
     path = session_path(root, session_id)
-    session_dir._make(path, frame_header(session_id, 1, 1, ZERO_CHAIN)[0])
+    lock, fd = session_dir._make(path, frame_header(session_id, 1, 1, ZERO_CHAIN)[0])
+    lock.release()
+    os.close(fd)
     return path
 
 
