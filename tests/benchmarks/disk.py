@@ -41,6 +41,12 @@ def memory_kb(field: str, pid: int | str = "self") -> int:
     return int(re.findall(rf"{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
 
 
+def cpu_s(pid: int) -> float:
+    """What a process has used of the processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 # -- opening --------------------------------------------------------------------------------------------------------
 
 

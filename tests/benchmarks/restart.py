@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
+import selectors
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
-from kheish.client.http1 import Request
+from kheish.client.http1 import Request, Response
 from kheish.core.state import status_of
 from kheish.limits import PAGE_ITEMS_MAX
 from tests import daemon_process
 from tests.benchmarks.baselines import python_start
 from tests.benchmarks.disk import memory_kb
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.kernel import Connection, daemon
+from tests.benchmarks.kernel import daemon
 from tests.benchmarks.trees import Mould, Tree
 from tests.daemon_process import DaemonProcess, calls, text, tool
 from tests.runtime.kernel import Kernel, reply
@@ -26,6 +27,7 @@ SESSIONS, RECORDS, ACTIVE = 10_000, 101, 100
 WAITING, CLIENTS = 1000, 16
 ROUNDS = 5
 PATIENCE_S = 300.0
+_RECEIVE_BYTES = 64 * 1024
 
 
 def many(folder: Path) -> DaemonProcess:
@@ -46,24 +48,29 @@ def start_patiently(made: DaemonProcess, env: dict[str, str] | None = None, argv
 
 
 def in_parallel(made: DaemonProcess, requests: Iterable[Request], clients: int) -> float:
-    """Seconds that the requests take, over this many kept connections."""
-    left = iter(requests)
-    turn = threading.Lock()
-
-    def work(connection: Connection) -> None:
-        while True:
-            with turn:
-                request = next(left, None)
-            if request is None:
-                return
-            connection.send(request)
-
-    threads = [threading.Thread(target=work, args=(Connection(made),)) for _ in range(clients)]
+    """Seconds that the requests take, over this many kept connections. One thread sends what was made beforehand: the
+    daemon is to have the processors."""
+    left = iter([request.encode("benchmark", keep_alive=True) for request in requests])
+    selector = selectors.DefaultSelector()
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for _ in range(clients):
+        connection = made.client.transport.connect()
+        selector.register(connection, selectors.EVENT_READ, (Response(), []))
+        connection.sendall(next(left))
+    while selector.get_map():
+        for key, _ in selector.select():
+            connection: Any = key.fileobj
+            response, parts = key.data
+            parts += response.feed(connection.recv(_RECEIVE_BYTES))
+            if not response.is_complete:
+                continue
+            assert response.status < 300, parts
+            if (request := next(left, None)) is not None:
+                selector.modify(connection, selectors.EVENT_READ, (Response(), []))
+                connection.sendall(request)
+            else:
+                selector.unregister(connection)
+                connection.close()
     return time.perf_counter() - began
 
 
