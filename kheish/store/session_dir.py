@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -224,7 +224,7 @@ def clear_unfinished(root: Path) -> None:
 
 
 def unfinished_path(root: Path, session_id: str) -> Path:
-    return sessions_dir(root) / f"{_UNFINISHED_PREFIX}{session_id}-{secrets.token_hex(4)}"
+    return sessions_dir(root) / f"{_UNFINISHED_PREFIX}{session_id}-{random.getrandbits(32):08x}"
 
 
 def publish(building: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import orjson
@@ -13,6 +14,7 @@ from kheish.core.contracts import ModelRequest, Reply
 from kheish.daemon.maintenance import verify
 from kheish.errors import Conflict, KheishError, NotFound
 from kheish.runtime.ports import ToolCall, ToolOutput
+from kheish.runtime.supervisor import Caller
 from tests.runtime.kernel import OPERATOR, Kernel, reply
 
 
@@ -212,3 +214,45 @@ async def test_unknown_sessions_are_not_made_by_asking(tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             await kernel.supervisor.submit("nope", c.EndSession(), OPERATOR)
     assert not (tmp_path / "sessions" / "nope").exists()
+
+
+async def test_a_session_that_was_taken_in_meanwhile_is_opened_when_it_is_to_be_made(tmp_path: Path) -> None:
+    async with Kernel(tmp_path / "other", [reply("done")]) as kernel:
+        await kernel.create()
+        await kernel.until_status(await kernel.submit(), "completed")
+        last = await kernel.state()
+    async with Kernel(tmp_path / "here", [reply()]) as kernel:
+        shutil.copytree(tmp_path / "other" / "sessions" / "s", tmp_path / "here" / "sessions" / "s")
+        await kernel.create()
+        assert list((await kernel.state()).runs) == list(last.runs)
+        assert kernel.supervisor.index.rows["s"].runs_total == 1
+        with pytest.raises(Conflict) as caught:
+            await kernel.send(c.CreateSession(session_id="s", cwd="/elsewhere"))
+        assert caught.value.code == "session_conflict"
+    assert [entry.name for entry in (tmp_path / "here" / "sessions").iterdir()] == ["s"]
+    assert [v.faults for v in verify(tmp_path / "here")] == [[]]
+
+
+async def test_a_session_whose_creation_is_refused_is_kept_nowhere(tmp_path: Path) -> None:
+    run = Caller(principal="run:run_1", origin="test", is_operator=False)
+    async with Kernel(tmp_path, [reply()]) as kernel:
+        with pytest.raises(KheishError) as caught:
+            await kernel.supervisor.submit("s", c.CreateSession(session_id="s", cwd="/", mode="bypass"), run)
+        assert caught.value.code == "operator_required"
+        assert kernel.supervisor.loaded_total == 0
+        assert "s" not in kernel.supervisor.index.rows
+        await kernel.create(mode="bypass")
+        assert (await kernel.state()).mode == "bypass"
+
+
+async def test_of_two_creations_at_once_the_refused_one_does_not_cost_the_other_its_session(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [reply()]) as kernel:
+        run = Caller(principal="run:run_1", origin="test", is_operator=False)
+        allowed, refused = await asyncio.gather(
+            kernel.create(),
+            kernel.supervisor.submit("s", c.CreateSession(session_id="s", cwd="/other"), run),
+            return_exceptions=True,
+        )
+        assert allowed is None and isinstance(refused, Conflict)
+        actor = await kernel.supervisor._residents.open("s")
+        assert (actor.seq, kernel.supervisor.loaded_total) == (1, 1)
