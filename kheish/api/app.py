@@ -22,9 +22,10 @@ from kheish.core.budgets import standing_of_session
 from kheish.core.state import Run, State
 from kheish.debug.service import Debugging
 from kheish.errors import Draining, Invalid, KheishError
-from kheish.limits import KIB, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
+from kheish.limits import KIB, LOOK_THREADS, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
 from kheish.secrets.service import Secrets
+from kheish.store.workers import Workers
 from kheish.wire.body import IDEMPOTENCY_KEY
 from kheish.wire.budgets import budget_view
 from kheish.wire.runs import RunView, run_view
@@ -58,6 +59,8 @@ class App:
         self.socket_path = socket_path
         self.streams = Streams(supervisor)
         self.router = Router(ENDPOINTS)
+        self.looking = Workers(asyncio.get_running_loop(), "kheish-look", LOOK_THREADS)
+        """Looks at what is not ours, whose disk may be slow: the store does not wait for it."""
 
     def session_view(self, state: State, seq: int) -> SessionView:
         default = self.supervisor.budgets.ledger.limits.session

@@ -104,6 +104,8 @@ class PeerProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._in_head, self._in_body, self._has_progressed = False, True, True
         self._unanswered += 1
+        if self.scope["method"] != "HEAD":  # whose answer ends with its head
+            self.cycle.transport = cast(asyncio.Transport, _Whole(self.cycle))
         if is_upgrade:
             # It is answered as the ordinary request that it is as well, but the parser reads no further one.
             self.cycle.keep_alive = False
@@ -187,6 +189,30 @@ class PeerProtocol(HttpToolsProtocol):
             self._await_reader()
         else:
             self.transport.abort()
+
+
+class _Whole:
+    """The transport of one answer, which sends its head with what comes after it: who waits for it is woken once."""
+
+    def __init__(self, cycle: Any) -> None:
+        self._cycle = cycle
+        self._transport: asyncio.Transport = cycle.transport
+        self._head: bytes | None = None
+        self.is_closing = self._transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and self._cycle.response_started:  # before that it is told to continue
+            self._head = data
+        elif self._head:
+            self._head, head = b"", self._head
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
 
 
 def _head_too_large() -> HeadTooLarge:

@@ -13,13 +13,13 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
 from kheish.errors import Poisoned, StoreError
 from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_HELD_MAX, COMMITS_TOLD_AT_ONCE_MAX, SYNC_THREADS
 from kheish.store.journal import Framed, Journal
+from kheish.store.workers import Workers
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Committer:
         self._is_woken = False
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="kheish-store")
+        self._workers = Workers(loop, "kheish-store", STORE_THREADS)
         self._begin_thread()
 
     def append(self, journal: Journal, framed: Framed, tell: Tell) -> None:
@@ -77,12 +77,13 @@ class Committer:
 
     def run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Run other blocking store work (open, read, checkpoint, blob) so that it does not delay commits."""
-        return self._loop.run_in_executor(self._workers, work, *arguments)
+        return self._workers.run(work, *arguments)
 
     async def close(self) -> None:
         """Make everything that waits durable, finish running work, and end the threads."""
         self._closing = True
         await self._loop.run_in_executor(None, self._join)
+        self._workers.tell()
         while self._order and self._order[0].is_done:
             self._tell_done()
 
@@ -91,7 +92,7 @@ class Committer:
             self._journals.put(None)
         for thread in self._threads:
             thread.join()
-        self._workers.shutdown()
+        self._workers.join()
 
     def _begin_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"kheish-commit_{len(self._threads)}", daemon=True)

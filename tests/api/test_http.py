@@ -202,6 +202,13 @@ def test_head_of_a_stream_opens_none(api: DaemonProcess) -> None:
     assert connection.ask("GET", "/v1/status").json["subscribers"] == 0
 
 
+def test_an_answer_comes_in_one_piece(api: DaemonProcess) -> None:
+    with connect(api) as connection:
+        for _ in range(20):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: kheish\r\n\r\n")
+            assert connection.recv(65536).endswith(b'\r\n\r\n{"status":"ok"}')
+
+
 def test_a_connection_is_kept_for_the_next_request(api: DaemonProcess) -> None:
     connection = Connection(api)
     connection.connect()

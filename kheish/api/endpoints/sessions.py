@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -76,7 +75,7 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
     is_new = session_id not in app.supervisor.index.rows
     cwd = body.cwd or (body.default_cwd if is_new else "")
     if cwd:
-        cwd = await asyncio.to_thread(_resolve_directory, cwd)
+        cwd = await app.looking.run(_resolve_directory, cwd)
     elif is_new:
         raise Invalid("cannot create a session without a directory: give cwd", code="cwd_missing", path="$.cwd")
     # What a run makes asks, whatever an operator set for the sessions of people.

@@ -1,0 +1,94 @@
+"""Threads that work for a loop: answers, bounds, one word to the loop for all that is done, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from kheish.errors import StoreError
+from kheish.store.workers import Workers
+
+THREADS = 3
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    made = Workers(asyncio.get_running_loop(), "test-work", THREADS)
+    yield made
+    await end(made)
+
+
+async def end(workers: Workers) -> None:
+    await asyncio.to_thread(workers.join)
+    workers.tell()
+
+
+def running() -> int:
+    return sum(thread.name.startswith("test-work") for thread in threading.enumerate())
+
+
+async def test_whoever_asks_gets_what_the_work_returns_or_raises(workers: Workers) -> None:
+    here = threading.get_ident()
+    assert await workers.run(threading.get_ident) != here
+    assert await workers.run(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await workers.run(divmod, 1, 0)
+    assert await asyncio.gather(*[workers.run(str, number) for number in range(100)]) == [*map(str, range(100))]
+
+
+async def test_there_are_as_many_threads_as_there_is_work_at_once_up_to_the_bound(workers: Workers) -> None:
+    assert running() == 0
+    for _ in range(5):
+        await workers.run(int)
+    assert running() == 1
+    met = threading.Barrier(THREADS, timeout=10)
+    await asyncio.gather(*[workers.run(met.wait) for _ in range(5 * THREADS)])
+    assert running() == THREADS
+
+
+async def test_the_loop_is_woken_once_for_all_that_is_done_before_it_looks(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, woken = asyncio.get_running_loop(), threading.Semaphore(0)
+    wakes: list[object] = []
+    wake = loop.call_soon_threadsafe
+
+    def count(*arguments: object) -> object:
+        wakes.append(arguments)
+        woken.release()
+        return wake(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+    opened = threading.Event()
+    waiting = [workers.run(opened.wait, 10)]
+    opened.set()
+    assert woken.acquire(timeout=10)  # and the loop, which is held here, has not looked
+    others = [workers.run(int) for _ in range(20)]
+    workers.join()
+    assert len(wakes) == 1
+    workers.tell()
+    assert [answer.result() for answer in (*waiting, *others)] == [True, *[0] * 20]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_begun(workers: Workers) -> None:
+    opened, begun = threading.Event(), []
+    held = [workers.run(opened.wait, 10) for _ in range(THREADS)]
+    unwanted, wanted = workers.run(begun.append, "unwanted"), workers.run(begun.append, "wanted")
+    unwanted.cancel()
+    opened.set()
+    await asyncio.gather(*held, wanted)
+    assert begun == ["wanted"]
+
+
+async def test_the_end_waits_for_all_work_and_takes_no_more() -> None:
+    workers = Workers(asyncio.get_running_loop(), "test-work", THREADS)
+    answers = [workers.run(str, number) for number in range(50)]
+    await end(workers)
+    assert [answer.result() for answer in answers] == [*map(str, range(50))]
+    assert running() == 0
+    with pytest.raises(StoreError) as caught:
+        workers.run(int)
+    assert caught.value.code == "store_closed"
