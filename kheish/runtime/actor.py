@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from kheish.core.budgets import share_of
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
 from kheish.core.events import ContextCompacted, Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
@@ -27,7 +26,9 @@ from kheish.errors import KheishError, Poisoned
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS, PACKED_WHEN_IDLE_BYTES
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.fold import fold_records
+from kheish.runtime.found import is_owed
 from kheish.runtime.hub import Frame, Hub
+from kheish.runtime.index import SessionSummary, summarize
 from kheish.runtime.ledger import Ledger
 from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
@@ -57,7 +58,8 @@ class Kernel(msgspec.Struct):
     ledger: Ledger
     generation: int
     next_pos: Callable[[], int]
-    on_change: Callable[[Actor], None]
+    on_change: Callable[[Actor, State], None]
+    """Is told of a decision that is durable, with the state before it."""
 
 
 class _Letter(NamedTuple):
@@ -84,7 +86,7 @@ class Actor:
         self.session_id = session_id
         self.journal = journal
         self.state = state
-        self.seq = journal.durable_seq
+        self.seq, self._end = journal.durable_seq, journal.end
         self.gen = journal.gen
         self.pos = 0
         self._loop = asyncio.get_running_loop()
@@ -138,7 +140,7 @@ class Actor:
         pos = self.kernel.next_pos()
         framed = self.journal.frame(at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json)
         self.kernel.circuits.note_decided(decision.events, context.at_ms)
-        self.kernel.ledger.note(self.session_id, share_of(decision.state))
+        self.kernel.ledger.note(self.session_id, decision.state)
         made = _Made(letter.answer, decision, context, pos, by, events_json, framed)
         self.kernel.committer.append(self.journal, framed, partial(self._written, made))
         self._writing = self._loop.create_future()
@@ -147,13 +149,14 @@ class Actor:
         assert self._writing is not None
         self._writing.set_result(None)
         self._writing = None
-        answer, decision = made.answer, made.decision
+        answer, decision, before = made.answer, made.decision, self.state
         try:
             if error is not None:
-                self.kernel.ledger.note(self.session_id, share_of(self.state))
+                self.kernel.ledger.note(self.session_id, before)
                 _fail(answer, error)
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
+            self._end = self.journal.end
             self._messages += decision.state.entered
             if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
                 self._forget_transcript()
@@ -161,11 +164,24 @@ class Actor:
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
                 answer.set_result(Applied(decision.result, self.seq, self.state))
-            self.kernel.on_change(self)
+            self.kernel.on_change(self, before)
             if self.seq - self._checkpoint_seq >= CHECKPOINT_EVERY_RECORDS:
                 self._checkpoint_soon()
         finally:
             self._take_next()
+
+    def summary(self) -> SessionSummary:
+        """The row of the index. The journal may be further than what was told of it."""
+        return summarize(
+            self.state,
+            self.seq,
+            self.gen,
+            self.pos,
+            is_owed=is_owed(self.state),
+            segment_first_seq=self._end.segment_first_seq,
+            size=self._end.offset,
+            other_bytes=self.journal.other_bytes,
+        )
 
     async def messages(self) -> Sequence[Message]:
         """The transcript so far. Raises Corrupt or OSError where the journal cannot be read."""

@@ -27,9 +27,9 @@ from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
-from kheish.runtime.found import Found, find_sessions, is_owed
+from kheish.runtime.found import Found, find_sessions
 from kheish.runtime.hub import Hub
-from kheish.runtime.index import Index, Loaded, summarize
+from kheish.runtime.index import Index, Loaded
 from kheish.runtime.ledger import Limits, concerns_others
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
@@ -303,6 +303,7 @@ class Supervisor:
 
     def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()
+        day = self.budgets.day_of(at_ms)
         return Context(
             at_ms=at_ms,
             id_base=new_ulid(),
@@ -313,8 +314,8 @@ class Supervisor:
             key=key,
             body_digest=body_digest,
             cooling=self.circuits.cooling(at_ms),
-            outside=self.budgets.outside(session_id),
-            day=self.budgets.today,
+            outside=self.budgets.ledger.outside(session_id, day),
+            day=day,
         )
 
     def _next_pos(self) -> int:
@@ -326,35 +327,23 @@ class Supervisor:
         row, end = self.index.rows.get(actor.session_id), actor.journal.end
         is_same = row is not None and row.durable == (actor.seq, end.segment_first_seq, end.offset)
         if row is None or not is_same or row.other_bytes != actor.journal.other_bytes:
-            self._changed(actor)
-            return
+            self._row_changed(actor)
         if self._is_started:
             self._reconciler.reconcile(actor)
         self._residents.use(actor)
 
-    def _changed(self, actor: Actor) -> None:
+    def _changed(self, actor: Actor, before: State) -> None:
         if actor.gen == self.generation:
             self._published_pos = max(self._published_pos, actor.pos)
         if self._is_started:
             self._reconciler.reconcile(actor)
-        row = self.index.rows.get(actor.session_id)
-        share = self.budgets.take(actor.session_id, row.share if row else None)
-        end = actor.journal.end
-        self.index.put(
-            summarize(
-                actor.state,
-                actor.seq,
-                actor.gen,
-                actor.pos,
-                is_owed=is_owed(actor.state),
-                segment_first_seq=end.segment_first_seq,
-                size=end.offset,
-                other_bytes=actor.journal.other_bytes,
-                share=share,
-            )
-        )
-        self._save_index_later()
+        self.budgets.changed(actor.session_id, before, actor.state)
+        self._row_changed(actor)
         self._residents.use(actor)
+
+    def _row_changed(self, actor: Actor) -> None:
+        self.index.put_later(actor.session_id, actor.summary)
+        self._save_index_later()
 
     def _may_leave(self, session_id: str) -> bool:
         """Right after a start what a session is owed still has to begin."""
