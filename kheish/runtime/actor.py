@@ -11,14 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
 
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
-from kheish.core.events import ContextCompacted, Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
@@ -62,13 +62,13 @@ class Kernel(msgspec.Struct):
     """Is told of a decision that is durable, with the state before it."""
 
 
-class _Letter(NamedTuple):
+class _Letter(msgspec.Struct, frozen=True):
     message: Command | Outcome
     make_context: Callable[[], Context]
     answer: asyncio.Future[Applied]
 
 
-class _Made(NamedTuple):
+class _Made(msgspec.Struct, frozen=True):
     """A decision that is being written."""
 
     answer: asyncio.Future[Applied]
@@ -158,7 +158,7 @@ class Actor:
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
             self._end = self.journal.end
             self._messages += decision.state.entered
-            if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
+            if self._reading is None and decision.state.compactions != before.compactions:
                 self._forget_transcript()
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
@@ -249,16 +249,16 @@ def _fail(answer: asyncio.Future[Applied], error: BaseException) -> None:
 
 
 def _record_frame(session_id: str, made: _Made) -> Frame:
-    _, decision, context, pos, by, events_json, framed = made
+    events, framed = made.decision.events, made.framed
     return Frame(
         event="record",
         session_id=session_id,
         seq=framed.seq,
         gen=framed.gen,
-        pos=pos,
-        data=record_json(session_id, framed.seq, context.at_ms, framed.gen, pos, by, events_json),
-        run_ids=frozenset(run_id for e in decision.events if (run_id := getattr(e, "run_id", ""))),
-        ends=frozenset(e.run_id for e in decision.events if isinstance(e, _ENDS)),
+        pos=made.pos,
+        data=record_json(session_id, framed.seq, made.context.at_ms, framed.gen, made.pos, made.by, made.events_json),
+        run_ids=frozenset(run_id for e in events if (run_id := getattr(e, "run_id", ""))),
+        ends=frozenset(e.run_id for e in events if isinstance(e, _ENDS)),
     )
 
 

@@ -145,7 +145,7 @@ async def test_a_row_stands_for_what_was_told_of_the_journal_however_far_that_is
         while resident.journal.next_seq == told.seq + 1:
             await asyncio.sleep(0)
         while resident.journal.end == told:  # on a thread, of which the loop cannot hear meanwhile
-            time.sleep(0.001)
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop is to stand still
         kernel.supervisor.index.put_later("s", resident.summary)
         row = kernel.supervisor.index.rows["s"]
         assert (row.seq, row.size, row.mode) == (told.seq, told.offset, "default")
