@@ -120,8 +120,8 @@ DAILY = (
         "approve", "approvals:approve",
         "Allow a tool call that waits for approval, or raise a budget that is used up.\n\n"
         "A call whose outcome is unknown after a crash takes --retry, --verify, --mark-done or --give-up instead.\n\n"
-        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always\n\n"
-        "  kheish approve 01KB3 --raise 1.00",
+        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 -m 'only on staging'\n\n"
+        "  kheish approve 01KB3 --always\n\n  kheish approve 01KB3 --raise 1.00",
         _APPROVAL, _IF_DIGEST,
         Param("edit", "--edit", metavar="JSON", help="Run it with these arguments instead."),
         Param("session", "--session", kind=bool, help="Allow this very call for the rest of the session."),
