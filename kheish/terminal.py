@@ -1,4 +1,5 @@
-"""Text of others at a terminal: nothing in it moves the cursor, hides, or turns its direction. And how times read."""
+"""Text of others at a terminal: nothing in it moves the cursor, hides, or turns its direction. And how counts and
+times read."""
 
 from __future__ import annotations
 
@@ -66,6 +67,11 @@ def text_width(text: str) -> int:
     from unicodedata import combining, east_asian_width  # noqa: PLC0415 - a quick command prints ASCII
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 approval`, `2 approvals`."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def ago(at_ms: int, now_ms: int | None = None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.terminal import clean, cut, expose, one_line, text_width
+from kheish.terminal import clean, counted, cut, expose, one_line, text_width
 
 # Source: Unicode's PropList.txt, Bidi_Control.
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -67,6 +67,11 @@ def test_a_cut_line_fits(text: str, width: int) -> None:
     short = cut(line, width)
     assert text_width(short) <= width
     assert short == line or (short.endswith("…") and line.startswith(short[:-1]))
+
+
+def test_one_of_a_kind_is_counted_as_one() -> None:
+    assert [counted(n, "approval") for n in (0, 1, 2)] == ["0 approvals", "1 approval", "2 approvals"]
+    assert counted(1, "entry", "entries") + counted(3, "entry", "entries") == "1 entry3 entries"
 
 
 def test_wide_characters_take_two_columns() -> None:
