@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from kheish.amounts import say_account
-from kheish.terminal import clean, counted, cut, expose, one_line
+from kheish.terminal import clean, counted, cut, expose, last_written, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -226,9 +226,9 @@ class Renderer:
                 pid = f" [pid {process['pid']}]" if process else ""
                 return f"started {call}{again}{pid}", "cyan"
             case "tool_call.completed" if event.get("is_error"):
-                return f"{call} -> {one_line(event['output'], 120)}", "red"
+                return f"{call} -> {one_line(last_written(event['output']), 120)}", "red"
             case "tool_call.completed":
-                return f"{call} -> {one_line(event['output'], 120)}", "dim"
+                return f"{call} -> {one_line(last_written(event['output']), 120)}", "dim"
             case "tool_call.became_uncertain":
                 return f"nobody knows whether this took effect: {call}", "yellow"
             case "tool_call.died":

@@ -35,6 +35,14 @@ def clean(text: object) -> str:
     return found.translate(_STRIPPED)
 
 
+def last_written(text: str) -> str:
+    """Lines as a terminal leaves them that a command wrote over from their beginning, as progress bars do. A line that
+    just went back to it still shows what it showed."""
+    if "\r" not in text:
+        return text
+    return "\n".join(line[line.rstrip("\r").rfind("\r") + 1 :] for line in text.split("\n"))
+
+
 def expose(text: object) -> str:
     """Text that a person is asked to decide about: what cannot be seen is written out, and nothing is left out."""
     return str(text).translate(_SHOWN)

@@ -6,7 +6,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from kheish.narration import PLAN_TOOL
-from kheish.terminal import clean, counted, one_line
+from kheish.terminal import clean, counted, last_written, one_line
 from kheish.tui.blocks import Blocks, parts
 from kheish.tui.lines import cut_columns, fill, strip_of, wrap
 from kheish.tui.live import Asked, Call, Compacted, Entry, Note, Reply, Said, duration
@@ -254,7 +254,7 @@ def outcome(call: Call) -> str:
 
 def _draw_output(call: Call, width: int, look: Look, is_expanded: bool) -> list[Strip]:
     style = look.error if call.is_error and call.phase == "done" else look.dim
-    text = clean(call.output).rstrip("\n")
+    text = clean(last_written(call.output)).rstrip("\n")
     if call.phase not in ("running", "done") or text == "[no output]":
         return []
     lines = text.split("\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
 from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
-from kheish.terminal import counted, one_line
+from kheish.terminal import counted, last_written, one_line
 
 if TYPE_CHECKING:
     from kheish.client import SpentView
@@ -317,12 +317,8 @@ class Call(Entry):
 
     def hear(self, text: str) -> None:
         """Live output."""
-        first, *rest = text.split("\n")
-        if self._lines:
-            self._lines[-1] += first
-        else:
-            self._lines.append(first)
-        self._lines.extend(rest)
+        begun = self._lines.pop() if self._lines else ""
+        self._lines.extend(last_written(begun + text).split("\n"))
         self.output = "\n".join(self._lines)
 
 

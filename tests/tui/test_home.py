@@ -331,7 +331,7 @@ async def test_the_key_that_answers_is_seen_however_long_the_question_is(furnish
     run = furnished.submit("long", "ask", model="test/long.json")
     furnished.until("long", "question.requested")
     async with open_app(furnished, size=(80, 24)) as (app, pilot):
-        await until(pilot, lambda: "long" in app.board.rows)
+        await until(pilot, lambda: "question  long" in shown(app))
         app.screen.query_one(Rows).move_to("long")
         await until(pilot, lambda: "Why? Why?" in shown(app) and "r answers" in shown(app))
         app.screen.query_one(Rows).move_to("deploy")

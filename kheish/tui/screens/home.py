@@ -441,8 +441,10 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     right: list[tuple[str, Style | None]] = []
     if width >= 100:
         attached = f"{row.attached} attached" if row.attached else ""
+        # What is asked needs the room more than the model, which the peek pane has too.
+        model = "" if row.asks else cut_columns(one_line(row.model), 28)
         facts = "  ".join(filter(None, [
-            attached, cut_columns(one_line(row.model), 28), f"step {row.step}" if row.active else "",
+            attached, model, f"step {row.step}" if row.active else "",
             f"{tokens_text(row.tokens)} tok" if row.tokens else ""]))  # fmt: skip
         right = [(f"  {facts}", look.dim)]
         used += cell_len(facts) + 2
