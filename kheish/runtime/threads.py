@@ -32,7 +32,7 @@ class _Answer(asyncio.Future[T]):
 class _Ended(NamedTuple):
     answer: _Answer[Any]
     result: Any
-    error: Exception | None
+    error: BaseException | None
 
 
 class Threads:
@@ -50,14 +50,22 @@ class Threads:
 
     def run(self, work: Callable[[], T], hurry: Callable[[], None] = lambda: None) -> asyncio.Future[T]:
         """What it returns or raises; `hurry` is called where nobody wants that any more."""
+        if len(self._threads) <= self._under_way and len(self._threads) < self._threads_max:
+            self._begin_thread()
         answer: _Answer[T] = _Answer(self._loop, hurry)
         self._under_way += 1
         self._to_do.put((answer, work))
-        if len(self._threads) < min(self._under_way, self._threads_max):
-            thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
         return answer
+
+    def _begin_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # none is to be had: those that there are do it all
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     async def close(self) -> None:
         """Ends the threads, after what is under way."""
@@ -82,7 +90,7 @@ class Threads:
             answer, work = next_one
             try:
                 self._ended.append(_Ended(answer, work(), None))
-            except Exception as error:
+            except BaseException as error:
                 self._ended.append(_Ended(answer, None, error))
             del next_one, answer, work
             if not self._is_woken:

@@ -84,3 +84,16 @@ async def test_at_the_end_no_thread_is_left_and_all_work_was_done() -> None:
     await threads.close()
     assert not alive()
     assert [work.result() for work in works] == [1] * 5
+
+
+async def test_where_no_thread_is_to_be_had_those_there_are_do_the_work(threads: Threads) -> None:
+    none = mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+    with none, pytest.raises(RuntimeError):
+        threads.run(lambda: 1)
+    go = threading.Event()
+    first = threads.run(go.wait)
+    with none:
+        second = threads.run(lambda: 2)
+    go.set()
+    assert (await first, await second) == (True, 2)
+    assert len(alive()) == 1
