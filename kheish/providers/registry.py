@@ -157,11 +157,11 @@ class Routes:
 
     async def _table_for_calls(self) -> RouteTable:
         """There may be very many in a second: the file is looked at now and then."""
-        if self._made is None or self._made[1] is not self._runtime() or time.monotonic() >= self._look_at_s:
-            await self.table()
-            self._look_at_s = time.monotonic() + ROUTES_LOOK_EVERY_MS / 1000
-        assert self._made is not None
-        return self._made[2]
+        if self._made is not None and self._made[1] is self._runtime() and time.monotonic() < self._look_at_s:
+            return self._made[2]
+        table = await self.table()
+        self._look_at_s = time.monotonic() + ROUTES_LOOK_EVERY_MS / 1000
+        return table
 
     async def open(self, route_id: str) -> Provider:
         try:
