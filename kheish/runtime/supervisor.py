@@ -22,7 +22,7 @@ from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.state import State
 from kheish.errors import Corrupt, Draining, KheishError, NewerFormat, Poisoned, StoreError
 from kheish.ids import new_ulid
-from kheish.limits import INDEX_SAVE_DELAY_MS
+from kheish.limits import INDEX_SAVE_DELAY_MS, TOOL_THREADS_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
@@ -39,6 +39,7 @@ from kheish.runtime.reader import Reader
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
+from kheish.runtime.threads import Threads
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import STORE_THREADS, Committer
@@ -116,11 +117,13 @@ class Supervisor:
             next_pos=self._next_pos,
             on_change=self._changed,
         )
+        self._tool_threads = Threads(asyncio.get_running_loop(), TOOL_THREADS_MAX, "kheish-tool")
         self._reconciler = Reconciler(
             clock=self.clock,
             providers=providers,
             circuits=self.circuits,
             tools=tools,
+            threads=self._tool_threads,
             blobs=self.blobs,
             kill_tree=kill_tree,
             report=self._report,
@@ -256,6 +259,7 @@ class Supervisor:
         if self._background:
             await asyncio.wait(self._background)
         await self._save_index()
+        await self._tool_threads.close()
         await self.committer.close()
 
     # -- commands and outcomes -----------------------------------------------------------------------------------

@@ -74,6 +74,12 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def until_idle(made: DaemonProcess) -> None:
+    """No run is active. A new connection for each look would cost the daemon more than the look."""
+    connection = Connection(made)
+    until(lambda: connection.send(Request("GET", "/v1/status"))["runs"]["active"] == 0)
+
+
 class Held(tuple[float, int, int]):
     """What a process holds: MB of memory, threads, descriptors."""
 
@@ -166,7 +172,7 @@ def waiting(folder: Path, count: int) -> list[Figure]:
             allow = {"resolution": "allow"}
             answers = [Request("POST", f"/v1/approvals/{row['request_id']}", body=allow) for row in asked]
             answered_s = in_parallel(made, answers, clients)
-            until(lambda: made.client.daemon.status()["runs"]["active"] == 0)
+            until_idle(made)
             done_s = time.perf_counter() - began
             name = f"{WAITING:,} runs that wait, after SIGKILL"
             if clients == 1:
