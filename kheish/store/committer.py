@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -58,6 +59,9 @@ class Committer:
         self._order: deque[_Waiting] = deque()
         """What was not told yet, in the order of appending."""
         self._is_woken = False
+        # A pipe of its own costs the loop one read each time, `call_soon_threadsafe` two, and a handle.
+        self._wake_end, self._waker_end = os.pipe()
+        loop.add_reader(self._wake_end, self._on_woken)
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="kheish-store")
@@ -91,6 +95,9 @@ class Committer:
         await self._loop.run_in_executor(None, self._join)
         while self._order and self._order[0].is_done:
             self._tell_done()
+        self._loop.remove_reader(self._wake_end)
+        os.close(self._wake_end)
+        os.close(self._waker_end)
 
     def _join(self) -> None:
         with self._lock:
@@ -105,6 +112,10 @@ class Committer:
         thread = threading.Thread(target=self._work, name=f"kheish-commit_{len(self._threads)}", daemon=True)
         thread.start()
         self._threads.append(thread)
+
+    def _on_woken(self) -> None:
+        os.read(self._wake_end, SYNC_THREADS)
+        self._tell_done()
 
     def _tell_done(self) -> None:
         """A few at a time, and each by itself: one that fails keeps nobody else waiting."""
@@ -173,10 +184,10 @@ class Committer:
 
     def _wake(self) -> None:
         """Has the loop tell what may be told. The thread of what others wait behind does it for them."""
-        with contextlib.suppress(IndexError, RuntimeError):  # it was told already; or the loop is closed
+        with contextlib.suppress(IndexError):  # it was told already
             if self._order[0].is_done and not self._is_woken:
                 self._is_woken = True
-                self._loop.call_soon_threadsafe(self._tell_done)
+                os.write(self._waker_end, b"\0")
 
 
 def _commit(journal: Journal, batch: list[_Waiting]) -> None:

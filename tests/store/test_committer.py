@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -153,12 +154,10 @@ async def test_a_batch_is_bounded_in_bytes(
 async def test_what_is_durable_is_told_in_the_order_of_appending_whichever_sync_ends_first(
     committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = asyncio.get_running_loop()
-    call = loop.call_soon_threadsafe
     first_is_in, ended = threading.Event(), threading.Event()
     synced = threading.Semaphore(0)
     others = sessions[1:6]
-    wakes: list[object] = []
+    wakes: list[bytes] = []
     told: list[int] = []
 
     def sync(fd: int) -> None:
@@ -170,15 +169,14 @@ async def test_what_is_durable_is_told_in_the_order_of_appending_whichever_sync_
         commit_one(journal, records)
         synced.release()
 
-    def waking(callback: object, *arguments: object) -> object:
-        if getattr(callback, "__module__", "") == "kheish.store.committer":
-            wakes.append(callback)
-        return call(callback, *arguments)  # type: ignore[arg-type]
+    def wake(fd: int, data: bytes) -> int:
+        wakes.append(data)
+        return os.write(fd, data)
 
     commit_one = Journal.commit
     monkeypatch.setattr(atomic, "sync_data", sync)
     monkeypatch.setattr(Journal, "commit", commit)
-    monkeypatch.setattr(loop, "call_soon_threadsafe", waking)
+    monkeypatch.setattr("kheish.store.committer.os", SimpleNamespace(write=wake, read=os.read, close=os.close))
     futures = [put(committer, sessions[0].journal, 1)]
     futures[0].add_done_callback(lambda _: told.append(0))
     assert first_is_in.wait(10)
@@ -427,6 +425,7 @@ async def test_work_that_fails_says_so(committer: Committer) -> None:
 @pytest.mark.parametrize("batch_bytes_max", [1, COMMIT_BATCH_BYTES_MAX])
 async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kheish.store.committer.COMMIT_BATCH_BYTES_MAX", batch_bytes_max)
+    descriptors = os.listdir("/proc/self/fd")
     committer = Committer(asyncio.get_running_loop())
     futures = [put(committer, session.journal, number) for number in range(1, 51)]
     await committer.close()
@@ -436,6 +435,7 @@ async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatc
         put(committer, session.journal, 51)
     assert caught.value.code == "store_closed"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kheish-")]
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
 async def test_an_idle_committer_sleeps(sessions: list[Session], waits: list[object]) -> None:
