@@ -133,7 +133,7 @@ complete -c kheish -n '__kheish_is run' -l model -x -a '(kheish completion model
 complete -c kheish -n '__kheish_is run' -l mode -x -a 'default accept_edits plan dont_ask bypass' -d 'Permission mode of the session from now on'
 complete -c kheish -n '__kheish_is run' -s d -l detach -d 'Submit, print the run\'s id and return'
 complete -c kheish -n '__kheish_is run' -l steer -d 'Hand the text to the active run instead of queueing it'
-complete -c kheish -n '__kheish_is run' -l interrupt -d 'Stop the active run and go first'
+complete -c kheish -n '__kheish_is run' -l interrupt -d 'Stop the active run and go first, also where the queue is paused'
 complete -c kheish -n '__kheish_is run' -l attach -r -F -d 'Hand in a file; may be repeated'
 complete -c kheish -n '__kheish_is run' -l pin -d 'Models are shown this input whatever is left out later'
 complete -c kheish -n '__kheish_is run' -l cwd -x -a '(__fish_complete_directories)' -d 'The workspace of a new session; default: this directory'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kheish.errors import Invalid
+from kheish.terminal import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def used_of(view: BudgetView) -> str:
     """What is used of what."""
     parts = list(_parts(view))
     if (unpriced := view["unpriced_calls"]) and view["limit"]["cost_usd"] is not None:
-        parts.append(f"{unpriced} call{'s' * (unpriced != 1)} of unknown price")
+        parts.append(f"{counted(unpriced, 'call')} of unknown price")
     return ", ".join(parts)
 
 

@@ -13,9 +13,8 @@ import time
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
-_RANDOM_BITS, _HALF_BITS, _LOW_BITS = 80, 40, 10
-_RANDOM, _HALF, _LOW = (1 << _RANDOM_BITS) - 1, (1 << _HALF_BITS) - 1, (1 << _LOW_BITS) - 1
-_RANDOM_BYTES, _DRAWN_IDS = 10, 256
+_RANDOM_BITS, _RANDOM_BYTES, _HALF_BITS, _LOW_BITS = 80, 10, 40, 10
+_HALF = (1 << _HALF_BITS) - 1
 
 
 def _digits(value: int) -> str:
@@ -30,8 +29,8 @@ class IdSource:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._drawn: list[bytes] = []
-        self._time_ms, self._time_digits = 0, "0" * 10
+        self._head, self._head_digits = 0, ""
+        """All but the last 40 bits of the last id: they seldom change from one to the next."""
 
     def new(self, noun: str) -> str:
         return f"{noun}_{self.ulid()}"
@@ -40,17 +39,15 @@ class IdSource:
         """An id without its noun."""
         now = time.time_ns() // 1_000_000
         with self._lock:
-            if not self._drawn:  # for many ids at once: each draw hands the interpreter to another thread
-                random = os.urandom(_RANDOM_BYTES * _DRAWN_IDS)
-                self._drawn = [random[at : at + _RANDOM_BYTES] for at in range(0, len(random), _RANDOM_BYTES)]
-            value = now << _RANDOM_BITS | int.from_bytes(self._drawn.pop(), "big")
-            if value <= self._last | _LOW:
+            if now > self._last >> _RANDOM_BITS:
+                value = now << _RANDOM_BITS | int.from_bytes(os.urandom(_RANDOM_BYTES), "big")
+            else:
                 value = (self._last >> _LOW_BITS) + 1 << _LOW_BITS
             self._last = value
-            if (time_ms := value >> _RANDOM_BITS) != self._time_ms:
-                self._time_ms, self._time_digits = time_ms, _PAIRS[time_ms >> _HALF_BITS] + _digits(time_ms & _HALF)
-            drawn = value & _RANDOM
-            return self._time_digits + _digits(drawn >> _HALF_BITS) + _digits(drawn & _HALF)
+            if (head := value >> _HALF_BITS) != self._head:
+                self._head = head
+                self._head_digits = _PAIRS[head >> 80] + _digits(head >> _HALF_BITS & _HALF) + _digits(head & _HALF)
+            return self._head_digits + _digits(value & _HALF)
 
 
 _source = IdSource()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from kheish.amounts import say_account
-from kheish.terminal import clean, cut, expose, one_line
+from kheish.terminal import clean, counted, cut, expose, last_written, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ _WHY_COMPACTED = {
 
 def compaction_text(event: ContextCompacted) -> str:
     count = event["messages"]
-    how = f"{count} message{'s' * (count != 1)} " + (
-        "summed up" if event.get("summary") else "left out, without a summary"
-    )
+    how = f"{counted(count, 'message')} " + ("summed up" if event.get("summary") else "left out, without a summary")
     return (
         f"context compacted, {_WHY_COMPACTED[event['reason']]}: {how if count else 'long results cut'}, about "
         f"{event['tokens_before']:,} -> {event['tokens_after']:,} tokens"
@@ -137,9 +135,8 @@ class Renderer:
             case "session.created":
                 return f"session {event['session_id']} created by {who} ({origin}) in {event['cwd']}", "bold"
             case "session.forked":
-                count = len(event["messages"])
                 place = f"{event['from_session_id']} at record {event['from_seq']}"
-                return f"forked from {place}: {count} message{'s' * (count != 1)}", "bold"
+                return f"forked from {place}: {counted(len(event['messages']), 'message')}", "bold"
             case "session.ended":
                 return f"session ended by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "bold"
             case "session.mode_changed":
@@ -162,7 +159,7 @@ class Renderer:
                 return f"stops: the budget of {account_text(event['standing'])} is used up", "yellow"
             case "session.recovered":
                 torn = event.get("tail_bytes_dropped", 0)
-                note = f"; {torn} torn bytes set aside" if torn else ""
+                note = f"; {counted(torn, 'torn byte')} set aside" if torn else ""
                 return (
                     f"the daemon of generation {event['died_generation']} had died; "
                     f"generation {record['generation']} goes on{note}",
@@ -229,9 +226,9 @@ class Renderer:
                 pid = f" [pid {process['pid']}]" if process else ""
                 return f"started {call}{again}{pid}", "cyan"
             case "tool_call.completed" if event.get("is_error"):
-                return f"{call} -> {one_line(event['output'], 120)}", "red"
+                return f"{call} -> {one_line(last_written(event['output']), 120)}", "red"
             case "tool_call.completed":
-                return f"{call} -> {one_line(event['output'], 120)}", "dim"
+                return f"{call} -> {one_line(last_written(event['output']), 120)}", "dim"
             case "tool_call.became_uncertain":
                 return f"nobody knows whether this took effect: {call}", "yellow"
             case "tool_call.died":

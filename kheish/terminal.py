@@ -1,4 +1,5 @@
-"""Text of others at a terminal: nothing in it moves the cursor, hides, or turns its direction. And how times read."""
+"""Text of others at a terminal: nothing in it moves the cursor, hides, or turns its direction. And how counts and
+times read."""
 
 from __future__ import annotations
 
@@ -34,6 +35,14 @@ def clean(text: object) -> str:
     return found.translate(_STRIPPED)
 
 
+def last_written(text: str) -> str:
+    """Lines as a terminal leaves them that a command wrote over from their beginning, as progress bars do. A line that
+    just went back to it still shows what it showed."""
+    if "\r" not in text:
+        return text
+    return "\n".join(line[line.rstrip("\r").rfind("\r") + 1 :] for line in text.split("\n"))
+
+
 def expose(text: object) -> str:
     """Text that a person is asked to decide about: what cannot be seen is written out, and nothing is left out."""
     return str(text).translate(_SHOWN)
@@ -66,6 +75,11 @@ def text_width(text: str) -> int:
     from unicodedata import combining, east_asian_width  # noqa: PLC0415 - a quick command prints ASCII
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 approval`, `2 approvals`."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def ago(at_ms: int, now_ms: int | None = None) -> str:

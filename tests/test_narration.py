@@ -53,7 +53,7 @@ def test_an_edited_call_is_shown_as_what_ran() -> None:
         "principal": "user:1",
         "updated_input": {"command": "make lint"},
     }
-    done = {"type": "tool_call.completed", "tool_call_id": "toolcall_1", "output": "fine"}
+    done = {"type": "tool_call.completed", "tool_call_id": "toolcall_1", "output": "10%\rfine"}
     assert lines(REQUESTED, resolved, done) == [
         "waits for approval approval_1: bash: make test",
         "approval_1: allow by user:1 edited to bash: make lint",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.terminal import clean, cut, expose, one_line, text_width
+from kheish.terminal import clean, counted, cut, expose, last_written, one_line, text_width
 
 # Source: Unicode's PropList.txt, Bidi_Control.
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -67,6 +67,29 @@ def test_a_cut_line_fits(text: str, width: int) -> None:
     short = cut(line, width)
     assert text_width(short) <= width
     assert short == line or (short.endswith("…") and line.startswith(short[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("10%\r20%\r30%\r\ndone\n", "30%\ndone\n"),
+        ("\r10%\r20%", "20%"),
+        ("10%\r", "10%"),
+        ("a\r\nb\r\r\n", "a\nb\n"),
+        ("10%\r\x1b[2K20%", "20%"),
+        ("plain\n", "plain\n"),
+    ],
+)
+def test_a_line_that_was_written_over_shows_what_was_written_last(text: str, shown: str) -> None:
+    assert clean(last_written(text)).rstrip("\n") == shown.rstrip("\n")
+    for cut_at in range(len(text)):
+        piece_by_piece = last_written(last_written(text[:cut_at]) + text[cut_at:])
+        assert piece_by_piece == last_written(text), "also where it comes in pieces"
+
+
+def test_one_of_a_kind_is_counted_as_one() -> None:
+    assert [counted(n, "approval") for n in (0, 1, 2)] == ["0 approvals", "1 approval", "2 approvals"]
+    assert counted(1, "entry", "entries") + counted(3, "entry", "entries") == "1 entry3 entries"
 
 
 def test_wide_characters_take_two_columns() -> None:

@@ -9,7 +9,7 @@ from kheish.cli.output import paint, print_json, print_table, say, short_ids
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
 from kheish.narration import call_text, limits_text
-from kheish.terminal import ago, clean, expose, one_line
+from kheish.terminal import ago, clean, counted, expose, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ def call_lines(view: ApprovalView, lines_max: int = _LINES_MAX) -> Iterator[str]
         yield f"  {one_line(name):<10} {shown[0]}"
         yield from (f"{'':13}{line}" for line in shown[1:])
         if len(shown) < len(lines):
-            yield f"{'':13}... {len(lines) - len(shown)} more lines: kheish approvals show {view['request_id']}"
+            more = counted(len(lines) - len(shown), "more line")
+            yield f"{'':13}... {more}: kheish approvals show {view['request_id']}"
     yield f"  directory  {expose(view['cwd'])}"
     why = [f"rule {expose(view['rule'])}"] * bool(view["rule"]) + [one_line(view["reason"])] * bool(view["reason"])
     yield f"  asked by   {', '.join(why)}"

@@ -12,7 +12,7 @@ from kheish.cli.output import paint, print_json, say
 from kheish.cli.targets import connect
 from kheish.client import launch
 from kheish.errors import KheishError
-from kheish.terminal import ago, clean, one_line
+from kheish.terminal import ago, clean, counted, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def status(as_json: bool) -> int:
     print(f"{paint(view['status'], 'green' if view['ready'] else 'yellow')}  {_identity(view)}")
     print(f"  sessions   {view['sessions']['total']}")
     print(f"  runs       {runs['active']} active, {runs['queued']} queued")
-    print(f"  inbox      {inbox['approvals']} approvals, {inbox['questions']} questions")
+    print(f"  inbox      {counted(inbox['approvals'], 'approval')}, {counted(inbox['questions'], 'question')}")
     for warning in view["warnings"]:
         about = f"{clean(warning['session_id'])}: " if warning["session_id"] else ""
         action = f" ({warning['action']})" if warning["action"] else ""

@@ -7,7 +7,7 @@ import json
 from kheish.cli.output import EXIT_DEPARTED, paint, print_json, say
 from kheish.cli.targets import connect
 from kheish.client import DaemonUnreachable
-from kheish.terminal import clean, one_line
+from kheish.terminal import clean, counted, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,5 +79,6 @@ def _value(value: Any) -> str:
 
 def _sum_up(report: dict[str, Any]) -> str:
     count = len(report["departures"])
-    departs = f"departs in {count} place{'s' * (count > 1)}" if count else "the same"
-    return f"{departs}; {report['decisions']} decisions and {report['requests']} requests compared"
+    departs = f"departs in {counted(count, 'place')}" if count else "the same"
+    compared = f"{counted(report['decisions'], 'decision')} and {counted(report['requests'], 'request')} compared"
+    return f"{departs}; {compared}"

@@ -8,7 +8,7 @@ from kheish.cli.output import paint, paint_status, print_json, print_json_line, 
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
 from kheish.limits import INPUT_CHARS_MAX
-from kheish.terminal import ago, clean, one_line
+from kheish.terminal import ago, clean, counted, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _context_text(context: ContextView | None) -> str:
     if window_tokens:
         parts = [f"{parts[0].removesuffix(' tokens')} of {window_tokens:,} tokens ({tokens / window_tokens:.0%})"]
     if times:
-        parts.append(f"{context['left_out']} messages left out in {times} compaction{'s' * (times != 1)}")
+        parts.append(f"{counted(context['left_out'], 'message')} left out in {counted(times, 'compaction')}")
     if context["compaction_requested"]:
         parts.append("compacted before the next model call")
     return ", ".join(parts)

@@ -80,7 +80,8 @@ DAILY = (
         Param("mode", "--mode", help="Permission mode of the session from now on.", choices=MODES),
         Param("detach", "-d", "--detach", kind=bool, help="Submit, print the run's id and return."),
         Param("steer", "--steer", kind=bool, help="Hand the text to the active run instead of queueing it."),
-        Param("interrupt", "--interrupt", kind=bool, help="Stop the active run and go first."),
+        Param("interrupt", "--interrupt", kind=bool,
+              help="Stop the active run and go first, also where the queue is paused."),
         Param("attach", "--attach", many=True, metavar="FILE", help="Hand in a file; may be repeated."), _PIN,
         Param("cwd", "--cwd", metavar="DIR", help="The workspace of a new session; default: this directory."),
         Param("key", "--key", help="Idempotency key: the same key submits once."),
@@ -120,8 +121,8 @@ DAILY = (
         "approve", "approvals:approve",
         "Allow a tool call that waits for approval, or raise a budget that is used up.\n\n"
         "A call whose outcome is unknown after a crash takes --retry, --verify, --mark-done or --give-up instead.\n\n"
-        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 --always\n\n"
-        "  kheish approve 01KB3 --raise 1.00",
+        "Examples:\n\n  kheish approve 01KB3 --if-digest 5f0c2a\n\n  kheish approve 01KB3 -m 'only on staging'\n\n"
+        "  kheish approve 01KB3 --always\n\n  kheish approve 01KB3 --raise 1.00",
         _APPROVAL, _IF_DIGEST,
         Param("edit", "--edit", metavar="JSON", help="Run it with these arguments instead."),
         Param("session", "--session", kind=bool, help="Allow this very call for the rest of the session."),
@@ -251,7 +252,8 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     "Withdraw a queued input.\n\nExample: kheish sessions withdraw review 01KB", _NAME, _ID, JSON),
             Command("pause", "sessions:pause",
                     "Let nothing of the queue start, nor what is yet to come, until `kheish sessions resume`. The "
-                    "active run goes on.\n\nExample: kheish sessions pause review", _NAME, JSON),
+                    "active run goes on, and what you interrupt with runs at once.\n\n"
+                    "Example: kheish sessions pause review", _NAME, JSON),
             Command("resume", "sessions:resume",
                     "Let the queue of a session go on.\n\nExample: kheish sessions resume review", _NAME, JSON),
             Command("interrupt", "runs:interrupt", "Stop the active run; the queue goes on.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kheish import __version__, paths
 from kheish.errors import KheishError
+from kheish.terminal import counted
 
 if TYPE_CHECKING:
     from kheish.client import Kheish, StatusView, TestKind
@@ -59,7 +60,7 @@ def checks(client: Kheish) -> Iterator[Check]:
         more = f" and {left} more" if left > 0 else ""
         yield "sessions", WRONG, f"read-only after damage: {names}{more}; see `kheish sessions verify --all`"
     else:
-        yield "sessions", OK, f"{view['sessions']['total']} sessions, none damaged"
+        yield "sessions", OK, f"{counted(view['sessions']['total'], 'session')}, none damaged"
     yield from _routes(client)
     yield from _secrets(client)
     found = shutil.which("rg")

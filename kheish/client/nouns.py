@@ -463,7 +463,7 @@ class Approvals(_Noun):
         """`resolution`: one of the approval's `choices`. The answer is the run. `if_digest` (or its first characters)
         refuses to resolve anything but what was shown. `remember` makes a rule for this session or for `always`:
         `rule`, or one that matches this very call. `updated_input` edits the call's arguments; `raise_by` is how much
-        more a budget is."""
+        more a budget is. The model is told the justification."""
         body = _present(
             resolution=resolution,
             if_digest=if_digest,

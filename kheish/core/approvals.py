@@ -17,6 +17,7 @@ from kheish.core.events import (
     ApprovalWithdrawn,
     Arguments,
     Behavior,
+    InputSteered,
     Resolution,
     Rule,
     RuleScope,
@@ -217,6 +218,25 @@ def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> 
             questions.request(draft, run, call)
         case _:
             pass
+    if item.resolution in ("allow", "retry", "verify"):
+        asked = [other.tool_call_id for other in run.calls]
+        place = f" ({asked.index(call.tool_call_id) + 1} of {len(asked)})" if len(asked) > 1 else ""
+        _say(draft, run.run_id, f"About your call of {call.tool}{place}", item.justification)
+
+
+def _say(draft: Draft, run_id: str, about: str, text: str) -> None:
+    """What a human says with a decision after which the run goes on. It enters as what steers the run does, after the
+    results: their word, which no tool can say, and no word of a model's in it."""
+    if text.strip():
+        draft.emit(
+            InputSteered(
+                input_id=draft.new_id("input"),
+                run_id=run_id,
+                text=f"{about}: {text}",
+                at_ms=draft.at_ms,
+                body_digest=draft.context.body_digest,
+            )
+        )
 
 
 def _resolve_budget(draft: Draft, approval: Approval, standing: Standing, item: ApprovalResolution) -> None:
@@ -237,6 +257,7 @@ def _resolve_budget(draft: Draft, approval: Approval, standing: Standing, item: 
             raise_by=item.raise_by if item.resolution == "raise" else None,
         )
     )
+    _say(draft, approval.run_id, "About the budget", item.justification)
     if item.resolution == "stop":
         budgets.stop(draft, approval.run_id, standing)
 

@@ -170,6 +170,8 @@ def _repeated(state: State, command: Command, context: Context) -> str | None:
 def pending(state: State) -> list[AnyEffect]:
     """What the world owes this state now. Processes that outlived their calls end before anything else begins."""
     run = state.active_run
+    if run is None and not state.processes:
+        return []
     living = {call.tool_call_id for call in run.calls if call.phase == "started"} if run else set()
     leftovers: list[AnyEffect] = [
         EndProcess(tool_call_id=tool_call_id, process=process)

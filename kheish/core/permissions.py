@@ -134,6 +134,12 @@ def matches(rule: Rule, tool: str, names: Iterable[str]) -> bool:
     return parsed.argument is None or any(map(parsed.argument.match, names))
 
 
+@lru_cache(maxsize=1024)
+def _speaking_of(rules: tuple[Rule, ...], tool: str) -> tuple[Rule, ...]:
+    """The rules about a tool, whatever its arguments: there are few, and the same ones for every call."""
+    return tuple(rule for rule in rules if parse_pattern(rule.pattern, rule.behavior).tool.match(tool))
+
+
 def require_operator(is_operator: bool, principal: str, what: str) -> None:
     """Some things only a person's own client may do: never a run, whatever its tools were told. Raises Forbidden."""
     if not is_operator:
@@ -180,7 +186,7 @@ def evaluate(
     """The decision with the rule that made it. `rules` are all that apply, of any scope, in order; `cwd` is the
     workspace, without which a path is known only as it is written."""
     names = names_of(spec, arguments, cwd)
-    found = [rule for rule in rules if matches(rule, tool, names)]
+    found = [rule for rule in _speaking_of(tuple(rules), tool) if matches(rule, tool, names)]
     denies = [rule for rule in found if rule.behavior == "deny"]
     if denies:
         rule = denies[0]

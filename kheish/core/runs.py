@@ -119,7 +119,15 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             pinned=command.pinned,
         )
     )
+    if command.delivery == "interrupt" and state.queue_paused and draft.context.is_operator:
+        start(draft)  # ahead of the queue, which stays paused
     return run_id
+
+
+def start(draft: Draft) -> None:
+    """The first of the queue."""
+    limits = dict(draft.settings.tool_limits)
+    draft.emit(RunStarted(run_id=draft.state.queue[0], at_ms=draft.at_ms, tool_limits=limits))
 
 
 def edit(draft: Draft, command: EditRun) -> str:

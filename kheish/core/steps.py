@@ -5,7 +5,7 @@ from __future__ import annotations
 from kheish.core import approvals, budgets, model_calls, questions, runs, tool_calls
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
-from kheish.core.events import InputEntered, RunCompleted, RunStarted
+from kheish.core.events import InputEntered, RunCompleted
 from kheish.core.state import Run, ToolCall
 from kheish.limits import TOOL_CALLS_PARALLEL_MAX, TOOL_CALLS_PER_STEP_MAX
 
@@ -17,8 +17,7 @@ def advance(draft: Draft) -> bool:
     if run is None:
         if not state.queue or state.queue_paused or state.ended:
             return False
-        limits = dict(draft.settings.tool_limits)
-        draft.emit(RunStarted(run_id=state.queue[0], at_ms=draft.at_ms, tool_limits=limits))
+        runs.start(draft)
         return True
     if run.model_call is not None or not all(call.phase == "done" for call in run.calls):
         return _advance_calls(draft, run)

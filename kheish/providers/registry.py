@@ -18,7 +18,7 @@ from msgspec.structs import asdict, replace
 from kheish.core.events import Hop
 from kheish.core.usage import PriceOf
 from kheish.errors import Conflict, Invalid, KheishError, NotFound, ProviderError
-from kheish.limits import RUNTIME_ROUTES_MAX
+from kheish.limits import ROUTES_LOOK_EVERY_MS, RUNTIME_ROUTES_MAX
 from kheish.providers.prices import find_window, load_prices
 from kheish.providers.probes import probe
 from kheish.providers.routes import (
@@ -82,6 +82,7 @@ class Routes:
         self._local: tuple[float, RouteTable | None] = (float("-inf"), None)
         self._made: tuple[RouteTable | None, RuntimeSettings, RouteTable] | None = None
         """The last table, and what it was made of."""
+        self._look_at_s = 0.0
         self._reveal = reveal
         self._open: dict[str, tuple[Route, str, Provider]] = {}
         self._opening = asyncio.Lock()
@@ -154,9 +155,17 @@ class Routes:
             self._windows[place] = await find_window(route, model)
         return self._windows[place]
 
+    async def _table_for_calls(self) -> RouteTable:
+        """There may be very many in a second: the file is looked at now and then."""
+        if self._made is not None and self._made[1] is self._runtime() and time.monotonic() < self._look_at_s:
+            return self._made[2]
+        table = await self.table()
+        self._look_at_s = time.monotonic() + ROUTES_LOOK_EVERY_MS / 1000
+        return table
+
     async def open(self, route_id: str) -> Provider:
         try:
-            table = await self.table()
+            table = await self._table_for_calls()
         except KheishError as error:
             raise ProviderError(error.message, code="route_not_ready") from error
         route = table.routes.get(route_id)
@@ -165,6 +174,9 @@ class Routes:
         key, problem = await self._key(route)
         if problem:
             raise ProviderError(f"cannot use route {route_id}: {problem}", code="route_not_ready")
+        known = self._open.get(route_id)
+        if known is not None and known[:2] == (route, key):
+            return known[2]
         async with self._opening:
             known = self._open.get(route_id)
             if known is None or known[:2] != (route, key):

@@ -7,9 +7,10 @@ after any restart. share/doc/kheish/scripted-provider.md describes the file.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -27,6 +28,7 @@ from kheish.core.contracts import (
 from kheish.core.events import AssistantMessage, Message, StopReason, Usage
 from kheish.core.model_calls import FAILURES
 from kheish.errors import ProviderError
+from kheish.limits import SCRIPT_LOOK_EVERY_MS
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,30 +147,40 @@ def match_calls(script: Script, messages: tuple[Message, ...]) -> list[ScriptRep
     return found
 
 
+class _Known(NamedTuple):
+    """A script as its file was, and when that is to be looked at again."""
+
+    script: Script
+    stamp: int
+    look_at_s: float
+
+
 class Scripted:
     """`directory` is where relative script paths start."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._scripts: dict[Path, tuple[int, Script]] = {}
+        self._scripts: dict[str, _Known] = {}
 
-    def _load(self, name: str) -> Script:
+    def _load(self, name: str, is_first: bool) -> Script:
+        """A changed file is in force from the next run on, and soon in those at work."""
+        known = self._scripts.get(name)
+        if known is not None and not is_first and time.monotonic() < known.look_at_s:
+            return known.script
         path = self._directory / name
         try:
             stamp = path.stat().st_mtime_ns
         except OSError as error:
             raise ProviderError(f"cannot read the script {path}: {error.strerror}", code="route_not_ready") from error
-        known = self._scripts.get(path)
-        if known is None or known[0] != stamp:
-            known = (stamp, load_script(path))
-            self._scripts[path] = known
-        return known[1]
+        script = known.script if known is not None and known.stamp == stamp else load_script(path)
+        self._scripts[name] = _Known(script, stamp, time.monotonic() + SCRIPT_LOOK_EVERY_MS / 1000)
+        return script
 
     async def check_key(self) -> None:
         """It needs none."""
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
-        script = self._load(request.model)
+        script = self._load(request.model, request.step == 1)
         if 0 < script.window_tokens < estimate_tokens(request.messages):
             raise ProviderError("the script says that the request is too large", code="too_large")
         reply: ScriptReply | None = script.summary

@@ -11,15 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
 
-from kheish.core.budgets import share_of
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
-from kheish.core.events import ContextCompacted, Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
 from kheish.core.state import REDUCER_VERSION, State
@@ -27,7 +26,9 @@ from kheish.errors import KheishError, Poisoned
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS, PACKED_WHEN_IDLE_BYTES
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.fold import fold_records
+from kheish.runtime.found import is_owed
 from kheish.runtime.hub import Frame, Hub
+from kheish.runtime.index import SessionSummary, summarize
 from kheish.runtime.ledger import Ledger
 from kheish.runtime.policy import Policy
 from kheish.store.checkpoint import save_checkpoint
@@ -57,16 +58,17 @@ class Kernel(msgspec.Struct):
     ledger: Ledger
     generation: int
     next_pos: Callable[[], int]
-    on_change: Callable[[Actor], None]
+    on_change: Callable[[Actor, State], None]
+    """Is told of a decision that is durable, with the state before it."""
 
 
-class _Letter(NamedTuple):
+class _Letter(msgspec.Struct, frozen=True):
     message: Command | Outcome
     make_context: Callable[[], Context]
     answer: asyncio.Future[Applied]
 
 
-class _Made(NamedTuple):
+class _Made(msgspec.Struct, frozen=True):
     """A decision that is being written."""
 
     answer: asyncio.Future[Applied]
@@ -84,7 +86,7 @@ class Actor:
         self.session_id = session_id
         self.journal = journal
         self.state = state
-        self.seq = journal.durable_seq
+        self.seq, self._end = journal.durable_seq, journal.end
         self.gen = journal.gen
         self.pos = 0
         self._loop = asyncio.get_running_loop()
@@ -138,7 +140,7 @@ class Actor:
         pos = self.kernel.next_pos()
         framed = self.journal.frame(at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json)
         self.kernel.circuits.note_decided(decision.events, context.at_ms)
-        self.kernel.ledger.note(self.session_id, share_of(decision.state))
+        self.kernel.ledger.note(self.session_id, decision.state)
         made = _Made(letter.answer, decision, context, pos, by, events_json, framed)
         self.kernel.committer.append(self.journal, framed, partial(self._written, made))
         self._writing = self._loop.create_future()
@@ -147,25 +149,39 @@ class Actor:
         assert self._writing is not None
         self._writing.set_result(None)
         self._writing = None
-        answer, decision = made.answer, made.decision
+        answer, decision, before = made.answer, made.decision, self.state
         try:
             if error is not None:
-                self.kernel.ledger.note(self.session_id, share_of(self.state))
+                self.kernel.ledger.note(self.session_id, before)
                 _fail(answer, error)
                 return
             self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
+            self._end = self.journal.end
             self._messages += decision.state.entered
-            if self._reading is None and any(type(event) is ContextCompacted for event in decision.events):
+            if self._reading is None and decision.state.compactions != before.compactions:
                 self._forget_transcript()
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
             if not answer.done():
                 answer.set_result(Applied(decision.result, self.seq, self.state))
-            self.kernel.on_change(self)
+            self.kernel.on_change(self, before)
             if self.seq - self._checkpoint_seq >= CHECKPOINT_EVERY_RECORDS:
                 self._checkpoint_soon()
         finally:
             self._take_next()
+
+    def summary(self) -> SessionSummary:
+        """The row of the index. The journal may be further than what was told of it."""
+        return summarize(
+            self.state,
+            self.seq,
+            self.gen,
+            self.pos,
+            is_owed=is_owed(self.state),
+            segment_first_seq=self._end.segment_first_seq,
+            size=self._end.offset,
+            other_bytes=self.journal.other_bytes,
+        )
 
     async def messages(self) -> Sequence[Message]:
         """The transcript so far. Raises Corrupt or OSError where the journal cannot be read."""
@@ -233,16 +249,16 @@ def _fail(answer: asyncio.Future[Applied], error: BaseException) -> None:
 
 
 def _record_frame(session_id: str, made: _Made) -> Frame:
-    _, decision, context, pos, by, events_json, framed = made
+    events, framed = made.decision.events, made.framed
     return Frame(
         event="record",
         session_id=session_id,
         seq=framed.seq,
         gen=framed.gen,
-        pos=pos,
-        data=record_json(session_id, framed.seq, context.at_ms, framed.gen, pos, by, events_json),
-        run_ids=frozenset(run_id for e in decision.events if (run_id := getattr(e, "run_id", ""))),
-        ends=frozenset(e.run_id for e in decision.events if isinstance(e, _ENDS)),
+        pos=made.pos,
+        data=record_json(session_id, framed.seq, made.context.at_ms, framed.gen, made.pos, made.by, made.events_json),
+        run_ids=frozenset(run_id for e in events if (run_id := getattr(e, "run_id", ""))),
+        ends=frozenset(e.run_id for e in events if isinstance(e, _ENDS)),
     )
 
 

@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import date, datetime, timedelta
 
-from kheish.core.budgets import NONE, Share
+from kheish.core.budgets import NONE, Share, share_of
 from kheish.core.commands import Outside
 from kheish.core.events import Standing
+from kheish.core.state import State
 from kheish.errors import KheishError
 from kheish.limits import BUDGET_DAY_LOOK_EVERY_MS
 from kheish.runtime.ledger import Ledger, Limits, is_loosened
@@ -37,8 +38,12 @@ class BudgetWatch:
 
     @property
     def today(self) -> str:
-        """The daemon's date; reckoned once a minute, for every decision asks."""
-        minute = self._clock.now_ms() // 60_000
+        """The daemon's date."""
+        return self.day_of(self._clock.now_ms())
+
+    def day_of(self, at_ms: int) -> str:
+        """The date of a moment; reckoned once a minute, for every decision asks."""
+        minute = at_ms // 60_000
         if minute != self._minute:
             self._minute, self._today = minute, date.fromtimestamp(minute * 60).isoformat()
         return self._today
@@ -60,14 +65,12 @@ class BudgetWatch:
         """Of the budgets that are no session's."""
         return self.ledger.standings(self.today)
 
-    def take(self, session_id: str, before: Share | None) -> Share:
-        """What a session adds to budgets after a change; what it did `before` tells whether others may go on."""
-        share = self.ledger.share_of(session_id)
+    def changed(self, session_id: str, before: State, after: State) -> None:
+        """A session decided something: others may go on where it left room."""
         if self.ledger.waiting:
-            if before is not None and is_loosened(before, share):
+            if before.session_id and is_loosened(share_of(before), share_of(after)):
                 self._tell(self.ledger.accounts_of(session_id))
             self._await_next_day()
-        return share
 
     def stop(self) -> None:
         """Nobody is told any more."""

@@ -6,7 +6,7 @@ opened, which settles that, and is left open where the world owes it something.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from kheish.core.recovery import in_flight
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError
 from kheish.runtime.fold import fold_session
-from kheish.runtime.index import Rows, SessionSummary, summarize
+from kheish.runtime.index import SessionSummary, summarize
 from kheish.store.packed import first_seq_of
 from kheish.store.segments import read_ending_at
 from kheish.store.session_dir import Opened, SessionDir, session_info
@@ -34,7 +34,7 @@ def is_owed(state: State) -> bool:
     return in_flight(state) or bool(pending(state))
 
 
-def find_sessions(root: Path, rows: Rows, session_ids: Iterable[str]) -> list[Found]:
+def find_sessions(root: Path, rows: Mapping[str, SessionSummary], session_ids: Iterable[str]) -> list[Found]:
     return [_find(root, session_id, rows.get(session_id)) for session_id in session_ids]
 
 

@@ -4,7 +4,8 @@ A cache: each row is derived from its session, and says where the journal ended 
 elsewhere, or that cannot be read, is made anew; deleting the file loses nothing. Changed rows are appended to it, one a
 line, the newest of a session counts, and it is written anew once most of its lines are old ones.
 
-There may be very many sessions, and most of them idle: in memory a saved row is its line, decoded for who asks.
+There may be very many sessions, and most of them idle: in memory a saved row is its line, decoded for who asks. A
+session at work changes more often than anybody looks: its row is made from its state when somebody does.
 """
 
 from __future__ import annotations
@@ -98,19 +99,34 @@ _HEADER = b'{"v":%d,"reducer":%d,"fields":%b}\n' % (
     REDUCER_VERSION,
     msgspec.json.encode(SessionSummary.__struct_fields__),
 )
+MakeRow = Callable[[], SessionSummary]
+
 _decode = msgspec.json.Decoder(SessionSummary).decode
 _glance = msgspec.json.Decoder(Glance).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class Rows(Mapping[str, SessionSummary]):
-    """The row of each session."""
+    """The row of each session. `put` takes over one that was made for who asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, put: Callable[[SessionSummary], None]) -> None:
+        self._put = put
         self.kept: dict[str, SessionSummary | bytes] = {}
-        """Those that are saved as they stand in the file."""
+        """As they were made last, or saved: then as they stand in the file."""
+        self.changing: dict[str, MakeRow] = {}
+        """How those are made whose sessions changed since."""
+
+    def settle(self) -> None:
+        """Makes the rows of all that changed."""
+        for session_id in list(self.changing):
+            self._settle(session_id)
+
+    def _settle(self, session_id: str) -> None:
+        if (make := self.changing.get(session_id)) is not None:
+            self._put(make())
 
     def __getitem__(self, session_id: str) -> SessionSummary:
+        self._settle(session_id)
         kept = self.kept[session_id]
         return _decode(kept) if isinstance(kept, bytes) else kept
 
@@ -124,11 +140,13 @@ class Rows(Mapping[str, SessionSummary]):
         return len(self.kept)
 
     def glances(self) -> Iterator[Glance]:
+        self.settle()
         for kept in self.kept.values():
             yield _glance(kept) if isinstance(kept, bytes) else kept
 
     def with_run(self, run_id: str) -> Iterator[SessionSummary]:
         """Those of which a run has an id with this part."""
+        self.settle()
         part = run_id.encode()
         for kept in self.kept.values():
             if isinstance(kept, SessionSummary):
@@ -172,9 +190,7 @@ def summarize(
     segment_first_seq: int,
     size: int,
     other_bytes: int,
-    share: Share | None = None,
 ) -> SessionSummary:
-    """`share` is the state's own, where it is known."""
     run = state.active_run
     latest = run or next(reversed(state.runs.values()), None)
     return SessionSummary(
@@ -203,7 +219,7 @@ def summarize(
         segment_first_seq=segment_first_seq,
         size=size,
         other_bytes=other_bytes,
-        share=share or share_of(state),
+        share=share_of(state),
     )
 
 
@@ -211,26 +227,45 @@ class Index:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.path = root / "daemon" / "index.jsonl"
-        self.rows = Rows()
-        self.bytes_total = 0
-        self.asked: dict[str, str] = {}
-        """The session of each approval and question that waits."""
+        self.rows = Rows(self.put)
+        self._bytes_total = 0
+        self._asked: dict[str, str] = {}
         self._changed: dict[str, SessionSummary] = {}
         self._lines = 0
         """Rows in the file, old ones too; 0 where it has to be written anew."""
 
     def put(self, row: SessionSummary) -> None:
+        self.rows.changing.pop(row.session_id, None)
         if (before := self.rows.get(row.session_id)) is not None:
-            self.bytes_total -= before.bytes_total
+            self._bytes_total -= before.bytes_total
             for request_id in (*before.approval_ids, *before.question_ids):
-                self.asked.pop(request_id, None)
+                self._asked.pop(request_id, None)
         self.rows.kept[row.session_id] = self._changed[row.session_id] = row
         self._count(row)
 
+    def put_later(self, session_id: str, make: MakeRow) -> None:
+        """The session changed: who asks for its row has it made."""
+        if session_id in self.rows:
+            self.rows.changing[session_id] = make
+        else:
+            self.put(make())
+
     def _count(self, row: SessionSummary) -> None:
-        self.bytes_total += row.bytes_total
+        self._bytes_total += row.bytes_total
         for request_id in (*row.approval_ids, *row.question_ids):
-            self.asked[request_id] = row.session_id
+            self._asked[request_id] = row.session_id
+
+    @property
+    def bytes_total(self) -> int:
+        """What all sessions take."""
+        self.rows.settle()
+        return self._bytes_total
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The session of each approval and question that waits."""
+        self.rows.settle()
+        return self._asked
 
     def share_of(self, session_id: str) -> Share | None:
         row = self.rows.get(session_id)
@@ -304,6 +339,7 @@ class Index:
 
     def unsaved(self) -> Unsaved | None:
         """What `save` has to write next."""
+        self.rows.settle()
         if not self._changed and (self._lines or not self.rows):
             return None
         lines = self._lines + len(self._changed)

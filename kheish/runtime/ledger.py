@@ -1,7 +1,8 @@
 """What all sessions together make of each budget, in memory: the sum of what each says of itself (`budgets.Share`).
 
-It is told of a decision before that is written, so that two calls never have the same room. What sessions that are not
-loaded say is read from the rows of the index, which are derived from the journals; sums of all are kept.
+It is told of a decision before that is written, so that two calls never have the same room. What a loaded session says
+is reckoned from its state for who asks, and what others say is read from the rows of the index, which are derived from
+the journals; sums of all are kept.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from kheish.core.budgets import (
     reached,
     run_account,
     session_account,
+    share_of,
 )
 from kheish.core.commands import Outside
 from kheish.core.events import Budget, Spent, Standing
-from kheish.core.state import BudgetNote
+from kheish.core.state import BudgetNote, State
 from kheish.limits import BUDGET_ANCESTORS_MAX
 
 DAEMON = "daemon"
@@ -50,6 +52,15 @@ def concerns_others(share: Share) -> bool:
     return bool(share.parent_run_id or share.notes or share.waits)
 
 
+def _concerns_others(state: State) -> bool:
+    """The same of a state, whose share would cost every decision as much again."""
+    return bool(
+        state.parent_run_id
+        or state.budget_notes
+        or (state.approvals and any(approval.standing is not None for approval in state.approvals.values()))
+    )
+
+
 class Ledger:
     """`stored` gives what a session said of itself that nobody has told of since `load`."""
 
@@ -58,7 +69,8 @@ class Ledger:
         self._stored = stored
         self.sums_all = limits.day != NONE or limits.daemon != NONE
         """Whether there is a budget that every session counts for."""
-        self._shares: dict[str, Share] = {}
+        self._told: dict[str, State | Share] = {}
+        """Of the sessions that are loaded; a share once somebody asked."""
         self._total = NOTHING
         self._days: dict[str, Spent] = {}
         self._below: dict[str, Spent] = {}
@@ -76,18 +88,24 @@ class Ledger:
         for session_id, share in shares:
             self._count(session_id, _NO_SHARE, share)
 
-    def note(self, session_id: str, share: Share) -> None:
+    def note(self, session_id: str, state: State) -> None:
+        if not (self.sums_all or session_id in self.waiting or _concerns_others(state)):
+            self._told[session_id] = state
+            return
         old = self.share_of(session_id)
-        self._shares[session_id] = share
+        self._told[session_id] = share = share_of(state)
         self._count(session_id, old, share)
 
     def forget(self, session_id: str) -> None:
         """Of a session that is loaded no more; it is stored what was told of it last."""
-        self._shares.pop(session_id, None)
+        self._told.pop(session_id, None)
 
     def share_of(self, session_id: str) -> Share:
         """As it was told of last, or as it is stored."""
-        return self._shares.get(session_id) or self._stored(session_id) or _NO_SHARE
+        told = self._told.get(session_id)
+        if isinstance(told, State):
+            told = self._told[session_id] = share_of(told)
+        return told or self._stored(session_id) or _NO_SHARE
 
     def _count(self, session_id: str, old: Share, share: Share) -> None:
         if share.parent_run_id:

@@ -59,6 +59,8 @@ class DeltaPublisher:
             self._parts.clear()
 
     def send(self, kind: str, **fields: str) -> None:
+        if not self._hub.has_listeners(self._session_id):
+            return
         data = orjson.dumps({**self._fields, "kind": kind, **fields})
         self._hub.publish(Frame(event="delta", session_id=self._session_id, data=data, run_ids=self._run_ids))
 

@@ -12,6 +12,7 @@ from kheish.core.events import Hop, Process
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.usage import PriceOf
 from kheish.runtime.recording import Recording
+from kheish.runtime.threads import Threads
 from kheish.wire.routes import TestKind
 from kheish.wire.runtime import RouteFields, RuntimeSettings
 
@@ -122,8 +123,9 @@ class ToolCall(msgspec.Struct, kw_only=True):
 
     `cwd` is the workspace root: absolute, resolved. `emit` publishes live output (text, not journaled). A tool of
     kind `process` awaits `announce` with the process it made before it lets that process do anything; when it
-    returns, the start is durable. `read_blob(sha256, offset, limit)` reads stored output. Cancelling the task that
-    runs the tool must kill what it started, with all descendants, and only then end.
+    returns, the start is durable. `read_blob(sha256, offset, limit)` reads stored output. `threads` are for
+    what blocks. Cancelling the task that runs the tool must kill what it started, with all descendants, and only then
+    end.
     """
 
     session_id: str
@@ -136,6 +138,7 @@ class ToolCall(msgspec.Struct, kw_only=True):
     emit: Callable[[str], None]
     announce: Callable[[Process], Awaitable[None]]
     read_blob: Callable[[str, int, int], Awaitable[bytes]]
+    threads: Threads
 
 
 class Tool(Protocol):

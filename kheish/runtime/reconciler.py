@@ -35,6 +35,7 @@ from kheish.runtime.actor import Actor
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
+from kheish.runtime.threads import Threads
 from kheish.runtime.tool_calls import run_tool
 from kheish.store.blobs import Blobs
 
@@ -62,6 +63,7 @@ class Reconciler:
         providers: Providers,
         circuits: Circuits,
         tools: dict[str, Tool],
+        threads: Threads,
         blobs: Blobs,
         kill_tree: KillTree,
         report: Report,
@@ -72,6 +74,7 @@ class Reconciler:
         self._providers = providers
         self._circuits = circuits
         self._tools = tools
+        self._threads = threads
         self._blobs = blobs
         self._kill_tree = kill_tree
         self._report = report
@@ -95,9 +98,9 @@ class Reconciler:
         for effect_id, handle in list(handles.items()):
             if effect_id in owed or handle.task is None:
                 continue
-            if handle.task.done():
+            if handle.task.done() or handle.is_reporting:
                 del handles[effect_id]
-            elif not handle.is_reporting:
+            else:
                 handle.task.cancel()
                 if isinstance(handle.effect, RunTool):
                     self._ending[handle.effect.tool_call_id] = handle.task
@@ -105,7 +108,7 @@ class Reconciler:
             if effect_id not in handles:
                 handle = Handle(effect)
                 handles[effect_id] = handle
-                handle.task = asyncio.ensure_future(self._perform(actor, handle))
+                handle.task = asyncio.create_task(self._perform(actor, handle))
         if not handles:
             self._handles.pop(actor.session_id, None)
 
@@ -129,8 +132,9 @@ class Reconciler:
             if isinstance(effect, RunTool):
                 self._ending.pop(effect.tool_call_id, None)
         handles = self._handles.get(actor.session_id, {})
-        handles.pop(effect.effect_id, None)
-        self.reconcile(actor)
+        if handles.get(effect.effect_id) is handle:  # it is still owed, or was not looked at since
+            del handles[effect.effect_id]
+            self.reconcile(actor)
 
     async def _outcome(self, actor: Actor, effect: AnyEffect) -> Outcome:
         match effect:
@@ -231,6 +235,7 @@ class Reconciler:
             hub=actor.kernel.hub,
             blobs=self._blobs,
             committer=actor.kernel.committer,
+            threads=self._threads,
             announce=announce,
         )
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from kheish.core.budgets import share_of
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, KheishError, NotFound, StoreError
@@ -175,7 +174,7 @@ class Residents:
             actor.pos = row.pos
         if state.session_id:
             # Of one that was taken in from elsewhere no row of the index has told.
-            self._kernel.ledger.note(session_id, share_of(state))
+            self._kernel.ledger.note(session_id, state)
             recover = Recover(
                 tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
                 tail_file=" ".join(path.name for path in opened.set_aside),

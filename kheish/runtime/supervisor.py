@@ -23,14 +23,14 @@ from kheish.core.outcomes import BudgetMoved, Outcome
 from kheish.core.state import State
 from kheish.errors import Corrupt, Draining, KheishError, NewerFormat, Poisoned, StoreError
 from kheish.ids import new_ulid
-from kheish.limits import INDEX_SAVE_DELAY_MS
+from kheish.limits import INDEX_SAVE_DELAY_MS, TOOL_THREADS_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.disk_watch import DiskWatch, disk_low
-from kheish.runtime.found import Found, find_sessions, is_owed
+from kheish.runtime.found import Found, find_sessions
 from kheish.runtime.hub import Hub
-from kheish.runtime.index import Index, Loaded, summarize
+from kheish.runtime.index import Index, Loaded
 from kheish.runtime.ledger import Limits, concerns_others
 from kheish.runtime.packer import Packer
 from kheish.runtime.policy import Policy
@@ -40,6 +40,7 @@ from kheish.runtime.reader import Reader
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
+from kheish.runtime.threads import Threads
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import STORE_THREADS, Committer
@@ -117,11 +118,13 @@ class Supervisor:
             next_pos=self._next_pos,
             on_change=self._changed,
         )
+        self._tool_threads = Threads(asyncio.get_running_loop(), TOOL_THREADS_MAX, "kheish-tool")
         self._reconciler = Reconciler(
             clock=self.clock,
             providers=providers,
             circuits=self.circuits,
             tools=tools,
+            threads=self._tool_threads,
             blobs=self.blobs,
             kill_tree=kill_tree,
             report=self._report,
@@ -257,6 +260,7 @@ class Supervisor:
         if self._background:
             await asyncio.wait(self._background)
         await self._save_index()
+        await self._tool_threads.close()
         await self.committer.close()
 
     # -- commands and outcomes -----------------------------------------------------------------------------------
@@ -309,6 +313,7 @@ class Supervisor:
 
     def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()
+        day = self.budgets.day_of(at_ms)
         return Context(
             at_ms=at_ms,
             id_base=new_ulid(),
@@ -319,8 +324,8 @@ class Supervisor:
             key=key,
             body_digest=body_digest,
             cooling=self.circuits.cooling(at_ms),
-            outside=self.budgets.outside(session_id),
-            day=self.budgets.today,
+            outside=self.budgets.ledger.outside(session_id, day),
+            day=day,
         )
 
     def _next_pos(self) -> int:
@@ -332,35 +337,23 @@ class Supervisor:
         row, end = self.index.rows.get(actor.session_id), actor.journal.end
         is_same = row is not None and row.durable == (actor.seq, end.segment_first_seq, end.offset)
         if row is None or not is_same or row.other_bytes != actor.journal.other_bytes:
-            self._changed(actor)
-            return
+            self._row_changed(actor)
         if self._is_started:
             self._reconciler.reconcile(actor)
         self._residents.use(actor)
 
-    def _changed(self, actor: Actor) -> None:
+    def _changed(self, actor: Actor, before: State) -> None:
         if actor.gen == self.generation:
             self._published_pos = max(self._published_pos, actor.pos)
         if self._is_started:
             self._reconciler.reconcile(actor)
-        row = self.index.rows.get(actor.session_id)
-        share = self.budgets.take(actor.session_id, row.share if row else None)
-        end = actor.journal.end
-        self.index.put(
-            summarize(
-                actor.state,
-                actor.seq,
-                actor.gen,
-                actor.pos,
-                is_owed=is_owed(actor.state),
-                segment_first_seq=end.segment_first_seq,
-                size=end.offset,
-                other_bytes=actor.journal.other_bytes,
-                share=share,
-            )
-        )
-        self._save_index_later()
+        self.budgets.changed(actor.session_id, before, actor.state)
+        self._row_changed(actor)
         self._residents.use(actor)
+
+    def _row_changed(self, actor: Actor) -> None:
+        self.index.put_later(actor.session_id, actor.summary)
+        self._save_index_later()
 
     def _may_leave(self, session_id: str) -> bool:
         """Right after a start what a session is owed still has to begin."""

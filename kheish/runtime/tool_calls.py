@@ -14,6 +14,7 @@ from kheish.limits import TOOL_PREVIEW_HEAD_BYTES, TOOL_PREVIEW_TAIL_BYTES, TOOL
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import DeltaPublisher
 from kheish.runtime.ports import Tool, ToolCall, ToolOutput
+from kheish.runtime.threads import Threads
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
 
@@ -36,6 +37,7 @@ async def run_tool(
     hub: Hub,
     blobs: Blobs,
     committer: Committer,
+    threads: Threads,
     announce: Callable[[Process], Awaitable[None]],
 ) -> ToolFinished:
     """One attempt. Only cancellation escapes."""
@@ -57,6 +59,7 @@ async def run_tool(
                 emit=lambda text: deltas.add("tool_output", text),
                 announce=announce,
                 read_blob=read_blob,
+                threads=threads,
             )
         )
     except asyncio.CancelledError:

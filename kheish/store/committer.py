@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import TypeVar
 
 from kheish.errors import Poisoned, StoreError
@@ -48,11 +48,20 @@ class Committer:
         self._lock = threading.Lock()
         self._waiting: dict[Journal, list[_Waiting]] = {}
         """What is to be written, by journal; a journal is here as long as a thread has it or is to take it."""
-        self._journals: SimpleQueue[Journal | None] = SimpleQueue()
-        """Those that no thread has taken yet; None ends a thread."""
+        self._journals: deque[Journal] = deque()
+        """Those that no thread has taken yet."""
+        self._asleep: list[threading.Lock] = []
+        """What each thread that has nothing to do waits for; who fell asleep last is woken first."""
+        self._is_waking = False
+        """A thread was woken and has not come yet. It wakes the next one, if that is needed: woken all at once they
+        would only wait for the interpreter's lock."""
+        self._is_ended = False
         self._order: deque[_Waiting] = deque()
         """What was not told yet, in the order of appending."""
         self._is_woken = False
+        # A pipe of its own costs the loop one read each time, `call_soon_threadsafe` two, and a handle.
+        self._wake_end, self._waker_end = os.pipe()
+        loop.add_reader(self._wake_end, self._on_woken)
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._workers = Workers(loop, "kheish-store", STORE_THREADS)
@@ -69,8 +78,9 @@ class Committer:
                 others.append(waiting)
                 return
             self._waiting[journal] = [waiting]
+            self._journals.append(journal)
+            self._rouse()
             is_short = len(self._threads) < min(len(self._waiting), SYNC_THREADS)
-        self._journals.put(journal)
         if is_short:
             with contextlib.suppress(RuntimeError):  # no thread is to be had: those that there are do it all
                 self._begin_thread()
@@ -86,10 +96,15 @@ class Committer:
         self._workers.tell()
         while self._order and self._order[0].is_done:
             self._tell_done()
+        self._loop.remove_reader(self._wake_end)
+        os.close(self._wake_end)
+        os.close(self._waker_end)
 
     def _join(self) -> None:
-        for _ in self._threads:
-            self._journals.put(None)
+        with self._lock:
+            self._is_ended = True
+            while self._asleep:
+                self._asleep.pop().release()
         for thread in self._threads:
             thread.join()
         self._workers.join()
@@ -98,6 +113,10 @@ class Committer:
         thread = threading.Thread(target=self._work, name=f"kheish-commit_{len(self._threads)}", daemon=True)
         thread.start()
         self._threads.append(thread)
+
+    def _on_woken(self) -> None:
+        os.read(self._wake_end, SYNC_THREADS)
+        self._tell_done()
 
     def _tell_done(self) -> None:
         """A few at a time, and each by itself: one that fails keeps nobody else waiting."""
@@ -116,14 +135,36 @@ class Committer:
 
     def _work(self) -> None:
         held = 0
-        while (journal := self._journals.get()) is not None:
+        alarm = threading.Lock()
+        alarm.acquire()
+        while (journal := self._next(alarm)) is not None:
             while batch := self._take(journal):
                 _commit(journal, batch)
                 held += 1
                 # While there is more to do whoever does it wakes the loop, which is to work in longer strokes then.
-                if held >= COMMITS_HELD_MAX or self._journals.empty():
+                if held >= COMMITS_HELD_MAX or not self._journals:
                     held = 0
                     self._wake()
+
+    def _next(self, alarm: threading.Lock) -> Journal | None:
+        """A journal that no thread has taken, as soon as there is one; none, and the thread is to end."""
+        while True:
+            with self._lock:
+                if self._journals:
+                    journal = self._journals.popleft()
+                    self._rouse()
+                    return journal
+                if self._is_ended:
+                    return None
+                self._asleep.append(alarm)
+            alarm.acquire()
+            self._is_waking = False
+
+    def _rouse(self) -> None:
+        """Wakes a thread if there is something to take; `_lock` is held."""
+        if self._journals and self._asleep and not self._is_waking:
+            self._is_waking = True
+            self._asleep.pop().release()
 
     def _take(self, journal: Journal) -> list[_Waiting]:
         """The next records of a journal; none, and the journal is let go."""
@@ -144,10 +185,10 @@ class Committer:
 
     def _wake(self) -> None:
         """Has the loop tell what may be told. The thread of what others wait behind does it for them."""
-        with contextlib.suppress(IndexError, RuntimeError):  # it was told already; or the loop is closed
+        with contextlib.suppress(IndexError):  # it was told already
             if self._order[0].is_done and not self._is_woken:
                 self._is_woken = True
-                self._loop.call_soon_threadsafe(self._tell_done)
+                os.write(self._waker_end, b"\0")
 
 
 def _commit(journal: Journal, batch: list[_Waiting]) -> None:

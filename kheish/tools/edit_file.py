@@ -35,7 +35,9 @@ class EditFile:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _edit(call.cwd, arguments, call.tool_call_id, call.attempt), call.timeout_ms)
+        return await perform(
+            lambda stop: _edit(call.cwd, arguments, call.tool_call_id, call.attempt), call.timeout_ms, call.threads
+        )
 
 
 def _edit(root: str, arguments: Arguments, token: str, attempt: int) -> ToolOutput:

@@ -27,7 +27,7 @@ class GlobSearch:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _search(call.cwd, arguments, stop), call.timeout_ms)
+        return await perform(lambda stop: _search(call.cwd, arguments, stop), call.timeout_ms, call.threads)
 
 
 def _search(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:

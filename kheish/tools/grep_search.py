@@ -85,7 +85,7 @@ class GrepSearch:
             return ToolOutput(data=b"")
 
         try:
-            found = await perform(find, call.timeout_ms)
+            found = await perform(find, call.timeout_ms, call.threads)
             if found.is_error:
                 return found
             async with asyncio.timeout(call.timeout_ms / 1000):

@@ -25,7 +25,7 @@ class ListFiles:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _list(call.cwd, arguments, stop), call.timeout_ms)
+        return await perform(lambda stop: _list(call.cwd, arguments, stop), call.timeout_ms, call.threads)
 
 
 def _list(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:

@@ -21,7 +21,7 @@ from kheish.tools.work import Stop, Unusable, failure, perform
 from kheish.tools.workspace import locate
 
 _BLOB = re.compile(r"blob:([0-9a-f]{64})\Z")
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024
 _SNIFF_BYTES = 8192
 _PAGE_BYTES_MAX = TOOL_RESULT_INLINE_BYTES_MAX - 128  # with room for the note at its end
 
@@ -92,25 +92,25 @@ class ReadFile:
                 data = await call.read_blob(match.group(1), 0, TOOL_OUTPUT_BYTES_MAX)
             except (OSError, KheishError):
                 return failure(f"{arguments.path} is not a stored output")
-            return await perform(lambda stop: _page_of(data, arguments, stop), call.timeout_ms)
-        return await perform(lambda stop: _read(call.cwd, arguments, stop), call.timeout_ms)
+            return await perform(lambda stop: _page_of(data, arguments, stop), call.timeout_ms, call.threads)
+        return await perform(lambda stop: _read(call.cwd, arguments, stop), call.timeout_ms, call.threads)
 
 
 def _read(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
     page = Page(arguments.offset, arguments.limit)
-    with locate(root, arguments.path) as place, os.fdopen(place.open_file(), "rb") as file:
-        if b"\0" in file.read(_SNIFF_BYTES):
-            size = os.fstat(file.fileno()).st_size
+    with locate(root, arguments.path) as place, place.opened() as descriptor:
+        if b"\0" in (chunk := os.read(descriptor, _CHUNK_BYTES))[:_SNIFF_BYTES]:
+            size = os.fstat(descriptor).st_size
             raise Unusable(f"{place.path} is a binary file of {size} bytes; look at it with bash (file, xxd, strings)")
-        file.seek(0)
         rest = b""
-        while not page.is_full and (chunk := file.read(_CHUNK_BYTES)):
+        while chunk and not page.is_full:
             stop()
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 page.add(_text(line))
             if len(rest) > TOOL_OUTPUT_BYTES_MAX:
                 raise Unusable(f"{place.path} has a line of more than {TOOL_OUTPUT_BYTES_MAX} bytes; use bash")
+            chunk = os.read(descriptor, _CHUNK_BYTES)
         if rest:
             page.add(_text(rest))
         return page.output(place.path)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from kheish.runtime.ports import ToolOutput
+from kheish.runtime.threads import Threads
 
 T = TypeVar("T")
 
@@ -37,14 +38,18 @@ async def to_the_end(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine
     return task.result()
 
 
-async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int) -> ToolOutput:
-    """Runs `work` in a thread. What it cannot do becomes an output with is_error. A cancellation and the end of its
+async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int, threads: Threads) -> ToolOutput:
+    """Does `work` on a thread. What it cannot do becomes an output with is_error. A cancellation and the end of its
     time tell it to stop, and either waits until it has: what it says then is what happened."""
-    stopped = threading.Event()
+    ends_at_s = time.monotonic() + timeout_ms / 1000
 
     def stop() -> None:
-        if stopped.is_set():
+        if time.monotonic() >= ends_at_s:
             raise Unusable(f"this took longer than {timeout_ms} ms and was stopped; name a smaller part of the tree")
+
+    def hurry() -> None:
+        nonlocal ends_at_s
+        ends_at_s = 0.0
 
     def guarded() -> ToolOutput:
         try:
@@ -54,20 +59,7 @@ async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int) -> ToolOu
         except OSError as error:
             return failure(f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}")
 
-    task = asyncio.ensure_future(asyncio.to_thread(guarded))
-    timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, stopped.set)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stopped.set()
-        await to_the_end(_settled(task))
-        raise
-    finally:
-        timer.cancel()
-
-
-async def _settled(task: asyncio.Future[ToolOutput]) -> None:
-    await asyncio.wait([task])
+    return await threads.run(guarded, hurry)
 
 
 def failure(text: str) -> ToolOutput:

@@ -90,6 +90,14 @@ class Place:
             raise
         return descriptor
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        descriptor = self.open_file()
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
     def expect_file(self, found: os.stat_result) -> None:
         """Raises Unusable for what is no regular file."""
         if stat.S_ISDIR(found.st_mode):

@@ -32,7 +32,7 @@ class WriteFile:
 
     async def run(self, call: ToolCall) -> ToolOutput:
         arguments = parse(Arguments, call.arguments)
-        return await perform(lambda stop: _write(call.cwd, arguments, call.tool_call_id), call.timeout_ms)
+        return await perform(lambda stop: _write(call.cwd, arguments, call.tool_call_id), call.timeout_ms, call.threads)
 
 
 def _write(root: str, arguments: Arguments, token: str) -> ToolOutput:

@@ -121,6 +121,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("settings", "part", "tab", "Next part", "Go to the next part of the settings", True),
     # Approval; its choices stand above the footer
     Action("approval", "once", "a", "Once", "Allow this call, and nothing else"),
+    Action("approval", "comment", "c", "Comment", "Allow this call, and tell the model something with its result"),
     Action("approval", "session", "s", "Session", "Allow it, with a rule for this session; shows the rule first"),
     Action("approval", "always", "A", "Always", "Allow it, with a rule for every session; shows the rule first"),
     Action("approval", "edit", "e", "Edit", "Change the arguments, then decide"),

@@ -6,7 +6,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from kheish.narration import PLAN_TOOL
-from kheish.terminal import clean, one_line
+from kheish.terminal import clean, counted, last_written, one_line
 from kheish.tui.blocks import Blocks, parts
 from kheish.tui.lines import cut_columns, fill, strip_of, wrap
 from kheish.tui.live import Asked, Call, Compacted, Entry, Note, Reply, Said, duration
@@ -237,15 +237,15 @@ def outcome(call: Call) -> str:
     if "added" in known or "removed" in known:
         words.append(f"+{known.get('added', 0)} -{known.get('removed', 0)}")
     elif "bytes" in known:
-        words.append(f"{known['bytes']} bytes written")
-    for name in ("lines", "files", "entries"):
+        words.append(f"{counted(known['bytes'], 'byte')} written")
+    for name, noun in (("lines", "line"), ("files", "file"), ("entries", "entry")):
         if name in known:
-            words.append(f"{known[name]} {name if known[name] != 1 else name.removesuffix('s')}")
+            words.append(counted(known[name], noun, name))
     if not words and call.is_error:
         words.append("failed")
     if call.tool == "bash":
         count = call.output.rstrip("\n").count("\n") + 1
-        words += [f"{count} line{'s' * (count != 1)}"] * (call.output.strip() not in ("", "[no output]"))
+        words += [counted(count, "line")] * (call.output.strip() not in ("", "[no output]"))
     took = call.finished_at_ms - call.started_at_ms
     if call.started_at_ms and took >= 100:
         words.append(duration(took))
@@ -254,7 +254,7 @@ def outcome(call: Call) -> str:
 
 def _draw_output(call: Call, width: int, look: Look, is_expanded: bool) -> list[Strip]:
     style = look.error if call.is_error and call.phase == "done" else look.dim
-    text = clean(call.output).rstrip("\n")
+    text = clean(last_written(call.output)).rstrip("\n")
     if call.phase not in ("running", "done") or text == "[no output]":
         return []
     lines = text.split("\n")
@@ -263,7 +263,7 @@ def _draw_output(call: Call, width: int, look: Look, is_expanded: bool) -> list[
         drawn = [strip_of((f"  {look.marks.bar} ", look.dim), (part, style)) for line in shown
                  for part in wrap(line, width - 4)]  # fmt: skip
         if hidden > 0:
-            drawn.append(_under(f"{hidden} more lines: kheish logs shows them", look.dim, width, look))
+            drawn.append(_under(f"{counted(hidden, 'more line')}: kheish logs shows them", look.dim, width, look))
         if call.blob:
             drawn.append(_under(f"all {call.output_bytes} bytes are kept as {call.blob[:12]}", look.dim, width, look))
         return drawn
@@ -288,7 +288,7 @@ def _draw_diff(diff: str, width: int, look: Look, is_expanded: bool) -> list[Str
         found.append(Strip.join([strip_of(("  ", None)), fill(drawn, width - 4, style) if style else drawn]))
     hidden = sum(line[:1] in "+-" for line in lines) - sum(line[:1] in "+-" for line in shown)
     if hidden > 0:
-        found.append(_under(f"{hidden} more changed lines", look.dim, width, look))
+        found.append(_under(counted(hidden, "more changed line"), look.dim, width, look))
     return found
 
 
@@ -321,7 +321,8 @@ def _draw_compacted(compacted: Compacted, width: int, look: Look, is_expanded: b
     ]
     lines = wrap(compacted.summary, width - 4) if compacted.summary else []
     if not is_expanded:
-        lines = [cut_columns(f"{lines[0]} ({len(lines)} lines)", width - 4, look.marks.ellipsis)] if lines else []
+        text = f"{lines[0]} ({counted(len(lines), 'line')})" if lines else ""
+        lines = [cut_columns(text, width - 4, look.marks.ellipsis)] if lines else []
     found += [strip_of((f"  {look.marks.bar} ", look.dim), (line, look.dim)) for line in lines[:OUTPUT_LINES_MAX]]
     return [*found, _BLANK]
 

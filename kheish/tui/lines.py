@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from kheish.terminal import clean
+from kheish.terminal import clean, counted
 
 LINE_CHARS_MAX = 4_000
 """Of one line of data; nobody reads more of it."""
@@ -23,7 +23,7 @@ def wrap(text: str, width: int, *, is_whole: bool = False) -> list[str]:
     found: list[str] = []
     for line in clean(text).expandtabs(4).split("\n"):
         if len(line) > LINE_CHARS_MAX and not is_whole:
-            line = f"{line[:LINE_CHARS_MAX]} … {len(line) - LINE_CHARS_MAX} more characters"
+            line = f"{line[:LINE_CHARS_MAX]} … {counted(len(line) - LINE_CHARS_MAX, 'more character')}"
         if len(line) <= width and line.isascii():
             found.append(line)
         else:

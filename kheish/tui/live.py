@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
 from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
-from kheish.terminal import one_line
+from kheish.terminal import counted, last_written, one_line
 
 if TYPE_CHECKING:
     from kheish.client import SpentView
@@ -317,12 +317,8 @@ class Call(Entry):
 
     def hear(self, text: str) -> None:
         """Live output."""
-        first, *rest = text.split("\n")
-        if self._lines:
-            self._lines[-1] += first
-        else:
-            self._lines.append(first)
-        self._lines.extend(rest)
+        begun = self._lines.pop() if self._lines else ""
+        self._lines.extend(last_written(begun + text).split("\n"))
         self.output = "\n".join(self._lines)
 
 
@@ -544,7 +540,7 @@ class Conversation:
             case "session.recovered":
                 at = f"resumed at step {self.step}" if self.active else "goes on"
                 torn = event.get("tail_bytes_dropped", 0)
-                kept = f"; {torn} torn bytes set aside" if torn else ""
+                kept = f"; {counted(torn, 'torn byte')} set aside" if torn else ""
                 self._note(record, change, f"daemon restarted, {at}{kept}", "warning")
             case "run.submitted":
                 self._inputs[event["run_id"]] = record, event
@@ -635,7 +631,7 @@ class Conversation:
             self._close_reply(change)
         took = f" in {duration(record['at_ms'] - started)}" if started else ""
         if event["type"] == "run.completed":
-            steps = f", {self.step} step{'s' * (self.step != 1)}" if self.step else ""
+            steps = f", {counted(self.step, 'step')}" if self.step else ""
             self._note(record, change, f"completed{took}{steps}", "success")
         elif event["type"] == "run.failed":
             self._note(record, change, f"failed{took}: {event['code']}: {event['message']}", "error")

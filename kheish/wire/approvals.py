@@ -18,7 +18,7 @@ from kheish.wire.budgets import BudgetBody, BudgetView, budget_view, to_budget
 class ResolveApproval(Body, frozen=True):
     """`if_digest` (or its first characters) refuses to resolve anything but what was shown. `remember` makes a rule,
     for this session or for `always`: `rule`, or one that matches this very call alone. `updated_input` edits the
-    call's arguments. `raise_by` is how much more a budget is."""
+    call's arguments. `raise_by` is how much more a budget is. The model is told the `justification`."""
 
     resolution: Resolution
     if_digest: str = ""

@@ -28,7 +28,7 @@ from tests.benchmarks.baselines import RECORD
 from tests.benchmarks.disk import cpu_s
 from tests.benchmarks.figures import Figure, sample_ms
 from tests.benchmarks.kernel import daemon, read_watch
-from tests.benchmarks.restart import CLIENTS, in_parallel, many, start_patiently, until
+from tests.benchmarks.restart import CLIENTS, in_parallel, many, start_patiently, until_idle
 from tests.benchmarks.store import Disk
 from tests.benchmarks.trees import Mould, Tree
 from tests.daemon_process import DaemonProcess, calls, text, tool
@@ -69,7 +69,7 @@ def steps(folder: Path, count: int) -> list[Figure]:
                 paths = [f"/v1/sessions/{name}/runs" for name in names[:sessions]]
                 began = time.perf_counter()
                 in_parallel(made, [Request("POST", path, body=body) for path in paths], min(CLIENTS, sessions))
-                until(lambda: made.client.daemon.status()["runs"]["active"] == 0)
+                until_idle(made)
                 taken[sessions].append(sessions * of_run / (time.perf_counter() - began))
                 shares[sessions].append(taken[sessions][-1] / base)
         for sessions in STEPS:

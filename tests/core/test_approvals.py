@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core.codec import call_digest
+from kheish.core.effects import RunTool
 from kheish.core.events import Mode, Rule
 from kheish.core.permissions import (
     DEFAULT_RULES,
@@ -321,3 +322,44 @@ def test_a_question_that_a_rule_asks_for_is_put_after_the_approval() -> None:
     assert talk.status(run_id) == "waiting_for_user_question"
     talk.answer()
     assert talk.status(run_id) == "running"
+
+
+# -- what a human says with it --------------------------------------------------------------------------------------
+
+
+def test_what_a_human_says_when_allowing_is_told_after_the_results_as_their_own_word() -> None:
+    talk = asking("make", "make install")
+    events = talk.resolve(justification="use the staging host")
+    said = only(events, e.InputSteered)
+    assert said.text == "About your call of bash (1 of 2): use the staging host"
+    talk.resolve(justification="  ")
+    for effect in talk.effects():
+        assert isinstance(effect, RunTool)
+        talk.start_process(effect)
+        talk.finish_tool(effect)
+    *_, first, second, told = talk.messages
+    assert all(isinstance(message, e.ToolMessage) and message.text == "ok" for message in (first, second))
+    assert told == e.UserMessage(text=said.text), "and nothing of a blank"
+
+
+def test_what_a_human_says_with_a_key_is_said_once() -> None:
+    talk = asking("make")
+    (request_id,) = talk.state.approvals
+    item = c.ApprovalResolution(request_id=request_id, resolution="allow", justification="gently")
+    command = c.ResolveApprovals(resolutions=(item,))
+    first = talk.send(command, key="k", body_digest="d")
+    assert only(first, e.InputSteered).text == "About your call of bash: gently"
+    assert talk.send(command, key="k", body_digest="d") == []
+
+
+@pytest.mark.parametrize("resolution", ["retry", "verify", "mark_done", "give_up"])
+def test_what_a_human_says_of_an_unknown_outcome_reaches_whoever_goes_on_with_it(resolution: Any) -> None:
+    talk = asking("make")
+    talk.resolve()
+    talk.start_process(talk.tool_effect())
+    talk.die()
+    events = talk.resolve(resolution, justification="I saw it")
+    assert any(isinstance(event, e.InputSteered) for event in events) == (resolution in ("retry", "verify"))
+    (run,) = talk.state.runs.values()
+    told = [message.text for message in talk.messages] + [run.error_message]
+    assert sum("I saw it" in text for text in told) + len(run.steered) == 1

@@ -128,6 +128,14 @@ def test_at_its_limit_a_run_asks_and_goes_on_when_it_is_raised() -> None:
     assert budgets.standing_of_run(talk.state, talk.state.runs[run_id]).limit == Budget(steps=3)
 
 
+@pytest.mark.parametrize(("resolution", "fields"), [("raise", {"raise_by": Budget(steps=1)}), ("stop", {})])
+def test_what_a_human_says_when_deciding_about_a_budget_is_told(resolution: Any, fields: Any) -> None:
+    talk, _ = begin(budget=Budget(steps=1))
+    step(talk)
+    talk.resolve(resolution, justification="be brief", **fields)
+    assert talk.messages[-1] == UserMessage(text="About the budget: be brief")
+
+
 def test_a_run_that_is_not_raised_says_what_is_left_and_fails() -> None:
     talk, run_id = begin(budget=Budget(steps=1))
     step(talk)

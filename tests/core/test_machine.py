@@ -344,14 +344,23 @@ def test_nothing_of_a_paused_queue_starts_and_the_active_run_goes_on() -> None:
     assert talk.send(c.PauseQueue()) == []
     talk.reply("done")
     assert (talk.status(active), talk.status(queued), talk.state.active) == ("completed", "queued", "")
-    now = talk.submit("now", delivery="interrupt")
-    assert talk.state.queue == [now, queued] and talk.effects() == []
     talk.send(c.Recover())
     assert talk.state.active == "", "nor after a restart"
     talk.send(c.ResumeQueue())
-    assert talk.state.active == now and talk.send(c.ResumeQueue()) == []
+    assert talk.state.active == queued and talk.send(c.ResumeQueue()) == []
+
+
+def test_what_a_human_interrupts_with_does_not_wait_for_the_queue_that_they_paused() -> None:
+    talk = Conversation()
+    active, queued = talk.submit("1"), talk.submit("2")
+    talk.send(c.PauseQueue())
+    now = talk.submit("now", delivery="interrupt")
+    assert (talk.status(active), talk.state.active, talk.state.queue) == ("interrupted", now, [queued])
     talk.reply("done")
-    assert talk.status(queued) == "running"
+    assert talk.state.active == "" and talk.state.queue_paused, "the queue behind it stays as it was"
+    assert talk.submit("now too", delivery="interrupt") == talk.state.active
+    by_a_run = talk.submit("a child's", delivery="interrupt", principal="run:x", is_operator=False)
+    assert (talk.state.active, talk.state.queue) == ("", [by_a_run, queued]), "no run goes past a human's pause"
 
 
 def test_only_an_operator_pauses_a_queue_of_a_session_that_is_not_over() -> None:

@@ -22,6 +22,7 @@ from kheish.providers.registry import Routes
 from kheish.providers.rehearsal import Rehearsal
 from kheish.providers.routes import Route, load_routes, routes_from_env
 from kheish.providers.scripted import Scripted
+from kheish.wire.runtime import RuntimeSettings
 from tests.daemon_process import ROUTES, DaemonProcess, bash, text
 
 LOCAL_SERVERS = registry.LOCAL_SERVERS
@@ -493,6 +494,33 @@ async def test_a_route_is_opened_once_until_it_changes(tmp_path: Path) -> None:
     routes = Routes(tmp_path, {})
     first, second = await asyncio.gather(routes.open("test"), routes.open("test"))
     assert first is second and isinstance(first, Scripted)
+    write(tmp_path, ROUTES.replace("scripted", "rehearsal"))
+    assert isinstance(await routes.open("test"), Rehearsal)
+
+
+async def test_between_two_looks_at_the_file_calls_take_what_the_last_run_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "ROUTES_LOOK_EVERY_MS", 3_600_000)
+    write(tmp_path, ROUTES)
+    settings = RuntimeSettings()
+    routes = Routes(tmp_path, {}, runtime=lambda: settings)
+    first = await routes.open("test")
+    write(tmp_path, ROUTES.replace("scripted", "rehearsal"))
+    assert await routes.open("test") is first
+    await routes.resolve("test")
+    assert isinstance(await routes.open("test"), Rehearsal)
+    write(tmp_path, ROUTES)
+    settings = RuntimeSettings()
+    assert isinstance(await routes.open("test"), Scripted)
+
+
+async def test_a_call_looks_at_the_file_when_it_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "ROUTES_LOOK_EVERY_MS", 0)
+    write(tmp_path, ROUTES)
+    settings = RuntimeSettings()
+    routes = Routes(tmp_path, {}, runtime=lambda: settings)
+    await routes.open("test")
     write(tmp_path, ROUTES.replace("scripted", "rehearsal"))
     assert isinstance(await routes.open("test"), Rehearsal)
 

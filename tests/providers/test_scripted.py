@@ -13,6 +13,7 @@ import pytest
 from kheish.core.contracts import ReasoningDelta, Reply, ReplyToolCall, TextDelta, ToolCallDelta
 from kheish.core.events import AssistantMessage, Message, ToolMessage, Usage, UserMessage
 from kheish.errors import ProviderError
+from kheish.providers import scripted
 from kheish.providers.scripted import Scripted
 from tests.daemon_process import DaemonProcess, bash, calls, text, tool
 from tests.providers.requests import make_request, read
@@ -149,6 +150,19 @@ async def test_a_changed_script_is_read_again(tmp_path: Path) -> None:
     play.write(text("one"), text("another"))
     os.utime(play.path, ns=(1, 1))
     assert await play.say("x") == "another"
+
+
+@pytest.mark.parametrize(("every_ms", "step", "said"), [(3_600_000, 2, "two"), (0, 2, "new"), (3_600_000, 1, "new")])
+async def test_a_run_at_work_looks_at_its_script_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_ms: int, step: int, said: str
+) -> None:
+    monkeypatch.setattr(scripted, "SCRIPT_LOOK_EVERY_MS", every_ms)
+    play = Play(tmp_path, text("one"), text("two"))
+    await play.say("x")
+    play.write(text("one"), text("new"))
+    os.utime(play.path, ns=(1, 1))
+    _, reply = await read(play.provider, make_request(ordinal=1, step=step, model="script.json"))
+    assert reply.text == said
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheish.core import commands as c
-from kheish.core.budgets import NONE, Share, add
+from kheish.core.budgets import NONE, Share, add, share_of
 from kheish.core.contracts import Delta, ModelRequest, Reply, UsageDelta
-from kheish.core.events import Budget, Spent, Usage
-from kheish.core.state import BudgetNote
+from kheish.core.events import Budget, Spent, Standing, Usage
+from kheish.core.state import Approval, BudgetNote, State
 from kheish.core.usage import PriceOf
 from kheish.errors import Invalid, Poisoned, ProviderError
 from kheish.limits import RECORD_BYTES_MAX
@@ -33,15 +33,33 @@ DAY = "2026-11-26"
 LIMITS = Limits(day=Budget(steps=100), daemon=Budget(steps=1_000))
 
 
-def share(number: int, parent: int | None, steps: int, day: str) -> Share:
+def state(number: int, parent: int | None, steps: int, day: str) -> State:
     """Of session `number`, whose parent is the run of the same number as its parent session."""
-    return Share(
+    return State(
+        session_id=f"s{number}",
         used=Spent(steps=steps),
         day=day,
         day_used=Spent(steps=steps // 2),
         parent_session_id="" if parent is None else f"s{parent}",
         parent_run_id="" if parent is None else f"r{parent}",
-        limit=Budget(steps=50),
+        budget=Budget(steps=50),
+    )
+
+
+def waiting_for(account: str) -> Approval:
+    return Approval(
+        request_id=account,
+        run_id="",
+        tool_call_id="",
+        tool="",
+        arguments={},
+        cwd="",
+        digest="",
+        policy_revision="",
+        requested_at_ms=0,
+        rule="",
+        kind="budget",
+        standing=Standing(account=account, limit=Budget(steps=1)),
     )
 
 
@@ -59,20 +77,20 @@ def test_the_order_does_not_matter_and_nothing_is_counted_twice(parents: list[in
     numbers = range(len(parents))
     for number in numbers:
         for ledger in (told, lived):
-            ledger.note(f"s{number}", share(number, parents[number], 0, ""))
+            ledger.note(f"s{number}", state(number, parents[number], 0, ""))
     last = dict.fromkeys(numbers, (0, ""))
     days = st.sampled_from([DAY, "2026-11-25"])
     for number, steps, day, is_put_away in data.draw(
         st.lists(st.tuples(st.sampled_from(numbers), st.integers(0, 40), days, st.booleans()))
     ):
         for ledger in (told, lived):
-            ledger.note(f"s{number}", share(number, parents[number], steps, day))
+            ledger.note(f"s{number}", state(number, parents[number], steps, day))
         last[number] = steps, day
         if is_put_away:
-            kept[f"s{number}"] = share(number, parents[number], steps, day)
+            kept[f"s{number}"] = share_of(state(number, parents[number], steps, day))
             lived.forget(f"s{number}")
     shuffled = data.draw(st.permutations(list(numbers)))
-    stored |= {f"s{number}": share(number, parents[number], *last[number]) for number in shuffled}
+    stored |= {f"s{number}": share_of(state(number, parents[number], *last[number])) for number in shuffled}
     loaded.load(stored.items())
 
     def below(number: int) -> int:
@@ -101,43 +119,46 @@ def test_whoever_is_put_away_or_restarted_knows_what_one_knows_that_was_told_of_
 ) -> None:
     """A daemon reads of its rows those that count for others; a decision that no disk took is taken back."""
     stored: dict[str, Share] = {}
-    shares: dict[str, Share] = {}
+    states: dict[str, State] = {}
     told, lived = Ledger(limits, lambda _: None), Ledger(limits, stored.get)
 
-    def note(number: int, new: Share) -> None:
-        shares[f"s{number}"] = new
+    def note(number: int, new: State) -> None:
+        states[f"s{number}"] = new
         for ledger in (told, lived):
             ledger.note(f"s{number}", new)
 
-    def drawn(number: int) -> Share:
+    def drawn(number: int) -> State:
         return msgspec.structs.replace(
-            share(number, parents[number], data.draw(st.integers(0, 40)), data.draw(st.sampled_from([DAY, "", "x"]))),
-            notes={
+            state(number, parents[number], data.draw(st.integers(0, 40)), data.draw(st.sampled_from([DAY, "", "x"]))),
+            budget_notes={
                 account: BudgetNote(raised=Budget(steps=1), is_warned=True) for account in data.draw(st.sets(ACCOUNTS))
             },
-            waits=data.draw(st.sampled_from([(), ("daemon",), ("session:s0",)])),
+            approvals={
+                account: waiting_for(account)
+                for account in data.draw(st.sampled_from([(), ("daemon",), ("session:s0",)]))
+            },
         )
 
     for number, parent in enumerate(parents):
-        note(number, share(number, parent, 0, ""))
+        note(number, state(number, parent, 0, ""))
     steps = st.sampled_from(["decided", "not written", "put away", "restarted"])
     for what in [*data.draw(st.lists(steps)), "decided", "restarted"]:
         number = data.draw(st.sampled_from(range(len(parents))))
-        before = shares[f"s{number}"]
+        before = states[f"s{number}"]
         match what:
             case "put away":
-                stored[f"s{number}"] = before
+                stored[f"s{number}"] = share_of(before)
                 lived.forget(f"s{number}")
             case "restarted":
-                stored |= shares
+                stored |= {name: share_of(state) for name, state in states.items()}
                 lived = Ledger(limits, stored.get)
-                rows = data.draw(st.permutations(sorted(shares.items())))
+                rows = data.draw(st.permutations(sorted(stored.items())))
                 lived.load((name, found) for name, found in rows if lived.sums_all or concerns_others(found))
             case _:
                 note(number, drawn(number))
                 if what == "not written":
                     note(number, before)
-    for name in shares:
+    for name in states:
         assert lived.outside(name, DAY) == told.outside(name, DAY)
         assert lived.accounts_of(name) == told.accounts_of(name)
     assert (lived.waiting, lived.waited_for()) == (told.waiting, told.waited_for())
@@ -145,7 +166,7 @@ def test_whoever_is_put_away_or_restarted_knows_what_one_knows_that_was_told_of_
 
 
 def test_room_is_made_by_less_use_and_by_other_limits_alone() -> None:
-    old = share(0, None, 5, DAY)
+    old = share_of(state(0, None, 5, DAY))
     assert not is_loosened(old, old)
     assert not is_loosened(old, Share(used=add(old.used, Spent(tokens=9)), limit=old.limit))
     assert is_loosened(Share(used=Spent(tokens=9)), Share(used=Spent(tokens=8)))

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,6 +132,43 @@ async def test_a_list_does_not_show_what_may_not_be_durable_yet(
         assert list((await kernel.supervisor.reader.peek("s")).approvals) == [approval]
         may_go.set()
         assert list((await opening).approvals) != [approval]
+
+
+async def test_a_row_stands_for_what_was_told_of_the_journal_however_far_that_is(tmp_path: Path) -> None:
+    """A row is made when somebody asks, and the next record may be durable then: with the place after that one the row
+    would pass for the whole session at the next start."""
+    async with Kernel(tmp_path, []) as kernel:
+        await kernel.create()
+        resident = await kernel.supervisor._residents.open("s")
+        told = resident.journal.end
+        mode = asyncio.ensure_future(kernel.send(c.SetMode(mode="plan")))
+        while resident.journal.next_seq == told.seq + 1:
+            await asyncio.sleep(0)
+        while resident.journal.end == told:  # on a thread, of which the loop cannot hear meanwhile
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop is to stand still
+        kernel.supervisor.index.put_later("s", resident.summary)
+        row = kernel.supervisor.index.rows["s"]
+        assert (row.seq, row.size, row.mode) == (told.seq, told.offset, "default")
+        await mode
+        row = kernel.supervisor.index.rows["s"]
+        assert (row.seq, row.size, row.mode) == (told.seq + 1, resident.journal.end.offset, "plan")
+
+
+async def test_of_many_changes_one_row_is_made_and_only_for_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Kernel(tmp_path, [reply("", ("bash", {"command": "x"}))]) as kernel:
+        await kernel.create()
+        made: list[int] = []
+        make = actor.Actor.summary
+        monkeypatch.setattr(actor.Actor, "summary", lambda self: (made.append(self.seq), make(self))[1])
+        await kernel.submit()
+        await kernel.until(lambda s: bool(s.approvals))
+        index = kernel.supervisor.index
+        (request_id,) = (await kernel.state()).approvals
+        made.clear()
+        assert index.asked == {request_id: "s"} and len(made) == 1
+        assert index.rows["s"].approval_ids == (request_id,) and len(made) == 1
 
 
 @pytest.mark.parametrize("has_index", [True, False])
@@ -298,7 +336,7 @@ async def test_of_a_session_that_could_not_be_made_nothing_is_kept(
         assert caught.value.code == "disk_failed"
         supervisor = kernel.supervisor
         assert (supervisor.loaded_total, list(supervisor.index.rows)) == (0, [])
-        assert not supervisor.budgets.ledger._shares
+        assert not supervisor.budgets.ledger._told
         assert not any((tmp_path / "sessions").iterdir())
         await kernel.create()
         assert (await kernel.state("s")).session_id == "s"

@@ -23,7 +23,7 @@ from kheish.runtime import index as index_module
 from kheish.runtime import residents, supervisor
 from kheish.runtime.actor import Actor
 from kheish.runtime.found import find_sessions
-from kheish.runtime.index import Index, Rows, Saved, SessionSummary, Unsaved
+from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
@@ -495,7 +495,7 @@ async def test_of_a_session_that_is_found_to_be_owed_something_its_records_are_n
     async with Kernel(tmp_path, [never]) as kernel:
         await kernel.create()
         run_id = await kernel.submit()
-    (found,) = find_sessions(tmp_path, Rows(), ["s"])
+    (found,) = find_sessions(tmp_path, {}, ["s"])
     assert found.held is not None
     opened, state = found.held
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +56,35 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch, sessions: list[Session]) -> Gate:
     return Gate(monkeypatch)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The timeout of each wait for an alarm. What is held for a moment only is held with `with`."""
+    timeouts: list[object] = []
+
+    class Lock:
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.release = self._lock.release
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            timeouts.append(timeout)
+            return self._lock.acquire(blocking, timeout)
+
+        def __enter__(self) -> bool:
+            return self._lock.__enter__()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    monkeypatch.setattr("kheish.store.committer.threading", SimpleNamespace(Lock=Lock, Thread=threading.Thread))
+    return timeouts
+
+
+async def all_sleep(committer: Committer) -> None:
+    while len(committer._asleep) < len(committer._threads):
+        await asyncio.sleep(0)
 
 
 def append(committer: Committer, journal: Journal, framed: Framed) -> asyncio.Future[None]:
@@ -123,12 +154,10 @@ async def test_a_batch_is_bounded_in_bytes(
 async def test_what_is_durable_is_told_in_the_order_of_appending_whichever_sync_ends_first(
     committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = asyncio.get_running_loop()
-    call = loop.call_soon_threadsafe
     first_is_in, ended = threading.Event(), threading.Event()
     synced = threading.Semaphore(0)
     others = sessions[1:6]
-    wakes: list[object] = []
+    wakes: list[bytes] = []
     told: list[int] = []
 
     def sync(fd: int) -> None:
@@ -140,15 +169,14 @@ async def test_what_is_durable_is_told_in_the_order_of_appending_whichever_sync_
         commit_one(journal, records)
         synced.release()
 
-    def waking(callback: object, *arguments: object) -> object:
-        if getattr(callback, "__module__", "") == "kheish.store.committer":
-            wakes.append(callback)
-        return call(callback, *arguments)  # type: ignore[arg-type]
+    def wake(fd: int, data: bytes) -> int:
+        wakes.append(data)
+        return os.write(fd, data)
 
     commit_one = Journal.commit
     monkeypatch.setattr(atomic, "sync_data", sync)
     monkeypatch.setattr(Journal, "commit", commit)
-    monkeypatch.setattr(loop, "call_soon_threadsafe", waking)
+    monkeypatch.setattr("kheish.store.committer.os", SimpleNamespace(write=wake, read=os.read, close=os.close))
     futures = [put(committer, sessions[0].journal, 1)]
     futures[0].add_done_callback(lambda _: told.append(0))
     assert first_is_in.wait(10)
@@ -227,9 +255,26 @@ async def test_many_writers_at_once(committer: Committer, sessions: list[Session
 async def test_journals_are_synced_side_by_side(
     committer: Committer, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By threads that are begun for it, and by those that slept."""
     together = threading.Barrier(SYNC_THREADS, timeout=10)
     monkeypatch.setattr(atomic, "sync_data", lambda fd: together.wait())
-    await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions[:SYNC_THREADS]])
+    for number in (1, 2):
+        await asyncio.gather(*[put(committer, session.journal, number) for session in sessions[:SYNC_THREADS]])
+        await all_sleep(committer)
+
+
+async def test_a_record_wakes_one_thread_and_leaves_the_others_asleep(
+    sessions: list[Session], waits: list[object]
+) -> None:
+    committer = Committer(asyncio.get_running_loop())
+    await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions])
+    await all_sleep(committer)
+    waits.clear()
+    for number in range(2, 7):
+        await put(committer, sessions[0].journal, number)
+        await all_sleep(committer)
+    assert len(waits) == 5
+    await committer.close()
 
 
 async def test_no_journal_waits_for_the_sync_of_another(
@@ -380,6 +425,7 @@ async def test_work_that_fails_says_so(committer: Committer) -> None:
 @pytest.mark.parametrize("batch_bytes_max", [1, COMMIT_BATCH_BYTES_MAX])
 async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kheish.store.committer.COMMIT_BATCH_BYTES_MAX", batch_bytes_max)
+    descriptors = os.listdir("/proc/self/fd")
     committer = Committer(asyncio.get_running_loop())
     futures = [put(committer, session.journal, number) for number in range(1, 51)]
     await committer.close()
@@ -389,19 +435,12 @@ async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatc
         put(committer, session.journal, 51)
     assert caught.value.code == "store_closed"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kheish-")]
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
-async def test_an_idle_committer_sleeps(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_committer_sleeps(sessions: list[Session], waits: list[object]) -> None:
     """Its threads wait without a timeout: nothing but an append or a close wakes them."""
-    timeouts: list[object] = []
-
-    class Noting(SimpleQueue[object]):
-        def get(self, block: bool = True, timeout: float | None = None) -> object:
-            timeouts.append(timeout)
-            return super().get(block, timeout)
-
-    monkeypatch.setattr("kheish.store.committer.SimpleQueue", Noting)
     committer = Committer(asyncio.get_running_loop())
     await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions])
     await committer.close()
-    assert timeouts and set(timeouts) == {None}
+    assert waits and set(waits) == {-1}

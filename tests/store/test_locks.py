@@ -10,17 +10,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kheish.errors import Conflict, Corrupt, StoreError
+from kheish.errors import Conflict, Corrupt, Poisoned, StoreError
+from kheish.limits import SESSION_LOCK_TRUSTED_MS
 from kheish.store import locks
 from kheish.store.locks import DaemonLock, SessionLock, read_owner
-from tests.store.sessions import SESSION, Session, make_empty
+from tests.store.sessions import SESSION, Session, frame, make_empty
 
 HOLDER = """
 import sys, subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from kheish.store.locks import DaemonLock
 from tests.store.sessions import Session
 root = Path(sys.argv[1])
@@ -202,6 +205,33 @@ def test_a_session_whose_lock_file_was_deleted_or_replaced_is_not_held(root: Pat
         assert not lock.is_held()
         lock.release()
     assert not lock.is_held()
+
+
+@pytest.mark.parametrize("lock_is", ["deleted", "replaced"])
+@pytest.mark.parametrize(
+    ("later_ms", "is_written"), [(SESSION_LOCK_TRUSTED_MS - 1, True), (SESSION_LOCK_TRUSTED_MS + 1, False)]
+)
+def test_who_lost_the_lock_acknowledges_nothing_and_writes_only_if_it_looked_a_moment_ago(
+    root: Path, monkeypatch: pytest.MonkeyPatch, lock_is: str, later_ms: int, is_written: bool
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=lambda: now_s))
+    session = Session.create(root)
+    for _ in range(3):  # each look counts anew
+        now_s += (SESSION_LOCK_TRUSTED_MS - 1) / 1000
+        session.append(1)
+    path, journal = session.path / "session.lock", session.segments[-1]
+    before = journal.read_bytes()
+    path.unlink()
+    if lock_is == "replaced":
+        _make(path)
+    now_s += later_ms / 1000
+    framed = frame(session.journal, 4)
+    with pytest.raises(Poisoned, match=r"session\.lock was deleted or replaced"):
+        session.journal.commit([framed])
+    assert session.journal.durable_seq == 3
+    assert journal.read_bytes() == before + (framed.line if is_written else b"")
+    session.close()
 
 
 def _make(path: Path) -> Path:

@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 
 from kheish.runtime.ports import ToolOutput
-from kheish.tools.work import Stop, Unusable, perform, to_the_end
-from tests.tools.workplace import TIMEOUT_MS, Workplace
+from kheish.tools import work as blocking
+from kheish.tools.work import Stop, Unusable, to_the_end
+from tests.tools.workplace import TIMEOUT_MS, Workplace, threads
+
+
+async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int) -> ToolOutput:
+    async with threads() as made:
+        return await blocking.perform(work, timeout_ms, made)
 
 
 def until_stopped(begun: threading.Event, ended: threading.Event) -> Callable[[Stop], ToolOutput]:

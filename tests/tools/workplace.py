@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from kheish.core.events import Process
 from kheish.runtime.ports import Tool, ToolCall, ToolOutput
+from kheish.runtime.threads import Threads
 from kheish.store.blobs import Blobs
 from kheish.tools.processes import identify
 from kheish.tools.registry import load_tools
@@ -47,6 +48,15 @@ class Live:
                 self._grown.clear()
                 await self._grown.wait()
         return [identify(int(pid)) for pid in pids]
+
+
+@contextlib.asynccontextmanager
+async def threads() -> AsyncIterator[Threads]:
+    made = Threads(asyncio.get_running_loop(), 2, "test")
+    try:
+        yield made
+    finally:
+        await made.close()
 
 
 class Workplace:
@@ -111,19 +121,21 @@ class Workplace:
         async def read_blob(sha256: str, offset: int, limit: int) -> bytes:
             return await asyncio.to_thread(self.blobs.read, sha256, offset, limit)
 
-        call = ToolCall(
-            session_id="session_test",
-            run_id="run_test",
-            tool_call_id=call_id,
-            attempt=attempt,
-            arguments=arguments,
-            cwd=str(root or self.root),
-            timeout_ms=timeout_ms,
-            emit=emit,
-            announce=announce or note,
-            read_blob=read_blob,
-        )
-        return await TOOLS[tool].run(call)
+        async with threads() as made:
+            call = ToolCall(
+                session_id="session_test",
+                run_id="run_test",
+                tool_call_id=call_id,
+                attempt=attempt,
+                arguments=arguments,
+                cwd=str(root or self.root),
+                timeout_ms=timeout_ms,
+                emit=emit,
+                announce=announce or note,
+                read_blob=read_blob,
+                threads=made,
+            )
+            return await TOOLS[tool].run(call)
 
     async def text(self, tool: str, /, **options: Any) -> str:
         """The output of a call that goes well."""

@@ -114,7 +114,7 @@ async def test_keys_within_the_dead_time_decide_nothing_and_it_says_so(
             await pilot.press(key)
             await until(pilot, lambda: "too soon" in shown(app))
             screen.query_one(Choices).say("")
-        assert "Deny always" in shown(app), "nothing was opened"
+        assert "R Never" in shown(app), "nothing was opened"
     assert facts(shared_daemon, "early", "approval.resolved") == []
 
 
@@ -168,7 +168,7 @@ async def test_a_rule_that_does_not_speak_of_the_call_is_refused_and_nothing_is_
         await pilot.press("y")
         await until(pilot, lambda: "does not match" in " ".join(n.message for n in app._notifications))
         await pilot.press("escape")
-        await until(pilot, lambda: "This session" in shown(app))
+        await until(pilot, lambda: "s Session" in shown(app))
     assert facts(shared_daemon, "misfit", "approval.resolved") == []
 
 
@@ -242,6 +242,19 @@ async def test_a_denial_takes_its_reason_to_the_model(shared_daemon: DaemonProce
         await pilot.press(*"a no", "enter")
         await until(pilot, lambda: left(app, screen))
     assert await resolved(shared_daemon, "deny") == {**ONCE, "resolution": "deny", "justification": "a no"}
+
+
+async def test_a_comment_allows_the_call_and_reaches_the_model_and_the_transcript(shared_daemon: DaemonProcess) -> None:
+    request_id = ask(shared_daemon, "comment", bash("echo hello"))
+    async with approval(shared_daemon, request_id) as (app, pilot, screen):
+        await pilot.press("c")
+        await until(pilot, lambda: "what the model is told" in shown(app) and "⏎ Allow" in shown(app))
+        await pilot.press(*"go on", "enter")
+        await until(pilot, lambda: left(app, screen))
+        await asyncio.to_thread(shared_daemon.until, "comment", "run.completed")
+        app.open_session("comment")
+        await until(pilot, lambda: "About your call of bash: go on" in shown(app))
+    assert await resolved(shared_daemon, "comment") == {**ONCE, "justification": "go on"}
 
 
 async def test_a_denial_for_ever_shows_its_rule_first(shared_daemon: DaemonProcess) -> None:

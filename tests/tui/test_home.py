@@ -14,7 +14,7 @@ from kheish.tui.screens.home import Home
 from kheish.tui.screens.session import Session
 from kheish.tui.widgets.footer import Footer
 from kheish.tui.widgets.rows import Rows
-from tests.daemon_process import DaemonProcess, bash, text
+from tests.daemon_process import DaemonProcess, bash, calls, text, tool
 from tests.tui.harness import Keys, check_picture, open_app, shown, until, write
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,14 @@ async def test_typing_filters_and_escape_takes_it_back(furnished: DaemonProcess)
         await until(pilot, lambda: "1 session" in shown(app) and "deploy" not in shown(app))
         await pilot.press("escape")
         await loaded(app, pilot)
+
+
+async def test_who_needs_the_person_is_counted_whatever_the_list_shows(furnished: DaemonProcess) -> None:
+    async with open_app(furnished) as (app, pilot):
+        await loaded(app, pilot)
+        await until(pilot, lambda: "1 needs you" in shown(app) and "not shown" not in shown(app))
+        await pilot.press("slash", *"night")
+        await until(pilot, lambda: "1 session" in shown(app) and "1 needs you, 1 not shown" in shown(app))
 
 
 @pytest.mark.parametrize(("typed", "found"), [("apref", "api-refactor"), ("the night", "nightly"), ("dpl", "deploy")])
@@ -315,3 +323,18 @@ async def test_beside_the_list_stands_what_a_session_said_last_or_why_it_failed(
         await until(pilot, lambda: "[b]such[/] key" in shown(app))
         app.screen.query_one(Rows).move_to("api-refactor")
         await until(pilot, lambda: "[b]such[/] key" not in shown(app) and "three tests were wrong" in shown(app))
+
+
+async def test_the_key_that_answers_is_seen_however_long_the_question_is(furnished: DaemonProcess) -> None:
+    furnished.script(calls(tool("ask_user_question", questions=[{"question": "Why? " * 300}])), name="long.json")
+    furnished.session("long")
+    run = furnished.submit("long", "ask", model="test/long.json")
+    furnished.until("long", "question.requested")
+    async with open_app(furnished, size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: "question  long" in shown(app))
+        app.screen.query_one(Rows).move_to("long")
+        await until(pilot, lambda: "Why? Why?" in shown(app) and "r answers" in shown(app))
+        app.screen.query_one(Rows).move_to("deploy")
+        await until(pilot, lambda: "r decides" in shown(app))
+    furnished.client.runs.cancel(run)
+    furnished.client.sessions.end("long")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kheish.terminal import clean
 from kheish.tui.live import Asked, Board, Call, Conversation, Note, Reply, Said, Spending, duration
 from kheish.tui.words import spent_text
 
@@ -189,6 +190,14 @@ def test_live_output_is_bounded(told: Told) -> None:
         told.hear("tool_output", "y\n" * 1000, tool_call_id="t1")
     call = told.talk.entries[-1]
     assert isinstance(call, Call) and call.output.count("\n") < 2_001
+
+
+def test_a_progress_bar_is_one_line_of_live_output(told: Told) -> None:
+    told.tell(reply("", ("t1", "bash", {"command": "fetch"})), of_call("started"))
+    for piece in ("fetch\n", "\r10%", "\r2", "0%\r", "100%", "\r", "\nfetched"):
+        told.hear("tool_output", piece, tool_call_id="t1")
+    call = told.talk.entries[-1]
+    assert isinstance(call, Call) and clean(call.output) == "fetch\n100%\nfetched"
 
 
 def test_a_denied_call_stays_denied_when_its_error_is_told(told: Told) -> None:

@@ -34,7 +34,7 @@ async def test_what_waits_and_what_runs_is_counted_while_one_looks(shared_daemon
         await until(pilot, lambda: "0 approvals" in shown(app))
         session = shared_daemon.session("counted")
         shared_daemon.submit(session, model=shared_daemon.script(bash("true"), text("done"), name="counted.json"))
-        await until(pilot, lambda: "1 approvals" in shown(app) and "1 active" in shown(app))
+        await until(pilot, lambda: "1 approval" in shown(app) and "1 active" in shown(app))
 
 
 async def test_a_route_that_cannot_be_used_says_why(shared_daemon: DaemonProcess) -> None:

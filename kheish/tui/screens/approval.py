@@ -43,6 +43,9 @@ MARK_LINES_MAX = 4
 LOW = 20
 """Of a lower terminal most is for what would run."""
 VIEWS = ("as the width allows", "in one column")
+_ANSWERS: dict[str, Resolution] = {"comment": "allow", "deny": "deny"}
+_WRITTEN = (*_ANSWERS, "widen", "grant")
+"""The modes in which something is written on a line."""
 _UNCERTAIN = ("verify", "retry", "mark_done", "give_up")
 _WHERE: dict[Remember, str] = {
     "session": "this session",
@@ -80,7 +83,8 @@ class Approval(Request):
         self.edited: dict[str, Any] | None = None
         """The arguments as the person changed them, shown in place of the model's."""
         self._mode = "choose"
-        """Or `rule` (it is shown, and waits for a yes), `widen`, `deny`, `edit` and `grant` (something is written)."""
+        """Or `rule` (it is shown, and waits for a yes), `comment`, `widen`, `deny`, `edit` and `grant` (something is
+        written)."""
         self._resolution: Resolution = "allow"
         self._remember: Remember = "session"
         self._rule = ""
@@ -220,7 +224,7 @@ class Approval(Request):
         facts.show(self._facts)
         self.query_one("#edit").display = self._mode == "edit"
         self.query_one("#payload").display = self._mode != "edit"
-        self.query_one("#field").display = self._mode in ("widen", "deny", "grant")
+        self.query_one("#field").display = self._mode in _WRITTEN
         self.refresh_bindings()
         choices = self.query_one(Choices)
         choices.is_dim = self.is_deaf or self.is_sending or bool(self.settled)
@@ -286,6 +290,8 @@ class Approval(Request):
                 return [("confirm", f"{verb}, and make this rule"), ("widen", "Change the rule"), ("later", "Back")]
             case "widen":
                 return [("submit", "Show the rule"), ("later", "Back")]
+            case "comment":
+                return [("submit", "Allow"), ("later", "Back")]
             case "deny":
                 return [("submit", "Deny"), ("later", "Back")]
             case "edit":
@@ -297,8 +303,8 @@ class Approval(Request):
         if self.is_uncertain:
             return [("verify", "Model checks"), ("retry", "Run it again"), ("mark_done", "It took effect"),
                     ("give_up", "Give up"), ("later", "Later")]  # fmt: skip
-        return [("once", "Once"), ("session", "This session"), ("always", "Always"), ("edit", "Edit"),
-                ("deny", "Deny"), ("never", "Deny always"), ("later", "Later")]  # fmt: skip
+        return [("once", "Once"), ("comment", "Comment"), ("session", "Session"), ("always", "Always"),
+                ("edit", "Edit"), ("deny", "Deny"), ("never", "Never"), ("later", "Later")]  # fmt: skip
 
     # -- what may be done now ------------------------------------------------------------------------------------
 
@@ -321,7 +327,7 @@ class Approval(Request):
             return self._mode == "choose" and self.is_budget
         if action in ("session", "always", "never"):
             return self._mode == "choose" and not (self.is_uncertain or self.is_budget) and self._can_make_rule
-        if action in ("once", "edit", "deny"):
+        if action in ("once", "comment", "edit", "deny"):
             return self._mode == "choose" and not (self.is_uncertain or self.is_budget)
         if action in _UNCERTAIN:
             return self._mode == "choose" and self.is_uncertain
@@ -332,8 +338,7 @@ class Approval(Request):
     def _set_mode(self, mode: str) -> None:
         self._mode = mode
         self.draw()
-        focus = {"widen": "#field", "deny": "#field", "grant": "#field", "edit": "#edit"}.get(mode, "#payload")
-        self.query_one(focus).focus()
+        self.query_one("#field" if mode in _WRITTEN else "#edit" if mode == "edit" else "#payload").focus()
 
     def action_later(self) -> None:
         if self._mode == "choose" or self.settled:
@@ -360,6 +365,9 @@ class Approval(Request):
 
     def action_once(self) -> None:
         self.decide(lambda: self._resolve("allow"))
+
+    def action_comment(self) -> None:
+        self.decide(lambda: self._write("comment", "", "what the model is told with the result"))
 
     def action_session(self) -> None:
         self.decide(lambda: self._show_rule("allow", "session"))
@@ -393,8 +401,9 @@ class Approval(Request):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         value = event.value.strip()
-        if self._mode == "deny":
-            self.decide(lambda: self._resolve("deny", justification=value or None))
+        if self._mode in _ANSWERS:
+            resolution = _ANSWERS[self._mode]
+            self.decide(lambda: self._resolve(resolution, justification=value or None))
         elif self._mode == "grant":
             self._grant(value)
         elif self._mode == "widen":

@@ -19,7 +19,7 @@ from textual.widgets import Input, Static
 from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.narration import plan_text
-from kheish.terminal import clean, expose, one_line
+from kheish.terminal import clean, counted, expose, one_line
 from kheish.tui import fuzzy
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
@@ -49,6 +49,7 @@ LISTEN_S = 0.15
 HEARD_RECORDS, HEARD_CHARS_MAX = 20, 4_000
 SORTS = ("need", "time", "name")
 WIDE, LOW = 120, 20
+NAME_COLUMNS_MAX = 40
 PEEK_COLUMNS_MAX = 2_000
 """Of what is asked; its screen shows all."""
 
@@ -64,7 +65,7 @@ class Home(KheishScreen[None]):
     Home.low #peek { display: none; }
     Home Input { display: none; border: none; height: 1; padding: 0 1; background: $surface; }
     Home Input.open { display: block; }
-    Home #title { height: 1; padding: 0 1; background: $surface; }
+    Home #title { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     """
     BINDINGS = bindings("home")
 
@@ -195,21 +196,25 @@ class Home(KheishScreen[None]):
     def _draw_title(self, groups: dict[Need, list[Row]]) -> None:
         look = self.look
         place = "all sessions" if self._is_all else short_path(self.kheish.here)
-        waiting = len(groups["needs you"])
-        parts: list[Any] = [("Kheish", "bold"), f"  {clean(place)}"]
+        # Whoever needs the person is counted, whatever the list is filtered by.
+        waiting = sum(row.need == "needs you" for row in self.kheish.board.rows.values())
+        hidden = waiting - len(groups["needs you"])
+        parts: list[Any] = [("Kheish", "bold")]
+        if waiting:
+            what = f"{waiting} need{'s' * (waiting == 1)} you" + f", {hidden} not shown" * bool(hidden)
+            parts.append((f"  {look.marks.waiting} {what}", "bold $warning"))
+        parts.append(f"  {clean(place)}")
         if self._is_named:
             parts.append("  named")
         if self._filter:
             parts.append(f"  /{one_line(self._filter, 30)}")
-        if waiting:
-            parts.append((f"  {look.marks.waiting} {waiting} need{'s' * (waiting == 1)} you", "bold $warning"))
         self.query_one("#title", Static).update(Content.assemble(*parts))
         working = len(groups["working"])
         count = sum(map(len, groups.values()))
         self.query_one(Footer).facts = (
             f"by {SORTS[self._sort]}",
             f"{working} working" if working else "",
-            f"{count} session{'s' * (count != 1)}",
+            counted(count, "session"),
         )
 
     def _chosen(self) -> Row | None:
@@ -436,8 +441,10 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
     right: list[tuple[str, Style | None]] = []
     if width >= 100:
         attached = f"{row.attached} attached" if row.attached else ""
+        # What is asked needs the room more than the model, which the peek pane has too.
+        model = "" if row.asks else cut_columns(one_line(row.model), 28)
         facts = "  ".join(filter(None, [
-            attached, cut_columns(one_line(row.model), 28), f"step {row.step}" if row.active else "",
+            attached, model, f"step {row.step}" if row.active else "",
             f"{tokens_text(row.tokens)} tok" if row.tokens else ""]))  # fmt: skip
         right = [(f"  {facts}", look.dim)]
         used += cell_len(facts) + 2
@@ -449,28 +456,29 @@ def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:
 
 
 def peek_content(row: Row, look: Look, now_ms: int, key: str, words: str, is_failure: bool) -> Content:
-    """What a session asks, whole as far as it fits, and the key that answers, or its last words."""
-    parts: list[Any] = [(one_line(row.name), "bold"), f"  {row.status}, {age_text(row, now_ms)}\n"]
+    """The key that answers and what a session asks, whole as far as it fits, or its last words."""
+    ask = next(iter(row.asks.values()), None)
+    parts: list[Any] = [(one_line(row.name, NAME_COLUMNS_MAX), "bold"), f"  {row.status}, {age_text(row, now_ms)}"]
+    if ask and not row.problem:
+        parts += [" · ", (key, "bold $primary"), " answers" if "questions" in ask else " decides"]
+    parts.append("\n")
     where = [clean(short_path(row.cwd)), row.mode.replace("_", " ") + " mode"]
     if row.model:
         where.append(one_line(row.model))
     if row.queue:
         where.append(f"{len(row.queue)} queued")
     parts.append((" · ".join(where) + "\n", "$foreground 60%"))
-    ask = next(iter(row.asks.values()), None)
     if row.problem:
         parts.append((f"\nread-only: {clean(row.problem)}", "$error"))
     elif ask and "questions" in ask:
         for question in ask["questions"]:
             parts += ["\n", (clean(question["question"]), "bold"), "\n"]
             parts += [f"  {i}. {clean(o['label'])}\n" for i, o in enumerate(question.get("options", ()), 1)]
-        parts.append((f"\n{key} answers", "$foreground 60%"))
     elif ask and ask.get("tool"):
         tool = f"{one_line(ask['tool'])} "
         parts += ["\n", (tool, "bold $warning"), call_detail(ask["tool"], ask["input"], PEEK_COLUMNS_MAX), "\n"]
         if ask.get("rule"):
             parts.append((f"asked by the rule {expose(ask['rule'])}\n", "$foreground 60%"))
-        parts.append((f"\n{key} decides", "$foreground 60%"))
     elif row.headline:
         # What was said before is no answer to what is queued.
         mark = f"{look.marks.queued} queued:" if row.about in row.queue else look.marks.user

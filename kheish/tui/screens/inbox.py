@@ -10,7 +10,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from kheish.narration import call_text
-from kheish.terminal import ago, expose, one_line
+from kheish.terminal import ago, counted, expose, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of, wrap
 from kheish.tui.live import Row
@@ -83,7 +83,7 @@ class Inbox(Aside):
         asks = self._asks = asks_of(self.kheish.board.rows.values())
         look, now_ms = self.look, self.kheish.now_ms
         many = len({ask.row.session_id for ask in asks})
-        waits = f"{len(asks)} wait{'s' * (len(asks) == 1)} for you in {many} session{'s' * (many != 1)}"
+        waits = f"{len(asks)} wait{'s' * (len(asks) == 1)} for you in {counted(many, 'session')}"
         self.head.show(look, "Inbox", waits if asks else "")
         self.query_one(Rows).set([_item(ask, look, now_ms) for ask in asks] or _nothing(look))
         self._draw_chosen()

@@ -13,7 +13,7 @@ from textual.widget import Widget
 from kheish.client import RunView, StreamEvent
 from kheish.errors import KheishError
 from kheish.narration import call_text
-from kheish.terminal import expose, one_line
+from kheish.terminal import counted, expose, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import duration
@@ -164,7 +164,7 @@ def draw_run(view: RunView, story: Story, width: int, look: Look, now_ms: int) -
     lines += fact("tokens", _tokens(view["usage"]), width, look)
     lines += fact("steps", counts(story), width, look)
     if story.steps_dropped:
-        lines += heading(f"{story.steps_dropped} earlier steps", look, "are in the timeline of the session")
+        lines += heading(counted(story.steps_dropped, "earlier step"), look, "are in the timeline of the session")
     for step in story.steps:
         lines += draw_step(step, width, look, now_ms)
     for text in view["outputs"]:
@@ -257,5 +257,5 @@ def counts(story: Story) -> str:
         return ""
     again = sum(attempt.number > 1 for step in story.steps for attempt in step.attempts)
     calls = sum(not call.is_budget for step in story.steps for call in step.calls)
-    parts = [str(total), f"{calls} tool call{'s' * (calls != 1)}" if calls else ""]
-    return ", ".join(filter(None, [*parts, f"{again} attempt{'s' * (again != 1)} made again" if again else ""]))
+    parts = [str(total), counted(calls, "tool call") if calls else ""]
+    return ", ".join(filter(None, [*parts, f"{counted(again, 'attempt')} made again" if again else ""]))

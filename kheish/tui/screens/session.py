@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from kheish.ids import new_id
 from kheish.terminal import one_line
 from kheish.tui.actions import bindings
 from kheish.tui.live import SHELL_ROUTE, Change, Conversation, Note, Queued, Row, Spending
+from kheish.tui.recap import recap
 from kheish.tui.screen import KheishScreen
 from kheish.tui.widgets.banner import Banner
 from kheish.tui.widgets.composer import Composer
@@ -52,6 +54,7 @@ class Session(KheishScreen[None]):
     Session Plan { height: auto; max-height: 6; border-top: solid $panel; }
     Session.wide Plan { height: 100%; max-height: 100%; width: 32%; max-width: 64; }
     Session.wide Plan { border-top: none; border-left: solid $panel; }
+    Session #recap { display: none; height: auto; max-height: 2; padding: 0 1; color: $foreground 60%; }
     Session #title { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     """
     BINDINGS = bindings("session")
@@ -85,6 +88,7 @@ class Session(KheishScreen[None]):
         with Container(id="work"):
             yield Transcript(self.look)
             yield Plan()
+        yield Static(markup=False, id="recap")
         yield Summons()
         yield Queue()
         yield Composer(history_key=self.session_id, cwd="", vim=self.kheish.settings.vim)
@@ -173,6 +177,7 @@ class Session(KheishScreen[None]):
         self.query_one(Composer).set_cwd(self._talk.cwd)
         self._draw_facts()
         if not self._is_following and not self._problem:
+            self._show_recap(recap(records, f"user:{os.getuid()}", self.kheish.now_ms))
             self._is_following = True
             self.run_worker(self._follow(), name="follow", group="follow")
 
@@ -407,6 +412,11 @@ class Session(KheishScreen[None]):
         """The keys of an action: `Ctrl+Enter or Ctrl+S`."""
         return " or ".join(self.kheish.keys_to(f"session.{action}"))
 
+    def _show_recap(self, text: str) -> None:
+        line = self.query_one("#recap", Static)
+        line.update(text)
+        line.display = bool(text)
+
     # -- what the person writes ----------------------------------------------------------------------------------
 
     def on_composer_submitted(self, message: Composer.Submitted) -> None:
@@ -414,6 +424,7 @@ class Session(KheishScreen[None]):
             self.run_worker(self._edit_queued(self._editing, message.text))
             self._stop_editing()
             return
+        self._show_recap("")
         transcript = self.query_one(Transcript)
         if not self._is_at_end:
             self._load()

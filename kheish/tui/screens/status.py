@@ -11,7 +11,7 @@ from textual.widget import Widget
 from kheish.client import Kheish, RouteView, StatusView
 from kheish.client.diagnostics import NOTE, OK, WRONG, Check, checks
 from kheish.errors import KheishError
-from kheish.terminal import clean, one_line
+from kheish.terminal import clean, counted, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of, wrap
 from kheish.tui.live import duration
@@ -111,7 +111,7 @@ def draw_daemon(view: StatusView, width: int, look: Look, now_ms: int) -> list[S
     damaged = f", {sessions['read_only']} read-only" if sessions["read_only"] else ""
     lines += fact("sessions", f"{sessions['total']}, {sessions['loaded']} in memory{damaged}", width, look)
     lines += fact("runs", f"{runs['active']} active, {runs['queued']} queued", width, look)
-    waits = f"{inbox['approvals']} approvals, {inbox['questions']} questions"
+    waits = f"{counted(inbox['approvals'], 'approval')}, {counted(inbox['questions'], 'question')}"
     lines += fact("inbox", waits, width, look, look.warning if any(inbox.values()) else look.text)
     return lines + fact("followers", str(view["subscribers"]), width, look)
 

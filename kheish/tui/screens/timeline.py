@@ -18,7 +18,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.limits import RECORD_LABEL_CHARS_MAX
 from kheish.narration import call_text
-from kheish.terminal import one_line
+from kheish.terminal import counted, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import Call, Conversation
@@ -166,7 +166,7 @@ class Timeline(Aside):
     def _draw_head(self) -> None:
         window = self.window
         shown = f"{len(window.lines)} of {window.first_seq}-{window.last_seq}" if window.lines else "no records"
-        live = "live" if self._is_at_last else f"{self._end_seq} records"
+        live = "live" if self._is_at_last else counted(self._end_seq, "record")
         kept = f" · {self._by}" if self._by != "all" else ""
         self.head.show(self.look, "Timeline", f"{one_line(self.session_id)} · {shown}{kept} · {live}")
         if window.lines or not self.is_reading:
