@@ -12,7 +12,7 @@ from kheish.core.events import Hop, Process
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.usage import PriceOf
 from kheish.runtime.recording import Recording
-from kheish.runtime.threads import Threads
+from kheish.store.workers import Workers
 from kheish.wire.routes import TestKind
 from kheish.wire.runtime import RouteFields, RuntimeSettings
 
@@ -138,7 +138,7 @@ class ToolCall(msgspec.Struct, kw_only=True):
     emit: Callable[[str], None]
     announce: Callable[[Process], Awaitable[None]]
     read_blob: Callable[[str, int, int], Awaitable[bytes]]
-    threads: Threads
+    threads: Workers
 
 
 class Tool(Protocol):

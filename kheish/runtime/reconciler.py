@@ -35,9 +35,9 @@ from kheish.runtime.actor import Actor
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
-from kheish.runtime.threads import Threads
 from kheish.runtime.tool_calls import run_tool
 from kheish.store.blobs import Blobs
+from kheish.store.workers import Workers
 
 KillTree = Callable[[Process, str, int], Awaitable[bool]]
 """Ends a process of a tool call, by the call's id, with all its descendants, within a grace in milliseconds; says
@@ -63,7 +63,7 @@ class Reconciler:
         providers: Providers,
         circuits: Circuits,
         tools: dict[str, Tool],
-        threads: Threads,
+        threads: Workers,
         blobs: Blobs,
         kill_tree: KillTree,
         report: Report,

@@ -40,11 +40,11 @@ from kheish.runtime.reader import Reader
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
-from kheish.runtime.threads import Threads
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import STORE_THREADS, Committer
 from kheish.store.session_dir import Opened, clear_unfinished, make_sessions_dir
+from kheish.store.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Supervisor:
             next_pos=self._next_pos,
             on_change=self._changed,
         )
-        self._tool_threads = Threads(asyncio.get_running_loop(), TOOL_THREADS_MAX, "kheish-tool")
+        self._tool_threads = Workers(asyncio.get_running_loop(), "kheish-tool", TOOL_THREADS_MAX)
         self._reconciler = Reconciler(
             clock=self.clock,
             providers=providers,
@@ -260,7 +260,8 @@ class Supervisor:
         if self._background:
             await asyncio.wait(self._background)
         await self._save_index()
-        await self._tool_threads.close()
+        await self.committer.run(self._tool_threads.join)
+        self._tool_threads.tell()
         await self.committer.close()
 
     # -- commands and outcomes -----------------------------------------------------------------------------------

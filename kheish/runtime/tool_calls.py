@@ -14,9 +14,9 @@ from kheish.limits import TOOL_PREVIEW_HEAD_BYTES, TOOL_PREVIEW_TAIL_BYTES, TOOL
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import DeltaPublisher
 from kheish.runtime.ports import Tool, ToolCall, ToolOutput
-from kheish.runtime.threads import Threads
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
+from kheish.store.workers import Workers
 
 
 def timeout_of(spec: ToolSpec, call: CallState, limits: ToolLimits) -> int:
@@ -37,7 +37,7 @@ async def run_tool(
     hub: Hub,
     blobs: Blobs,
     committer: Committer,
-    threads: Threads,
+    threads: Workers,
     announce: Callable[[Process], Awaitable[None]],
 ) -> ToolFinished:
     """One attempt. Only cancellation escapes."""

@@ -19,6 +19,18 @@ from kheish.errors import StoreError
 T = TypeVar("T")
 
 
+class _WholeAnswer(asyncio.Future[T]):
+    """Of work that cannot be broken off: it is there when the work has ended, and a cancellation only hurries that."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, hurry: Callable[[], None]) -> None:
+        super().__init__(loop=loop)
+        self._hurry = hurry
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        self._hurry()
+        return False
+
+
 class _Work(NamedTuple):
     do: Callable[..., Any]
     arguments: tuple[object, ...]
@@ -47,14 +59,21 @@ class Workers:
 
     def run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """What the work returns or raises. If nobody waits for it any more before it has begun, it is not done."""
+        return self._put(self._loop.create_future(), work, *arguments)
+
+    def run_whole(self, work: Callable[[], T], hurry: Callable[[], None]) -> asyncio.Future[T]:
+        """The same of work after which the world is another: whoever waits for it is cancelled only when it has ended.
+        `hurry` is called where nobody wants it any more."""
+        return self._put(_WholeAnswer(self._loop, hurry), work)
+
+    def _put(self, answer: asyncio.Future[T], work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         if self._is_closed:
             raise StoreError("cannot do this: the store is closed", code="store_closed")
-        answer: asyncio.Future[T] = self._loop.create_future()
-        self._work.put(_Work(work, arguments, answer))
-        self._under_way += 1
-        if len(self._threads) < min(self._under_way, self._threads_max):
+        if len(self._threads) <= self._under_way and len(self._threads) < self._threads_max:
             with contextlib.suppress(RuntimeError) if self._threads else contextlib.nullcontext():
                 self._begin_thread()  # if none is to be had, those that there are do it all
+        self._work.put(_Work(work, arguments, answer))
+        self._under_way += 1
         return answer
 
     def join(self) -> None:

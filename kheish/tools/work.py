@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from kheish.runtime.ports import ToolOutput
-from kheish.runtime.threads import Threads
+from kheish.store.workers import Workers
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ async def to_the_end(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine
     return task.result()
 
 
-async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int, threads: Threads) -> ToolOutput:
+async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int, threads: Workers) -> ToolOutput:
     """Does `work` on a thread. What it cannot do becomes an output with is_error. A cancellation and the end of its
     time tell it to stop, and either waits until it has: what it says then is what happened."""
     ends_at_s = time.monotonic() + timeout_ms / 1000
@@ -59,7 +59,7 @@ async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int, threads: 
         except OSError as error:
             return failure(f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}")
 
-    return await threads.run(guarded, hurry)
+    return await threads.run_whole(guarded, hurry)
 
 
 def failure(text: str) -> ToolOutput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from unittest import mock
 
 import pytest
 
@@ -81,6 +82,37 @@ async def test_what_nobody_waits_for_any_more_is_not_begun(workers: Workers) -> 
     opened.set()
     await asyncio.gather(*held, wanted)
     assert begun == ["wanted"]
+
+
+async def test_whoever_waits_for_what_cannot_be_broken_off_is_cancelled_once_it_has_ended(workers: Workers) -> None:
+    begun, hurried, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        hurried.wait(10)
+        ended.set()
+
+    async def wait() -> None:
+        await workers.run_whole(work, hurried.set)
+
+    waiting = asyncio.ensure_future(wait())
+    await asyncio.to_thread(begun.wait, 10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set()
+
+
+async def test_where_no_thread_is_to_be_had_those_there_are_do_the_work(workers: Workers) -> None:
+    none = mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+    with none, pytest.raises(RuntimeError):
+        workers.run(int)
+    opened = threading.Event()
+    first = workers.run(opened.wait, 10)
+    with none:
+        second = workers.run(int, 2)
+    opened.set()
+    assert (await first, await second, running()) == (True, 2, 1)
 
 
 async def test_the_end_waits_for_all_work_and_takes_no_more() -> None:

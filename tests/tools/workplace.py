@@ -14,8 +14,8 @@ import pytest
 
 from kheish.core.events import Process
 from kheish.runtime.ports import Tool, ToolCall, ToolOutput
-from kheish.runtime.threads import Threads
 from kheish.store.blobs import Blobs
+from kheish.store.workers import Workers
 from kheish.tools.processes import identify
 from kheish.tools.registry import load_tools
 
@@ -51,12 +51,13 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def threads() -> AsyncIterator[Threads]:
-    made = Threads(asyncio.get_running_loop(), 2, "test")
+async def threads() -> AsyncIterator[Workers]:
+    made = Workers(asyncio.get_running_loop(), "test", 2)
     try:
         yield made
     finally:
-        await made.close()
+        await asyncio.to_thread(made.join)
+        made.tell()
 
 
 class Workplace:
