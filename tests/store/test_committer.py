@@ -58,10 +58,19 @@ def gate(monkeypatch: pytest.MonkeyPatch, sessions: list[Session]) -> Gate:
     return Gate(monkeypatch)
 
 
+class Waits(list[float]):
+    """The timeout of each wait for an alarm that is over; who is woken comes as soon as it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_come = threading.Event()
+        self.may_come.set()
+
+
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The timeout of each wait for an alarm. What is held for a moment only is held with `with`."""
-    timeouts: list[object] = []
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    """What is held for a moment only is held with `with`, and not noted."""
+    made = Waits()
 
     class Lock:
         def __init__(self) -> None:
@@ -69,8 +78,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             self.release = self._lock.release
 
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-            timeouts.append(timeout)
-            return self._lock.acquire(blocking, timeout)
+            is_mine = self._lock.acquire(blocking, timeout) and made.may_come.wait(10)
+            made.append(timeout)
+            return is_mine
 
         def __enter__(self) -> bool:
             return self._lock.__enter__()
@@ -79,7 +89,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             self._lock.release()
 
     monkeypatch.setattr("kheish.store.committer.threading", SimpleNamespace(Lock=Lock, Thread=threading.Thread))
-    return timeouts
+    return made
 
 
 async def all_sleep(committer: Committer) -> None:
@@ -263,9 +273,8 @@ async def test_journals_are_synced_side_by_side(
         await all_sleep(committer)
 
 
-async def test_a_record_wakes_one_thread_and_leaves_the_others_asleep(
-    sessions: list[Session], waits: list[object]
-) -> None:
+async def test_a_record_wakes_one_thread_and_leaves_the_others_asleep(sessions: list[Session], waits: Waits) -> None:
+    """Of several records at once too: the others are woken by the one that came."""
     committer = Committer(asyncio.get_running_loop())
     await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions])
     await all_sleep(committer)
@@ -274,6 +283,11 @@ async def test_a_record_wakes_one_thread_and_leaves_the_others_asleep(
         await put(committer, sessions[0].journal, number)
         await all_sleep(committer)
     assert len(waits) == 5
+    waits.may_come.clear()
+    futures = [put(committer, session.journal, session.journal.next_seq) for session in sessions[1:6]]
+    assert len(committer._asleep) == len(committer._threads) - 1
+    waits.may_come.set()
+    await asyncio.gather(*futures)
     await committer.close()
 
 
@@ -438,7 +452,7 @@ async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatc
     assert os.listdir("/proc/self/fd") == descriptors
 
 
-async def test_an_idle_committer_sleeps(sessions: list[Session], waits: list[object]) -> None:
+async def test_an_idle_committer_sleeps(sessions: list[Session], waits: Waits) -> None:
     """Its threads wait without a timeout: nothing but an append or a close wakes them."""
     committer = Committer(asyncio.get_running_loop())
     await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions])
