@@ -15,6 +15,7 @@ _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
 _RANDOM_BITS, _RANDOM_BYTES, _HALF_BITS, _LOW_BITS = 80, 10, 40, 10
 _HALF = (1 << _HALF_BITS) - 1
+_DRAWN_AT_ONCE = 256
 
 
 def _digits(value: int) -> str:
@@ -29,6 +30,7 @@ class IdSource:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        self._drawn: list[bytes] = []
         self._head, self._head_digits = 0, ""
         """All but the last 40 bits of the last id: they seldom change from one to the next."""
 
@@ -40,7 +42,10 @@ class IdSource:
         now = time.time_ns() // 1_000_000
         with self._lock:
             if now > self._last >> _RANDOM_BITS:
-                value = now << _RANDOM_BITS | int.from_bytes(os.urandom(_RANDOM_BYTES), "big")
+                if not self._drawn:  # for many at once: each draw hands the interpreter to another thread
+                    random = os.urandom(_RANDOM_BYTES * _DRAWN_AT_ONCE)
+                    self._drawn = [random[at : at + _RANDOM_BYTES] for at in range(0, len(random), _RANDOM_BYTES)]
+                value = now << _RANDOM_BITS | int.from_bytes(self._drawn.pop(), "big")
             else:
                 value = (self._last >> _LOW_BITS) + 1 << _LOW_BITS
             self._last = value
