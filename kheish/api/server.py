@@ -192,7 +192,7 @@ class PeerProtocol(HttpToolsProtocol):
 
 
 class _Whole:
-    """The transport of one answer, which sends its head with what comes after it: who waits for it is woken once."""
+    """The transport of one answer until its head is sent, with what comes after it: who waits for it is woken once."""
 
     def __init__(self, cycle: Any) -> None:
         self._cycle = cycle
@@ -201,18 +201,22 @@ class _Whole:
         self.is_closing = self._transport.is_closing
 
     def write(self, data: bytes) -> None:
-        if self._head is None and self._cycle.response_started:  # before that it is told to continue
+        if self._head is not None:
+            self._let_go(data)
+        elif self._cycle.response_started:
             self._head = data
-        elif self._head:
-            self._head, head = b"", self._head
-            self._transport.write(head + data)
-        else:
+        else:  # it is told to continue
             self._transport.write(data)
 
     def close(self) -> None:
-        if self._head:
-            self.write(b"")
+        self._let_go()
         self._transport.close()
+
+    def _let_go(self, data: bytes = b"") -> None:
+        """The answer goes on without this, which would keep it, and the request, until garbage is collected."""
+        self._cycle.transport = self._transport
+        if self._head is not None:
+            self._transport.write(self._head + data)
 
 
 def _head_too_large() -> HeadTooLarge:

@@ -83,9 +83,10 @@ class Quotas:
     def _usages(self, rows: Callable[[], Iterable[Glance]]) -> Iterator[Usage]:
         """Those that are near their quota, as far as is known."""
         state_bytes, session_bytes = self._limits.state_bytes, self._limits.session_bytes
-        used_bytes = self._index.bytes_total + self._blobs.bytes_total
-        if state_bytes and used_bytes >= QUOTA_QUIET_SHARE_MAX * state_bytes:
-            yield Usage("", used_bytes, state_bytes)
+        if state_bytes:
+            used_bytes = self._index.bytes_total + self._blobs.bytes_total
+            if used_bytes >= QUOTA_QUIET_SHARE_MAX * state_bytes:
+                yield Usage("", used_bytes, state_bytes)
         for row in rows() if session_bytes else ():
             if row.bytes_total >= QUOTA_QUIET_SHARE_MAX * session_bytes:
                 yield Usage(row.session_id, row.bytes_total, session_bytes)

@@ -169,6 +169,12 @@ async def test_of_many_changes_one_row_is_made_and_only_for_who_asks(
         made.clear()
         assert index.asked == {request_id: "s"} and len(made) == 1
         assert index.rows["s"].approval_ids == (request_id,) and len(made) == 1
+        await kernel.send(c.SetMode(mode="plan"))
+        await kernel.create("t")
+        await kernel.submit("go", "t")
+        made.clear()
+        await kernel.submit()
+        assert made == [], "an input asks for no row where there is no quota"
 
 
 @pytest.mark.parametrize("has_index", [True, False])
