@@ -3,6 +3,8 @@ the policy. Only an operator may resolve one; it waits for ever."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
 from kheish.core import budgets, questions, runs, tool_calls
@@ -45,6 +47,9 @@ VERBS: dict[ApprovalKind, tuple[Resolution, ...]] = {
 """What a human may say to each kind. `verify`: the model is told that the outcome is unknown and checks. `retry`: run
 it again. `mark_done`: it took effect. `give_up`: the run fails. `raise`: the budget is more from now on. `stop`: the
 run ends with a last word."""
+
+_GOES_ON = frozenset(("allow", "retry", "verify", "raise", "stop"))
+"""Of these no result carries what is said with them."""
 
 
 def permission_of(draft: Draft, call: ToolCall, arguments: Arguments) -> Permission:
@@ -119,7 +124,10 @@ def resolve(draft: Draft, command: ResolveApprovals) -> str:
     for item in command.resolutions:
         # Found anew: the one before it may have settled this one too.
         _resolve_one(draft, find(draft.state, item.request_id), item)
-    return pending[0].run_id
+    run = draft.run(pending[0].run_id)
+    if not run.is_terminal:
+        _say(draft, run, zip(pending, command.resolutions, strict=True))
+    return run.run_id
 
 
 def find(state: State, request_id: str) -> Approval:
@@ -218,25 +226,34 @@ def _resolve_one(draft: Draft, approval: Approval, item: ApprovalResolution) -> 
             questions.request(draft, run, call)
         case _:
             pass
-    if item.resolution in ("allow", "retry", "verify"):
-        asked = [other.tool_call_id for other in run.calls]
-        place = f" ({asked.index(call.tool_call_id) + 1} of {len(asked)})" if len(asked) > 1 else ""
-        _say(draft, run.run_id, f"About your call of {call.tool}{place}", item.justification)
 
 
-def _say(draft: Draft, run_id: str, about: str, text: str) -> None:
-    """What a human says with a decision after which the run goes on. It enters as what steers the run does, after the
-    results: their word, which no tool can say, and no word of a model's in it."""
-    if text.strip():
+def _say(draft: Draft, run: Run, said: Iterable[tuple[Approval, ApprovalResolution]]) -> None:
+    """What a human says with decisions after which the run goes on, once where it is said of several. It enters as what
+    steers the run does, after the results: their word, which no tool can say, and no word of a model's in it."""
+    about: dict[str, list[str]] = {}
+    for approval, item in said:
+        if item.resolution in _GOES_ON and item.justification.strip():
+            about.setdefault(item.justification, []).append(_name_to_model(run, approval))
+    for text, names in about.items():
         draft.emit(
             InputSteered(
                 input_id=draft.new_id("input"),
-                run_id=run_id,
-                text=f"{about}: {text}",
+                run_id=run.run_id,
+                text=f"About {', '.join(names)}: {text}",
                 at_ms=draft.at_ms,
                 body_digest=draft.context.body_digest,
             )
         )
+
+
+def _name_to_model(run: Run, approval: Approval) -> str:
+    """What was decided about, as the model knows it."""
+    if approval.standing is not None:
+        return "the budget"
+    asked = [call.tool_call_id for call in run.calls]
+    place = f" ({asked.index(approval.tool_call_id) + 1} of {len(asked)})" if len(asked) > 1 else ""
+    return f"your call of {approval.tool}{place}"
 
 
 def _resolve_budget(draft: Draft, approval: Approval, standing: Standing, item: ApprovalResolution) -> None:
@@ -257,7 +274,6 @@ def _resolve_budget(draft: Draft, approval: Approval, standing: Standing, item: 
             raise_by=item.raise_by if item.resolution == "raise" else None,
         )
     )
-    _say(draft, approval.run_id, "About the budget", item.justification)
     if item.resolution == "stop":
         budgets.stop(draft, approval.run_id, standing)
 

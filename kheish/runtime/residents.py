@@ -139,8 +139,9 @@ class Residents:
             del self._opening[session_id]
 
     async def _load_alone(self, session_id: str) -> None:
+        row = self._index.rows.get(session_id)
         try:
-            opened, state = await self._committer.run(self._fold_from_disk, session_id)
+            opened, state = await self._committer.run(self._fold_from_disk, session_id, row and row.durable)
         except Corrupt as error:
             self.quarantine(session_id, error)
             raise
@@ -182,9 +183,7 @@ class Residents:
             await actor.submit(recover, lambda: self._recovery_context(session_id))
         return actor
 
-    def _fold_from_disk(self, session_id: str) -> tuple[Opened, State]:
-        row = self._index.rows.get(session_id)
-        durable = row.durable if row is not None else None
+    def _fold_from_disk(self, session_id: str, durable: tuple[int, int, int] | None) -> tuple[Opened, State]:
         opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)
         try:
             return opened, fold_session(opened)

@@ -260,8 +260,7 @@ class Supervisor:
         if self._background:
             await asyncio.wait(self._background)
         await self._save_index()
-        await self.committer.run(self._tool_threads.join)
-        self._tool_threads.tell()
+        await self._tool_threads.close()
         await self.committer.close()
 
     # -- commands and outcomes -----------------------------------------------------------------------------------

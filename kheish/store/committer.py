@@ -93,7 +93,7 @@ class Committer:
         """Make everything that waits durable, finish running work, and end the threads."""
         self._closing = True
         await self._loop.run_in_executor(None, self._join)
-        self._workers.tell()
+        await self._workers.close()
         while self._order and self._order[0].is_done:
             self._tell_done()
         self._loop.remove_reader(self._wake_end)
@@ -107,7 +107,6 @@ class Committer:
                 self._asleep.pop().release()
         for thread in self._threads:
             thread.join()
-        self._workers.join()
 
     def _begin_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"kheish-commit_{len(self._threads)}", daemon=True)

@@ -177,7 +177,8 @@ class Journal:
         return Framed(seq, line, digest, gen, header_line, header)
 
     def commit(self, records: Sequence[Framed]) -> None:
-        """Make records durable, in order of framing. Raises Poisoned; `durable_seq` says how far it came."""
+        """Make records durable, in order of framing. Raises Poisoned, or Conflict where the name is taken;
+        `durable_seq` says how far it came."""
         if self._failure:
             raise self._poisoned()
         assert records[0].seq == self._durable.seq + 1, "records are committed in the order of framing"

@@ -76,15 +76,19 @@ class Workers:
         self._under_way += 1
         return answer
 
-    def join(self) -> None:
-        """Returns when all work is done and the threads have ended; not on the loop, which is to `tell` then."""
+    async def close(self) -> None:
+        """Takes no more work; returns when all is done and told, and the threads have ended."""
         self._is_closed = True
         for _ in self._threads:
             self._work.put(None)
+        await self._loop.run_in_executor(None, self._join)
+        self._tell()
+
+    def _join(self) -> None:
         for thread in self._threads:
             thread.join()
 
-    def tell(self) -> None:
+    def _tell(self) -> None:
         self._is_woken = False
         while self._done:
             answer, result, error = self._done.popleft()
@@ -114,4 +118,4 @@ class Workers:
             if not self._is_woken:
                 self._is_woken = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(self.tell)
+                    self._loop.call_soon_threadsafe(self._tell)

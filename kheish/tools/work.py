@@ -53,6 +53,7 @@ async def perform(work: Callable[[Stop], ToolOutput], timeout_ms: int, threads: 
 
     def guarded() -> ToolOutput:
         try:
+            stop()  # it may have waited for a thread
             return work(stop)
         except Unusable as error:
             return failure(str(error))

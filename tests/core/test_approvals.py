@@ -342,6 +342,17 @@ def test_what_a_human_says_when_allowing_is_told_after_the_results_as_their_own_
     assert told == e.UserMessage(text=said.text), "and nothing of a blank"
 
 
+def test_what_a_human_says_of_several_calls_is_said_once() -> None:
+    talk = asking("make", "make check", "make install")
+    first, *others = (c.ApprovalResolution(request_id=id_, resolution="allow") for id_ in talk.state.approvals)
+    batch = [replace(first, justification="alone"), *(replace(other, justification="read them") for other in others)]
+    events = talk.send(c.ResolveApprovals(resolutions=tuple(batch)))
+    assert [event.text for event in events if isinstance(event, e.InputSteered)] == [
+        "About your call of bash (1 of 3): alone",
+        "About your call of bash (2 of 3), your call of bash (3 of 3): read them",
+    ]
+
+
 def test_what_a_human_says_with_a_key_is_said_once() -> None:
     talk = asking("make")
     (request_id,) = talk.state.approvals

@@ -19,6 +19,7 @@ from kheish.core.contracts import ModelRequest, Reply
 from kheish.daemon.maintenance import verify
 from kheish.errors import Corrupt, NotFound, StoreError
 from kheish.runtime import actor, reader, residents
+from kheish.runtime.index import Rows
 from kheish.store import atomic, session_dir
 from kheish.store.atomic import TEMP_PREFIX
 from kheish.store.journal import Framed, Journal
@@ -175,6 +176,20 @@ async def test_of_many_changes_one_row_is_made_and_only_for_who_asks(
         made.clear()
         await kernel.submit()
         assert made == [], "an input asks for no row where there is no quota"
+
+
+async def test_rows_are_asked_for_on_the_loop_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row may be made then, and another one taken over."""
+    asked: set[int] = set()
+    find = Rows.__getitem__
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        await kernel.create()
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        monkeypatch.setattr(
+            Rows, "__getitem__", lambda rows, name: (asked.add(threading.get_ident()), find(rows, name))[1]
+        )
+        await kernel.until_status(await kernel.submit(), "completed")
+    assert asked == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("has_index", [True, False])

@@ -23,7 +23,6 @@ from tests.store.sessions import SESSION, Session, frame, make_empty
 HOLDER = """
 import sys, subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from kheish.store.locks import DaemonLock
 from tests.store.sessions import Session
 root = Path(sys.argv[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from unittest import mock
 
@@ -19,12 +20,7 @@ THREADS = 3
 async def workers() -> AsyncIterator[Workers]:
     made = Workers(asyncio.get_running_loop(), "test-work", THREADS)
     yield made
-    await end(made)
-
-
-async def end(workers: Workers) -> None:
-    await asyncio.to_thread(workers.join)
-    workers.tell()
+    await made.close()
 
 
 def running() -> int:
@@ -68,10 +64,10 @@ async def test_the_loop_is_woken_once_for_all_that_is_done_before_it_looks(
     opened.set()
     assert woken.acquire(timeout=10)  # and the loop, which is held here, has not looked
     others = [workers.run(int) for _ in range(20)]
-    workers.join()
+    while len(workers._done) < 21:  # nor does it yet
+        time.sleep(0.001)  # noqa: ASYNC251 - the loop is to stand still
     assert len(wakes) == 1
-    workers.tell()
-    assert [answer.result() for answer in (*waiting, *others)] == [True, *[0] * 20]
+    assert await asyncio.gather(*waiting, *others) == [True, *[0] * 20]
 
 
 async def test_what_nobody_waits_for_any_more_is_not_begun(workers: Workers) -> None:
@@ -118,9 +114,11 @@ async def test_where_no_thread_is_to_be_had_those_there_are_do_the_work(workers:
 async def test_the_end_waits_for_all_work_and_takes_no_more() -> None:
     workers = Workers(asyncio.get_running_loop(), "test-work", THREADS)
     answers = [workers.run(str, number) for number in range(50)]
-    await end(workers)
-    assert [answer.result() for answer in answers] == [*map(str, range(50))]
-    assert running() == 0
+    closing = asyncio.ensure_future(workers.close())
+    await asyncio.sleep(0)
     with pytest.raises(StoreError) as caught:
         workers.run(int)
     assert caught.value.code == "store_closed"
+    await closing
+    assert [answer.result() for answer in answers] == [*map(str, range(50))]
+    assert running() == 0

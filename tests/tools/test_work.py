@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,14 +76,39 @@ async def test_the_end_of_its_time_stops_the_work() -> None:
     assert ended.is_set()
 
 
-async def test_work_that_is_done_in_spite_of_the_end_of_its_time_says_what_it_did() -> None:
+@pytest.mark.parametrize("has_time", [True, False])
+async def test_what_is_cancelled_or_out_of_time_before_a_thread_has_it_is_not_begun(has_time: bool) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def work(stop: Stop) -> ToolOutput:
+        begun.set()
+        return ToolOutput(data=b"")
+
+    async with threads() as made:
+        held = [made.run(release.wait, 10) for _ in range(2)]
+        call = asyncio.ensure_future(blocking.perform(work, has_time * TIMEOUT_MS, made))
+        await asyncio.sleep(0)
+        if has_time:
+            call.cancel()
+        release.set()
+        await asyncio.wait([call, *held])
+    assert not begun.is_set()
+    assert call.cancelled() if has_time else call.result().is_error
+
+
+async def test_work_that_is_done_in_spite_of_the_end_of_its_time_says_what_it_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = itertools.chain([0, 0], itertools.repeat(2))
+    monkeypatch.setattr(blocking, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
     def stubborn(stop: Stop) -> ToolOutput:
         with contextlib.suppress(Unusable):
             while True:
                 stop()
         return ToolOutput(data=b"written")
 
-    assert await perform(stubborn, 1) == ToolOutput(data=b"written")
+    assert await perform(stubborn, 1000) == ToolOutput(data=b"written")
 
 
 @pytest.mark.parametrize(("tool", "arguments"), [("list_files", {}), ("glob_search", {"pattern": "*"})])

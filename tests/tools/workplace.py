@@ -56,8 +56,7 @@ async def threads() -> AsyncIterator[Workers]:
     try:
         yield made
     finally:
-        await asyncio.to_thread(made.join)
-        made.tell()
+        await made.close()
 
 
 class Workplace:
