@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +21,11 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
-    tmp_path.chmod(0o700)
-    server = Server(answer, tmp_path / "s")  # type: ignore[arg-type]
+async def connection(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Connection]:
+    path = tmp_path_factory.mktemp("a") / "s"  # short, for the sake of the socket
+    server = Server(answer, path)  # type: ignore[arg-type]
     await server.start()
-    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+    reader, writer = await asyncio.open_unix_connection(path)
     yield reader, writer
     writer.close()
     await server.stop()
