@@ -69,9 +69,10 @@ async def test_a_second_cancellation_does_not_leave_the_work_behind() -> None:
     assert ended.is_set()
 
 
-async def test_the_end_of_its_time_stops_the_work() -> None:
-    ended = threading.Event()
-    output = await perform(until_stopped(threading.Event(), ended), 20)
+async def test_the_end_of_its_time_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(blocking, "time", SimpleNamespace(monotonic=lambda: float(begun.is_set())))
+    output = await perform(until_stopped(begun, ended), 20)
     assert output.is_error and b"took longer than 20 ms" in output.data
     assert ended.is_set()
 
@@ -117,8 +118,8 @@ async def test_a_walk_that_takes_too_long_is_stopped(
 ) -> None:
     place.write("a.txt")
     monkeypatch.setattr(os, "scandir", slowed(os.scandir))
-    refusal = await place.refusal(tool, timeout_ms=1, **arguments)
-    assert refusal == "this took longer than 1 ms and was stopped; name a smaller part of the tree"
+    refusal = await place.refusal(tool, timeout_ms=50, **arguments)
+    assert refusal == "this took longer than 50 ms and was stopped; name a smaller part of the tree"
 
 
 def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
