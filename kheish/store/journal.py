@@ -182,8 +182,7 @@ class Journal:
         if self._failure:
             raise self._poisoned()
         assert records[0].seq == self._durable.seq + 1, "records are committed in the order of framing"
-        if self._lock is not None and not self._lock.was_held():
-            raise self._lost()
+        self._check_lock()
         try:
             self._append(records)
         except Conflict as error:
@@ -300,16 +299,16 @@ class Journal:
 
     def _note(self, records: Sequence[Framed]) -> None:
         """These records are durable at the current offset, and whoever takes the session from now on finds them."""
-        if self._lock is not None and not self._lock.is_held():
-            raise self._lost()
+        self._check_lock()
         for record in records:
             self._offset += len(record.line)
             position = Position(record.seq, self._header.first_seq, self._offset, record.sum, record.gen)
             self.index.note(position)
         self._durable = position
 
-    def _lost(self) -> Poisoned:
-        return self.poison("its session.lock was deleted or replaced, and another process may write it")
+    def _check_lock(self) -> None:
+        if self._lock is not None and not self._lock.is_held():
+            raise self.poison("its session.lock was deleted or replaced, and another process may write it")
 
     def _poisoned(self) -> Poisoned:
         return Poisoned(

@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from kheish.errors import Conflict, Corrupt, StoreError
-from kheish.limits import SESSION_LOCK_TRUSTED_MS
 from kheish.store.atomic import make_private_dir, sync_data, write_all
 from kheish.store.documents import read_document, write_document
 
@@ -217,7 +216,6 @@ class SessionLock:
         self._path = directory / "session.lock"
         self._fd: int | None = None
         self._inode: Inode | None = None
-        self._held_at_s = 0.0
 
     def acquire(self) -> SessionLock:
         """Raises Conflict `session_locked`."""
@@ -236,17 +234,7 @@ class SessionLock:
 
     def is_held(self) -> bool:
         """Whether nobody else can have it: the locked file still has its name."""
-        began_s = time.monotonic()
-        if self._fd is None or _inode_of(self._path) != self._inode:
-            return False
-        self._held_at_s = began_s
-        return True
-
-    def was_held(self) -> bool:
-        """Whether it was still held a moment ago, which spares a look at the disk. A process that stood still since
-        looks again."""
-        age_s = time.monotonic() - self._held_at_s
-        return (self._fd is not None and age_s < SESSION_LOCK_TRUSTED_MS / 1000) or self.is_held()
+        return self._fd is not None and _inode_of(self._path) == self._inode
 
     def release(self) -> None:
         if self._fd is not None:

@@ -232,6 +232,9 @@ class KheishApp(App[int]):
                     row.attached = view["attached"]
 
     def _screens(self) -> Sequence[KheishScreen[object]]:
+        """Those that can be told something: at the end they lose their widgets while there are still events."""
+        if not self.is_running:
+            return []
         return [screen for screen in self.screen_stack if isinstance(screen, KheishScreen)]
 
     def _tell_screens(self, what: str) -> None:
