@@ -22,7 +22,7 @@ from kheish.store.documents import read_document, write_document
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _OWNER_BYTES_MAX = 4096
-_LOOK_S = 0.02
+_LOOK_S, _OWNER_LOOKS = 0.02, 50
 Inode = tuple[int, int]
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
@@ -98,6 +98,16 @@ def read_owner(root: Path) -> Owner | None:
         return _decode_owner(os.pread(fd, _OWNER_BYTES_MAX, 0))
     finally:
         os.close(fd)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
 
 
 def is_state_root_locked(root: Path) -> bool:
@@ -195,6 +205,11 @@ class DaemonLock:
 
     def _conflict(self) -> Conflict:
         owner = read_owner(self._root)
+        for _ in range(_OWNER_LOOKS):  # whoever won just now has not said yet who it is
+            if owner is not None and _is_alive(owner.pid):
+                break
+            time.sleep(_LOOK_S)
+            owner = read_owner(self._root)
         if owner is None:
             holder, details = "another process", {}
         else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +73,24 @@ def test_a_second_daemon_is_told_who_holds_the_root(root: Path) -> None:
         owner = read_owner(root)
         assert owner is not None
         assert owner.pid == process.pid
+
+
+def test_who_loses_a_race_is_told_of_the_winner_and_not_of_who_died_before(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with holder(root, "daemon") as (process, _, _):
+        process.kill()
+        process.wait()
+    dead = (root / "daemon.lock").read_bytes()
+    winner = DaemonLock(root).acquire()
+    says = (root / "daemon.lock").read_bytes()
+    (root / "daemon.lock").write_bytes(dead)
+    looks = itertools.count(1)
+    monkeypatch.setattr(time, "sleep", lambda _: next(looks) == 5 and (root / "daemon.lock").write_bytes(says))
+    with pytest.raises(Conflict) as caught:
+        DaemonLock(root).acquire()
+    assert caught.value.details["pid"] == os.getpid()
+    winner.release()
 
 
 def test_a_killed_daemon_leaves_the_root_free(root: Path) -> None:
