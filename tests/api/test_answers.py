@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -23,7 +23,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 async def connection(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Connection]:
     path = tmp_path_factory.mktemp("a") / "s"  # short, for the sake of the socket
-    server = Server(answer, path)  # type: ignore[arg-type]
+    server = Server(cast(Any, answer), path)
     await server.start()
     reader, writer = await asyncio.open_unix_connection(path)
     yield reader, writer

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -53,10 +54,10 @@ async def test_the_loop_is_woken_once_for_all_that_is_done_before_it_looks(
     wakes: list[object] = []
     wake = loop.call_soon_threadsafe
 
-    def count(*arguments: object) -> object:
+    def count(*arguments: Any) -> object:
         wakes.append(arguments)
         woken.release()
-        return wake(*arguments)  # type: ignore[arg-type]
+        return wake(*arguments)
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", count)
     opened = threading.Event()
@@ -71,7 +72,8 @@ async def test_the_loop_is_woken_once_for_all_that_is_done_before_it_looks(
 
 
 async def test_what_nobody_waits_for_any_more_is_not_begun(workers: Workers) -> None:
-    opened, begun = threading.Event(), []
+    opened = threading.Event()
+    begun: list[str] = []
     held = [workers.run(opened.wait, 10) for _ in range(THREADS)]
     unwanted, wanted = workers.run(begun.append, "unwanted"), workers.run(begun.append, "wanted")
     unwanted.cancel()
