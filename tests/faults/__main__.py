@@ -9,6 +9,7 @@ three times, and every state of the disk that a crash may leave is opened by the
 
 Ends with 0 where all that was promised held (with --mutants: where all were found), with 1 where not, after the
 command that shows it again. With --write what was found goes into share/doc/kheish/durability.md.
+`--states 0` leaves the states out, `--points 0:0 --twice 0 --thrice 0` the lives.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ async def run(options: argparse.Namespace, folder: Path) -> int:
         mutant=options.mutant,
         on_result=sweep.show_progress(len(plans), options.mutant),
     )
-    found = [sweep.matrix(results)]
-    print(found[0])
+    found = {"lives": sweep.matrix(results)} if results else {}
+    print(*found.values(), flush=True)
     for result in results:
         if "not reached" in result.outcomes:
             print(f"not reached in {sweep.TRIES} lives: {result.plan.point}")
@@ -70,23 +71,26 @@ async def run(options: argparse.Namespace, folder: Path) -> int:
     print(f"{len(results)} lives in {time.monotonic() - began_s:.0f} s, {len(bad)} of them broke a promise")
     holds = not bad
     if options.states and not (options.point or options.mutant):
-        explored = crash_states.explore_all(options.states, options.seed)
-        found.append(crash_states.table(explored))
-        print(found[1])
-        print("\n".join(violation for result in explored for violation in result.violations))
-        holds = holds and not any(result.violations for result in explored)
+        explored = crash_states.explore_all(options.states, options.seed, options.jobs)
+        found["states"] = crash_states.table(explored)
+        print(found["states"])
+        violations = [f"{name}, {each}" for name, scene in explored.items() for each in scene.violations]
+        print("", *violations, sep="\n")
+        holds = holds and not violations
     if options.write and holds:
         write_evidence(found)
     return 0 if holds else 1
 
 
-def write_evidence(tables: list[str]) -> None:
+def write_evidence(tables: dict[str, str]) -> None:
     """Puts what was found between the marks of the document."""
-    head, mark, rest = EVIDENCE.read_text("utf-8").partition("<!-- found -->\n")
-    _, end, tail = rest.partition("<!-- end -->")
-    assert mark and end, EVIDENCE
-    found = "\n".join(f"```\n{table}\n```\n" for table in tables)
-    EVIDENCE.write_text(f"{head}{mark}\n{found}\n{end}{tail}", "utf-8")
+    text = EVIDENCE.read_text("utf-8")
+    for name, table in tables.items():
+        head, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        assert mark and end, EVIDENCE
+        text = f"{head}{mark}\n```\n{table}\n```\n\n{end}{tail}"
+    EVIDENCE.write_text(text, "utf-8")
 
 
 async def find_mutants(reference: sweep.Reference, folder: Path, jobs: int) -> int:

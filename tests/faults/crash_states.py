@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,10 @@ from kheish.store.blobs import Blobs
 from kheish.store.documents import read_document, write_document
 from kheish.store.locks import DaemonLock
 from kheish.store.records import Record, segment_name
+from kheish.store.segments import Walk
 from kheish.store.vacuum import vacuum_session
 from tests.faults.disk_model import Recorder, Recording, State, crash_states
+from tests.faults.turns import Turns
 from tests.store.sessions import NOW_MS, REDUCER, Session, fold, frame, numbers
 
 MEMORY = Path("/dev/shm")
@@ -64,6 +67,10 @@ def recovered(root: Path, session_id: str) -> list[int]:
 
 def _all_numbers(session: Session) -> list[int]:
     return numbers(session.journal.read())
+
+
+def _read(root: Path, session_id: str) -> list[int]:
+    return numbers(Walk(root / "sessions" / session_id, session_id))
 
 
 def blobs_of(record: Record) -> list[str]:
@@ -142,6 +149,33 @@ def _play_group(recorder: Recorder) -> None:
             recorder.mark(session.path.name, framed[-1].seq)
     one.close()
     two.close()
+
+
+def _play_crowd(recorder: Recorder) -> None:
+    """Two sessions at once, as the daemon's threads write them: one is new, the other one is closed, packed and used
+    again; both keep the same blob."""
+    store = Blobs(recorder.folder)
+
+    def be_new() -> None:
+        session = Session.new(recorder.folder, "s1")
+        _append(recorder, session, blob=store.put(b"output" * 50))
+        _append(recorder, session, 2)
+        session.checkpoint()
+        _append(recorder, session, 2)
+        session.close()
+
+    def be_put_away() -> None:
+        session = Session.create(recorder.folder, "s2")
+        _append(recorder, session, 2, blob=store.put(b"output" * 50))
+        session.checkpoint()
+        session.journal.end_segment()
+        session.close()
+        vacuum_session(session.path)
+        session = session.reopen()
+        _append(recorder, session, 2)
+        session.close()
+
+    Turns(recorder, seed=1).run(be_new, be_put_away)
 
 
 def _prepare_torn(root: Path) -> None:
@@ -294,9 +328,9 @@ def _play_put_away(recorder: Recorder) -> None:
 
 def _check_vacuum(state: State, root: Path) -> str:
     outcome = check_session(state, root, "s1")
+    before = _read(root, "s1")
     vacuum_session(root / "sessions" / "s1")
-    found = recovered(root, "s1")
-    if found != list(range(1, len(found) + 1)) or len(found) < state.marks.get("s1", 0):
+    if _read(root, "s1") != before:
         raise Violation("after another vacuum it reads otherwise")
     if left := [path.name for path in (root / "sessions" / "s1").iterdir() if path.name.startswith(".tmp-")]:
         raise Violation(f"{left} is left after another vacuum")
@@ -320,6 +354,7 @@ SCENES = {
     "session": Scene("appends, segments and checkpoints", _nothing, _play_session, _check_one),
     "new session": Scene("the first records of a session", _nothing, _play_new, _check_one),
     "group": Scene("two sessions, several records a sync", _nothing, _play_group, _check_two),
+    "crowd": Scene("two sessions at once", _nothing, _play_crowd, _check_two),
     "recovery": Scene("a torn tail, recovered", _prepare_torn, _play_recovery, _check_one),
     "failed sync": Scene("a sync that fails", _nothing, _play_failed_sync, _check_one),
     "blobs": Scene("blobs and the records that name them", _nothing, _play_blobs, _check_one),
@@ -418,44 +453,56 @@ def broken(mutant: str) -> Iterator[None]:
 # -- the exploration -------------------------------------------------------------------------------------------------
 
 
-def record(scene: Scene, folder: Path) -> Recording:
-    folder.mkdir()
-    scene.prepare(folder)
-    with Recorder(folder) as recorder:
-        scene.play(recorder)
-    return recorder.recording()
+def record(scene: Scene) -> Recording:
+    with memory() as folder:
+        scene.prepare(folder)
+        with Recorder(folder) as recorder:
+            scene.play(recorder)
+        return recorder.recording()
+
+
+class Share(NamedTuple):
+    """One of so many parts of the states, for several processes."""
+
+    number: int
+    of: int
+
+
+WHOLE = Share(0, 1)
 
 
 class Explored(NamedTuple):
-    scene: str
     operations: int
     states: int
     outcomes: Counter[str]
     violations: list[str]
 
 
-def explore(name: str, folder: Path, *, states: int, seed: int, stop_at: int = VIOLATIONS_SHOWN) -> Explored:
-    """At most `states` states of a scene, spread over its crashes; ends early after some violations."""
-    scene = SCENES[name]
-    recording = record(scene, folder / "scene")
+def explore(
+    scene: Scene, recording: Recording, *, states: int, seed: int, share: Share = WHOLE, stop_at: int = VIOLATIONS_SHOWN
+) -> Explored:
+    """At most `states` states of a scene, spread over its crashes, or a share of them; ends early after some
+    violations."""
     outcomes: Counter[str] = Counter()
     violations: list[str] = []
     count = 0
-    for state in crash_states(recording, states, seed):
-        count += 1
+    with memory() as folder:
         place = folder / "state"
-        place.mkdir()
-        state.build(place)
-        try:
-            outcomes[scene.check(state, place)] += 1
-        except (Violation, KheishError, OSError, AssertionError) as error:
-            done = recording.operations[state.at - 1] if state.at else "the beginning"
-            violations.append(f"{name}, after operation {state.at} ({_short(done)}): {error}")
-        shutil.rmtree(place)
-        if len(violations) >= stop_at:
-            break
-    shutil.rmtree(folder / "scene")
-    return Explored(name, len(recording.operations), count, outcomes, violations)
+        for number, state in enumerate(crash_states(recording, states, seed)):
+            if number % share.of != share.number:
+                continue
+            count += 1
+            place.mkdir()
+            state.build(place)
+            try:
+                outcomes[scene.check(state, place)] += 1
+            except (Violation, KheishError, OSError, AssertionError) as error:
+                done = recording.operations[state.at - 1] if state.at else "the beginning"
+                violations.append(f"after operation {state.at} ({_short(done)}): {error}")
+            shutil.rmtree(place)
+            if len(violations) >= stop_at:
+                break
+    return Explored(len(recording.operations), count, outcomes, violations)
 
 
 def _short(operation: object) -> str:
@@ -463,11 +510,11 @@ def _short(operation: object) -> str:
     return text if len(text) < 80 else f"{text[:77]}..."
 
 
-def table(results: list[Explored]) -> str:
+def table(results: dict[str, Explored]) -> str:
     rows = [("scene", "operations", "states", "whole", "prefix", "absent", "VIOLATIONS")]
-    for r in results:
+    for name, r in results.items():
         counts = (r.operations, r.states, *(r.outcomes[o] for o in ("whole", "prefix", "absent")), len(r.violations))
-        rows.append((r.scene, *map(str, counts)))
+        rows.append((name, *map(str, counts)))
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return "\n".join(
         "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -485,21 +532,36 @@ def memory() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def explore_all(states: int, seed: int) -> list[Explored]:
-    results = []
-    with memory() as folder, broken(""):
-        for name in SCENES:
-            results.append(explore(name, folder, states=states, seed=seed))
-            print(f"{name}: {results[-1].states} states", file=sys.stderr, flush=True)
+def explore_all(states: int, seed: int, jobs: int) -> dict[str, Explored]:
+    """Every scene, each shared by so many processes."""
+    results = {}
+    with ProcessPoolExecutor(jobs) as pool, broken(""):
+        for name, scene in SCENES.items():
+            recording = record(scene)
+            shares = [pool.submit(_explore_share, name, recording, states, seed, Share(at, jobs)) for at in range(jobs)]
+            parts = [share.result() for share in shares]
+            results[name] = Explored(
+                len(recording.operations),
+                sum(part.states for part in parts),
+                sum((part.outcomes for part in parts), Counter()),
+                [violation for part in parts for violation in part.violations],
+            )
+            print(f"{name}: {results[name].states} states", file=sys.stderr, flush=True)
     return results
+
+
+def _explore_share(name: str, recording: Recording, states: int, seed: int, share: Share) -> Explored:
+    with broken(""):
+        return explore(SCENES[name], recording, states=states, seed=seed, share=share)
 
 
 def find_mutants(states: int, seed: int) -> int:
     """How many broken stores were not found."""
     missed = 0
     for name, mutant in MUTANTS.items():
-        with memory() as folder, broken(name):
-            result = explore(mutant.scene, folder, states=states, seed=seed, stop_at=1)
+        with broken(name):
+            scene = SCENES[mutant.scene]
+            result = explore(scene, record(scene), states=states, seed=seed, stop_at=1)
         print(f"{'found ' if result.violations else 'MISSED'}  {name}: {(result.violations or [''])[0]}", flush=True)
         missed += not result.violations
     return missed

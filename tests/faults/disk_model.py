@@ -83,6 +83,7 @@ class Recorder:
         self.operations: list[Operation] = []
         self.fail_sync: Callable[[int], bool] = lambda inode: False
         """Whether a sync of the file with that inode fails."""
+        self.before_change: Callable[[], None] = lambda: None
         self._originals: dict[str, Any] = {}
         self._files: dict[int, Content] = {}
         self._directories: dict[int, Entries] = {}
@@ -131,6 +132,8 @@ class Recorder:
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
         place = self._place(path) if flags & os.O_CREAT else None
+        if place is not None:
+            self.before_change()
         is_new = place is not None and not os.path.lexists(path)
         fd: int = self._originals["open"](path, flags, mode, **options)
         if is_new and place is not None:
@@ -140,12 +143,14 @@ class Recorder:
     def _write(self, fd: int, data: Any) -> int:
         if not stat.S_ISREG(os.fstat(fd).st_mode) or not self._is_ours(fd):
             return int(self._originals["write"](fd, data))
+        self.before_change()
         offset = os.lseek(fd, 0, os.SEEK_CUR)
         written: int = self._originals["write"](fd, data)
         self.operations.append(Write(os.fstat(fd).st_ino, offset, bytes(data[:written])))
         return written
 
     def _ftruncate(self, fd: int, size: int) -> None:
+        self.before_change()
         self._originals["ftruncate"](fd, size)
         if self._is_ours(fd):
             self.operations.append(Truncate(os.fstat(fd).st_ino, size))
@@ -160,6 +165,7 @@ class Recorder:
         if not self._is_ours(fd):
             self._originals[name](fd)
             return
+        self.before_change()
         status = os.fstat(fd)
         failed = stat.S_ISREG(status.st_mode) and self.fail_sync(status.st_ino)
         self.operations.append(Sync(status.st_ino, failed))
@@ -167,6 +173,7 @@ class Recorder:
             raise OSError(5, "a sync that fails")
 
     def _mkdir(self, path: Any, mode: int = 0o777, **options: Any) -> None:
+        self.before_change()
         self._originals["mkdir"](path, mode, **options)
         place = self._place(path)
         if place is not None:
@@ -184,12 +191,14 @@ class Recorder:
         directory_fd = options.get("dir_fd")
         if directory_fd is not None:
             path = os.path.join(os.readlink(f"/proc/self/fd/{directory_fd}"), os.fspath(path))
+        self.before_change()
         place = self._place(path)
         self._originals[name](path)
         if place is not None:
             self.operations.append(Unlink(*place))
 
     def _replace(self, source: Any, target: Any, **options: Any) -> None:
+        self.before_change()
         old, new = self._place(source), self._place(target)
         inode = os.lstat(source).st_ino
         self._originals["replace"](source, target, **options)

@@ -31,6 +31,10 @@ class Violation(Exception):
     """Something that was promised did not hold."""
 
 
+class GivenUp(Exception):
+    """The daemon has died in one model call as often as it is made: what the scene waits for will not come."""
+
+
 class Ack(NamedTuple):
     """A command that was acknowledged: `event` with these fields is in the journal, and once the key."""
 
@@ -66,6 +70,8 @@ class Life:
         self.facts: dict[str, list[Json]] = {name: [] for name in self.sessions}
         self.generations: list[int] = []
         self.deaths = 0
+        self.gave_up = False
+        """The scene was left early, since a model call was given up."""
         self.final: Json = {}
         self._plans = [list(plan) for plan in plans]
         self._watcher = watcher
@@ -114,10 +120,23 @@ class Life:
     async def _play(self) -> None:
         await self._is_up.wait()
         self._follow("")
-        await self.play()
+        try:
+            await self.play()
+        except GivenUp:
+            self.gave_up = True
+            await self._leave()
         self._is_over = True
         if self._is_up.is_set():
             await self._finish()
+
+    async def _leave(self) -> None:
+        """Ends what was begun."""
+        self.sessions = [session_id for session_id in self.sessions if session_id in self.seen]
+        for session_id in self.sessions:
+            if not scene.first("session.ended", self.facts[session_id]):
+                await self.end(session_id)
+        for session_id in self.sessions:
+            await self.until(session_id, lambda facts: scene.first("session.ended", facts) and not scene.living(facts))
 
     async def _finish(self) -> None:
         """A last look, and the daemon is told to stop. Where it dies in doing so, the next one is told again."""
@@ -245,12 +264,14 @@ class Life:
     async def until(
         self, session_id: str, find: Callable[[list[Json]], T | None], *, look_every_s: float | None = None
     ) -> T:
-        """Until the facts of a session answer. Where `find` also looks at the world beside them, it has to look now
-        and then."""
+        """Until the facts of a session answer; raises GivenUp. Where `find` also looks at the world beside them, it has
+        to look now and then."""
         while True:
             news = self._news
             if found := find(self.facts[session_id]):
                 return found
+            if not self.gave_up and scene.is_given_up(self.facts[session_id]):
+                raise GivenUp
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(look_every_s):
                     await news.wait()
@@ -314,9 +335,10 @@ class Life:
 
     async def _verify_uncertain(self, session_id: str) -> None:
         """Whatever a death left in doubt is decided so that the model checks."""
-        while True:
-            request = await self.until(session_id, self._undecided_uncertain)
-            await self.resolve(request["request_id"], "verify", session_id)
+        with contextlib.suppress(GivenUp):
+            while True:
+                request = await self.until(session_id, self._undecided_uncertain)
+                await self.resolve(request["request_id"], "verify", session_id)
 
     def _undecided_uncertain(self, facts: list[Json]) -> Json | None:
         for fact in facts:

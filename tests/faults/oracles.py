@@ -17,6 +17,7 @@ from kheish.core.events import Rule
 from kheish.core.state import State
 from kheish.daemon.maintenance import blobs_of, verify
 from kheish.errors import KheishError
+from kheish.limits import MODEL_DEATHS_MAX
 from kheish.runtime.fold import fold_records
 from kheish.store.documents import read_document
 from kheish.store.records import Record
@@ -87,7 +88,9 @@ def judge(life: Life, expected: Json | None = None, effects: EffectsCheck | None
     found += _check_files(life, journals)
     found += _check_processes(life)
     found += check_debts(read_log(life.log), life.folder, _nameless_blobs(life, journals))
-    if expected is not None and (ours := summary(life)) != expected:
+    if given_up := _given_up(journals):
+        found += _check_given_up(given_up, journals)
+    elif expected is not None and (ours := summary(life)) != expected:
         found.append("another end than in an undisturbed life: " + "; ".join(_differences(expected, ours)))
     return found
 
@@ -140,6 +143,7 @@ def _check_effects(life: Life, journals: dict[str, list[Record]]) -> Iterator[st
         if request["tool"] == "bash"
     }
     lines = Counter(scene.counted(life.daemon))
+    given_up = _given_up(journals)
     for tool_call_id, name in calls.items():
         mine = [fact for fact in facts if fact.get("tool_call_id") == tool_call_id]
         starts = sum(fact["type"] == "tool_call.started" for fact in mine)
@@ -154,6 +158,8 @@ def _check_effects(life: Life, journals: dict[str, list[Record]]) -> Iterator[st
             yield f"{name} ran {ran} times and its start is {starts} times in the journal"
         if starts > 1:
             yield f"{name}, which is unsafe, was started {starts} times"
+        if given_up and not done:  # ended before its time
+            continue
         if name not in scene.STOPPED and (starts, done) != (1, 1):
             yield f"{name} has {starts} starts and {done} outcomes"
         if not unsure and ran != 1:
@@ -164,6 +170,28 @@ def _check_effects(life: Life, journals: dict[str, list[Record]]) -> Iterator[st
     again = sum(fact["type"] == "model_call.died" for fact in facts)
     if again > life.deaths:
         yield f"{again} model calls were made again after {life.deaths} deaths"
+
+
+def _given_up(journals: dict[str, list[Record]]) -> dict[str, str]:
+    """The calls that were not made again because the daemon had died too often in them, and what their deaths are
+    called. Such a life ends in its own way."""
+    calls = {}
+    for fact in (fact for records in journals.values() for fact in facts_of(records)):
+        if fact["type"] == "model_call.failed" and fact["code"] == "daemon_died":
+            calls[fact["model_call_id"]] = "model_call.died"
+        elif fact["type"] == "tool_call.completed" and fact["output"].startswith("The daemon died "):
+            calls[fact["tool_call_id"]] = "tool_call.died"
+    return calls
+
+
+def _check_given_up(calls: dict[str, str], journals: dict[str, list[Record]]) -> Iterator[str]:
+    """Each has had all the deaths that it may have. (A tool call's last one is its outcome.)"""
+    facts = [fact for records in journals.values() for fact in facts_of(records)]
+    for id_, died in calls.items():
+        noun = died.removesuffix(".died")
+        deaths = sum(fact["type"] == died and fact[f"{noun}_id"] == id_ for fact in facts) + (noun == "tool_call")
+        if deaths != MODEL_DEATHS_MAX:
+            yield f"{id_} was given up after {deaths} deaths"
 
 
 def _check_waits(journals: dict[str, list[Record]]) -> Iterator[str]:

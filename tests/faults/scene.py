@@ -148,6 +148,11 @@ def first(type_: str, facts: list[Json], **fields: Any) -> Json | None:
     return None
 
 
+def is_given_up(facts: list[Json]) -> bool:
+    """Whether the daemon died so often in one model call that it is not made again."""
+    return first("model_call.failed", facts, code="daemon_died") is not None
+
+
 def living(facts: list[Json]) -> set[str]:
     """The tool calls whose processes nobody has seen end."""
     begun = {fact["tool_call_id"] for fact in facts if fact["type"] == "tool_call.started" and fact.get("process")}

@@ -23,7 +23,15 @@ MUTANT_TIMEOUT_S = 15.0
 """A broken daemon often leaves the human waiting."""
 TRIES = 3
 """How often a point is tried: what depends on a timer is not at the same place in every life."""
-OUTCOMES = ("nothing to recover", "model call again", "tool call again", "uncertain", "tail cut", "not reached")
+OUTCOMES = (
+    "nothing to recover",
+    "model call again",
+    "tool call again",
+    "uncertain",
+    "given up",
+    "tail cut",
+    "not reached",
+)
 MAIN_KINDS = ("write", "fdatasync", "fsync_dir", "rename", "mkdir")
 """What makes records, and the names of what holds them, durable."""
 SECOND_CALLS_MAX = 40
@@ -119,6 +127,8 @@ def _outcomes(life: Life) -> frozenset[str]:
         )
         if type_ in types
     }
+    if any(scene.is_given_up(facts) for facts in life.facts.values()):
+        found.add("given up")
     if any(fact["type"] == "session.recovered" and fact.get("tail_file") for fact in facts):
         found.add("tail cut")
     return frozenset(found or ("nothing to recover",))
