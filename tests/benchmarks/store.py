@@ -9,6 +9,7 @@ import os
 import random
 import sqlite3
 import statistics
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +24,7 @@ from kheish.runtime import supervisor
 from kheish.store import atomic, committer
 from kheish.store.committer import Committer, Tell
 from kheish.store.journal import Framed, Journal
+from tests.benchmarks import knocks
 from tests.benchmarks.baselines import RECORD
 from tests.benchmarks.figures import Figure
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -30,10 +32,9 @@ from tests.runtime.kernel import OPERATOR, Kernel, reply
 SESSIONS = (1, 10, 100, 1000)
 ARRIVALS = (100, 1000, 3000)
 THREADS = (2, 4, 8, 16)
-ROUNDS, BURST_S, DISK_S, ARRIVALS_S = 5, 1.0, 0.1, 3.0
+ROUNDS, BURST_S, DISK_S = 5, 1.0, 0.1
 OURS, LOG, UNSYNCED = "synced", "one sync a batch", "no syncs"
 LOG_BYTES = 64 * 1024 * 1024
-SEED = 1
 
 
 class Disk:
@@ -254,13 +255,6 @@ async def _threads(folder: Path) -> list[Figure]:
 # -- arrivals -------------------------------------------------------------------------------------------------------
 
 
-def schedule(per_s: int, seconds: float = ARRIVALS_S) -> list[float]:
-    """Poisson arrivals: seconds from the beginning."""
-    rng = random.Random(SEED)
-    instants = itertools.accumulate(rng.expovariate(per_s) for _ in itertools.count())
-    return list(itertools.takewhile(lambda at: at < seconds, instants))
-
-
 def arrivals(folder: Path, count: int) -> list[Figure]:
     """Records that come when they come, over 100 sessions, each from the instant at which it was due."""
     return asyncio.run(_arrivals(folder))
@@ -274,10 +268,10 @@ async def _arrivals(folder: Path) -> list[Figure]:
             bare: list[float] = []
             taken: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
-                bare += await asyncio.to_thread(_paced, disk, schedule(per_s))
+                bare += await asyncio.to_thread(_paced, disk, knocks.schedule(per_s))
                 for manner, (made, using) in found.items():
                     with using():
-                        taken.setdefault(manner, []).extend(await open_loop(made, schedule(per_s)))
+                        taken.setdefault(manner, []).extend(await open_loop(made, per_s))
             base = Figure(f"{per_s} bare appends/s, each synced", "ms", bare)
             name = f"{per_s} arrivals/s, 100 sessions"
             ours = Figure(f"{name}: until durable", "ms", taken[OURS])
@@ -300,20 +294,24 @@ def _paced(disk: Disk, instants: list[float]) -> list[float]:
     return taken
 
 
-async def open_loop(made: Writers, instants: list[float]) -> list[float]:
-    rng = random.Random(SEED)
-    began = time.perf_counter()
-    taken = []
+async def open_loop(made: Writers, per_s: int) -> list[float]:
+    """Milliseconds from the instant at which each was due."""
+    argv = [sys.executable, "-m", "tests.benchmarks.knocks", str(per_s)]
+    child = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    began = float(await child.stdout.readline())
+    coming, rng = iter(knocks.schedule(per_s)), random.Random(knocks.SEED)
+    taken: list[float] = []
 
     async def send(due: float, session_id: str) -> None:
         await made.write(session_id)
         taken.append((time.perf_counter() - due) * 1000)
 
     async with asyncio.TaskGroup() as group:
-        for at in instants:
-            if (wait_s := began + at - time.perf_counter()) > 0:
-                await asyncio.sleep(wait_s)
-            group.create_task(send(began + at, f"s{rng.randrange(100)}"))
+        while came := await child.stdout.read(4096):
+            for at in itertools.islice(coming, len(came)):
+                group.create_task(send(began + at, f"s{rng.randrange(100)}"))
+    await child.wait()
     return taken
 
 
