@@ -27,6 +27,7 @@ from kheish.store.records import Record, segment_name
 from kheish.store.segments import Walk
 from kheish.store.vacuum import vacuum_session
 from tests.faults.disk_model import Recorder, Recording, State, crash_states
+from tests.faults.tables import aligned
 from tests.faults.turns import Turns
 from tests.store.sessions import NOW_MS, REDUCER, Session, fold, frame, numbers
 
@@ -515,11 +516,7 @@ def table(results: dict[str, Explored]) -> str:
     for name, r in results.items():
         counts = (r.operations, r.states, *(r.outcomes[o] for o in ("whole", "prefix", "absent")), len(r.violations))
         rows.append((name, *map(str, counts)))
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
+    return aligned(rows, texts=1)
 
 
 @contextlib.contextmanager

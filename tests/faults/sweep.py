@@ -18,6 +18,7 @@ from tests.faults import oracles, scene
 from tests.faults.life import LIFE_TIMEOUT_S, Life
 from tests.faults.mutants import MUTANTS
 from tests.faults.syscalls import KINDS, MOMENTS, TORN, Call, Point, moments_of, read_log
+from tests.faults.tables import aligned
 
 MUTANT_TIMEOUT_S = 15.0
 """A broken daemon often leaves the human waiting."""
@@ -221,14 +222,7 @@ def matrix(results: Iterable[Result]) -> str:
     rows: list[tuple[str, ...]] = [("kind", "moment", *columns)]
     rows += [(*key, *(str(table[key][column]) for column in columns)) for key in order]
     rows += [("all", "", *(str(total[column]) for column in columns))]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return aligned(rows, texts=2)
 
 
 def show_progress(total: int, mutant: str = "") -> Callable[[Result, int], None]:

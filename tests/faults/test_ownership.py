@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from kheish.store.locks import is_state_root_locked, read_owner
-from tests.daemon_process import START_TIMEOUT_S, DaemonProcess, text
-from tests.faults.conftest import FailingDaemon, wait_until
+from tests.daemon_process import START_TIMEOUT_S, text
+from tests.faults.conftest import FailingDaemon
+from tests.faults.races import LOCKED, races
 
 pytestmark = pytest.mark.slow
 
 ROUNDS = 20
-LOCKED = 6
-
-
-def one_has_left(racers: list[subprocess.Popen[str]]) -> bool:
-    return any(racer.poll() is not None for racer in racers)
 
 
 def test_of_two_that_race_for_a_state_root_exactly_one_wins(short_path: Path) -> None:
-    """Twenty times, the first on a fresh root, the others on what the killed winner left."""
-    daemon = DaemonProcess(short_path)
-    generations = []
-    for _ in range(ROUNDS):
-        racers = [
-            subprocess.Popen(
-                [sys.executable, "-m", "kheish", "daemon", "run"], env=daemon.env, stderr=subprocess.PIPE, text=True
-            )
-            for _ in range(2)
-        ]
-        try:
-            wait_until(functools.partial(one_has_left, racers))
-            winner, loser = sorted(racers, key=lambda racer: racer.poll() is not None)
-            assert (winner.returncode, loser.returncode) == (None, LOCKED)
-            assert loser.stderr is not None and str(winner.pid) in loser.stderr.read()
-            assert is_state_root_locked(daemon.state)
-            owner = read_owner(daemon.state)
-            assert owner is not None and owner.pid == winner.pid
-            generations.append(owner.generation)
-        finally:
-            for racer in racers:
-                racer.kill()
-                racer.communicate()
-    assert generations == list(range(1, ROUNDS + 1))
+    assert races(short_path, ROUNDS) == []
 
 
 @pytest.fixture
