@@ -34,9 +34,8 @@ def run() -> tuple[str, list[str]]:
         outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "held")
         counts[module][outcome] += 1
         if outcome in ("failure", "error"):
-            failed.append(
-                f"python -m pytest {'/'.join(case.attrib['classname'].split('.'))}.py -k {case.attrib['name']!r}"
-            )
+            file = case.attrib["classname"].replace(".", "/")
+            failed.append(f"python -m pytest {file}.py -k {case.attrib['name']!r}")
     rows = [("what happens", "tests", "held", "skipped", "VIOLATIONS")]
     for path in modules:
         found = counts[path.stem]
