@@ -57,7 +57,7 @@ def _acknowledge_early() -> None:
         await close(self)
 
     async def no_checkpoint(self: Any) -> None:
-        pass
+        self._checkpointing = None
 
     _replace(committer.Committer, "append", append_early)
     _replace(committer, "_commit", commit_late)
