@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kheish.limits import RECORD_BYTES_MAX
+from kheish.core import commands as c
+from kheish.core.events import Rule
+from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from tests.runtime.kernel import Kernel, reply
 
@@ -52,3 +55,30 @@ async def test_a_call_whose_result_cannot_be_told_is_not_run_again_and_in_doubt_
         await kernel.until_status(run_id, "completed")
         assert kernel.tools["bash"].runs == []
         assert "unknown" in kernel.provider.requests[0].messages[-1].text
+
+
+async def test_an_approval_does_not_break_off_a_call_that_is_at_work_to_run_it_again(tmp_path: Path) -> None:
+    released = asyncio.Event()
+
+    async def held(call: ToolCall) -> ToolOutput:
+        await released.wait()
+        return ToolOutput(data=b"ok")
+
+    asked = ("bash", {"command": "ask"})
+    allowed = [("bash", {"command": f"sleep {number}"}) for number in range(TOOL_CALLS_PARALLEL_MAX)]
+    async with Kernel(tmp_path, [reply("", asked, *allowed), reply("done")]) as kernel:
+        kernel.tools["bash"].answer = held
+        await kernel.create()
+        await kernel.send(c.AddRule(rule=Rule(pattern="bash(sleep *)", behavior="allow")))
+        run_id = await kernel.submit()
+        state = await kernel.until(lambda s: len(s.processes) == TOOL_CALLS_PARALLEL_MAX)
+        (request_id,) = state.approvals
+        allow = c.ApprovalResolution(request_id=request_id, resolution="allow")
+        await kernel.send(c.ResolveApprovals(resolutions=(allow,)))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(kernel.tools["bash"].runs) == TOOL_CALLS_PARALLEL_MAX, "the one that was asked for waits"
+        released.set()
+        await kernel.until_status(run_id, "completed")
+        ran = Counter(call.arguments["command"] for call in kernel.tools["bash"].runs)
+        assert ran == Counter(arguments["command"] for _, arguments in [asked, *allowed])
