@@ -8,8 +8,10 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -259,3 +261,16 @@ def test_no_owner(root: Path) -> None:
     root.mkdir()
     (root / "daemon.lock").write_bytes(b"")
     assert read_owner(root) is None
+
+
+def test_generations_that_several_threads_raise_at_once_are_durable(root: Path) -> None:
+    """Sessions from other state roots are opened side by side; the next daemon comes after all of them."""
+    for _ in range(20):
+        lock = DaemonLock(root).acquire()
+        wanted = [lock.generation + step for step in (40, 30, 20, 10)]
+        with ThreadPoolExecutor(len(wanted), initializer=threading.Barrier(len(wanted)).wait) as pool:
+            assert max(pool.map(lock.raise_generation, wanted)) == wanted[0]
+        lock.release()
+        again = DaemonLock(root).acquire()
+        assert again.generation == wanted[0] + 1
+        again.release()
