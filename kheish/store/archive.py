@@ -56,7 +56,7 @@ class _Format(msgspec.Struct):
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """First member of an archive. `gen` is the highest generation in the journal: a daemon that takes the session in
-    must have at least that one (`DaemonLock.raise_generation`)."""
+    must have a newer one (`DaemonLock.raise_generation`)."""
 
     format: int
     session: str
