@@ -33,7 +33,7 @@ from kheish.store.blobs import Blobs, is_blob_name
 from kheish.store.checkpoint import checkpoint_name, checkpoint_seq, good_checkpoints
 from kheish.store.locks import SessionLock
 from kheish.store.packed import first_seq_of, is_packed
-from kheish.store.records import Position, Record
+from kheish.store.records import Position, Record, segment_name
 from kheish.store.segments import Walk, list_segments, open_segment
 from kheish.store.session_dir import publish, session_exists, session_path, unfinished_path
 from kheish.store.upgrades import check_format
@@ -120,11 +120,13 @@ def _collect(
     sources: dict[str, _Source] = {}
     sizes: dict[str, int] = {}
     for first, path in list_segments(directory):
-        if first <= end.segment_first_seq:
+        if first < end.segment_first_seq:
             name = f"session/{path.name}"
             sources[name] = path
             with _open_source(path) as file:
-                sizes[name] = end.offset if first == end.segment_first_seq else file.seek(0, os.SEEK_END)
+                sizes[name] = file.seek(0, os.SEEK_END)
+    name = segment_name(end.segment_first_seq)  # it may be packed by now, and its end is a place in the plain bytes
+    sources[f"session/{name}"], sizes[f"session/{name}"] = directory / name, end.offset
     for checkpoint in good_checkpoints(directory):
         if checkpoint.seq <= end.seq:
             name = f"session/{checkpoint_name(checkpoint.seq)}"
