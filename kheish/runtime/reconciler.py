@@ -51,7 +51,7 @@ class Handle:
 
     def __init__(self, effect: AnyEffect) -> None:
         self.effect = effect
-        self.is_reporting = False
+        self.has_begun = self.is_reporting = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -100,10 +100,12 @@ class Reconciler:
                 continue
             if handle.task.done() or handle.is_reporting:
                 del handles[effect_id]
-            else:
-                handle.task.cancel()
-                if isinstance(handle.effect, RunTool):
-                    self._ending[handle.effect.tool_call_id] = handle.task
+                continue
+            handle.task.cancel()
+            if not handle.has_begun:  # nor will it, and it cannot say when it has ended
+                del handles[effect_id]
+            elif isinstance(handle.effect, RunTool):
+                self._ending[handle.effect.tool_call_id] = handle.task
         # What is at work is never put off for another: begun again it would take effect twice.
         room = TOOL_CALLS_PARALLEL_MAX - sum(isinstance(handle.effect, RunTool) for handle in handles.values())
         for effect_id, effect in owed.items():
@@ -121,6 +123,7 @@ class Reconciler:
 
     async def _perform(self, actor: Actor, handle: Handle) -> None:
         effect = handle.effect
+        handle.has_begun = True
         try:
             outcome = await self._outcome(actor, effect)
             handle.is_reporting = True
