@@ -233,7 +233,8 @@ class Journal:
         """Release the file and the lock; only when nothing is left to commit."""
         self._failure = self._failure or "it is closed"
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # all that was acknowledged is synced, and the lock is to be let go
+                os.close(self._fd)
             self._fd = -1
         if self._lock is not None:
             self._lock.release()
