@@ -26,7 +26,7 @@ from typing import IO, BinaryIO
 
 import msgspec
 
-from kheish.errors import Corrupt, Invalid, NotFound
+from kheish.errors import Conflict, Corrupt, Invalid, NotFound
 from kheish.limits import MIB
 from kheish.store import atomic
 from kheish.store.blobs import Blobs, is_blob_name
@@ -181,9 +181,7 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
             if os.path.lexists(path):
                 raise session_exists(manifest.session)
             atomic.make_private_dir(path.parent)
-            building = unfinished_path(root, manifest.session)
-            os.mkdir(building, 0o700)
-            lock = SessionLock(building).acquire()  # a daemon that starts meanwhile leaves it alone
+            building, lock = _begin_session(root, manifest.session)
             _extract(tar, manifest, building, Blobs(root))
         walk = Walk(building, manifest.session)
         end = walk.end()
@@ -198,6 +196,15 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
     return manifest
+
+
+def _begin_session(root: Path, session_id: str) -> tuple[Path, SessionLock]:
+    """An unfinished session with its lock, under which a daemon that starts leaves it alone."""
+    while True:
+        building = unfinished_path(root, session_id)
+        os.mkdir(building, 0o700)
+        with contextlib.suppress(Conflict, FileNotFoundError):
+            return building, SessionLock(building).acquire()
 
 
 def _read_manifest(tar: tarfile.TarFile) -> Manifest:

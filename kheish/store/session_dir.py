@@ -218,9 +218,13 @@ def clear_unfinished(root: Path) -> None:
         return
     for entry in entries:
         if entry.name.startswith(_UNFINISHED_PREFIX) and entry.is_dir(follow_symlinks=False):
-            with contextlib.suppress(Conflict):  # somebody is making it
-                SessionLock(Path(entry.path)).acquire().release()
-                shutil.rmtree(entry.path)
+            with contextlib.suppress(Conflict, FileNotFoundError):  # somebody is making it, or has made it just now
+                lock = SessionLock(Path(entry.path)).acquire()
+                try:
+                    # Once its lock file is gone somebody may have made another, and goes on in what is left.
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                finally:
+                    lock.release()
 
 
 def unfinished_path(root: Path, session_id: str) -> Path:

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +303,24 @@ def test_a_daemon_that_starts_meanwhile_leaves_an_import_alone(
     monkeypatch.setattr(archive, "_extract", extract_and_start)
     import_session(tmp_path, out)
     assert numbers(Session.open(tmp_path).opened.tail) == [1, 2, 3]
+
+
+def test_imports_and_starts_of_a_daemon_do_not_get_in_each_others_way(root: Path, tmp_path: Path) -> None:
+    built(root, 3)
+    out = io.BytesIO()
+    export_session(root, SESSION, out, blob_refs=lambda record: [])
+    is_over = threading.Event()
+
+    def start_again_and_again() -> None:
+        while not is_over.is_set():
+            clear_unfinished(tmp_path)
+
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(start_again_and_again)
+        try:
+            for number in range(60):
+                import_session(tmp_path, io.BytesIO(out.getvalue()))
+                (tmp_path / "sessions" / SESSION).rename(tmp_path / str(number))
+        finally:
+            is_over.set()
+        starting.result()
