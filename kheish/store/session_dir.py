@@ -283,10 +283,9 @@ def _open(path: Path, reducer: int, lock: SessionLock, durable: tuple[int, int, 
     if (position.seq, header.first_seq, position.offset) != durable:
         _settle(path / segment_name(header.first_seq), header, position, reading.tail)
     other_bytes = sum(file_sizes(path).values()) - position.offset
+    torn = set_aside(path, position.seq)
     journal = Journal(path, header, position, reading.index, lock, other_bytes)
-    return Opened(
-        reading.checkpoint_state, reading.checkpoint_seq, reading.tail, set_aside(path, position.seq), journal
-    )
+    return Opened(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, torn, journal)
 
 
 class _Reading:
