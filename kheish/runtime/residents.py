@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -186,7 +187,7 @@ class Residents:
             # Of one that was taken in from elsewhere no row of the index has told.
             self._kernel.ledger.note(session_id, state)
             recover = Recover(
-                tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
+                tail_bytes_dropped=await self._committer.run(_bytes_of, opened.set_aside) if opened.set_aside else 0,
                 tail_file=" ".join(path.name for path in opened.set_aside),
             )
             await actor.submit(recover, lambda: self._recovery_context(session_id))
@@ -255,3 +256,12 @@ class Residents:
             )
             self._index.put(row)
         self._packer.take(row)
+
+
+def _bytes_of(files: list[Path]) -> int:
+    """As far as they are still there: what was set aside may be deleted at any time."""
+    total_bytes = 0
+    for path in files:
+        with contextlib.suppress(OSError):
+            total_bytes += path.stat().st_size
+    return total_bytes
