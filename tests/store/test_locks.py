@@ -20,7 +20,7 @@ import pytest
 from kheish.errors import Conflict, Corrupt, Poisoned, StoreError
 from kheish.store import locks
 from kheish.store.locks import DaemonLock, SessionLock, read_owner
-from tests.store.sessions import SESSION, Session, frame, make_empty
+from tests.store.sessions import SESSION, Session, frame, make_empty, numbers
 
 HOLDER = """
 import sys, subprocess
@@ -239,6 +239,20 @@ def test_who_lost_the_lock_writes_nothing_any_more(root: Path, lock_is: str) -> 
         session.journal.commit([frame(session.journal, 2)])
     assert (session.journal.durable_seq, journal.read_bytes()) == (1, before)
     session.close()
+
+
+def test_who_lost_the_lock_begins_no_segment_in_the_journal_of_a_successor(root: Path) -> None:
+    """Such as a daemon that puts a session away which it does not hold any more."""
+    stale = Session.create(root)
+    stale.append(1)
+    (stale.path / "session.lock").unlink()
+    successor = Session.open(root)
+    successor.append(1)
+    with pytest.raises(Poisoned, match=r"session\.lock was deleted or replaced"):
+        stale.journal.end_segment()
+    stale.close()
+    successor.append(1)
+    assert numbers(successor.reopen().opened.tail) == [1, 2, 3]
 
 
 def _make(path: Path) -> Path:
