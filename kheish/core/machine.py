@@ -35,7 +35,7 @@ from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeA
 from kheish.core.outcomes import Outcome
 from kheish.core.state import State
 from kheish.errors import Conflict, NotFound
-from kheish.limits import RETRY_AFTER_MAX_MS, TOOL_CALLS_PARALLEL_MAX
+from kheish.limits import RETRY_AFTER_MAX_MS
 
 COMMANDS: dict[type[Command], Callable[[Draft, Any], str]] = {
     c.CreateSession: sessions.create,
@@ -206,7 +206,7 @@ def _tool_effects(state: State) -> list[AnyEffect]:
             effects.append(RunTool(run_id=run.run_id, tool_call_id=call.tool_call_id, attempt=call.attempt))
         elif call.phase == "allowed" and call.kind == "process" and call.tool_call_id not in state.processes:
             effects.append(RunTool(run_id=run.run_id, tool_call_id=call.tool_call_id, attempt=call.attempt + 1))
-    return effects[:TOOL_CALLS_PARALLEL_MAX]
+    return effects
 
 
 def fold(records: Iterable[tuple[Iterable[e.Event], Context]], state: State | None = None) -> State:

@@ -238,7 +238,7 @@ class Actor:
         if may_pack and self.journal.end.offset >= PACKED_WHEN_IDLE_BYTES and not self.journal.is_poisoned:
             try:
                 await self.kernel.committer.run(self.journal.end_segment)
-            except OSError as error:
+            except (OSError, Poisoned) as error:
                 log.warning("session %s: cannot begin a segment: %s", self.session_id, error)
         await self.kernel.committer.run(self.journal.close)
 

@@ -160,10 +160,12 @@ class Rows(Mapping[str, SessionSummary]):
 
 
 class Loaded(NamedTuple):
-    """The sessions whose rows have to be made, and those of the others that somebody wanted to see."""
+    """The sessions whose rows have to be made, and those of the others that somebody wanted to see; the newest
+    generation of any of these others."""
 
     stale: list[str]
     wanted: list[SessionSummary]
+    newest_gen: int = 0
 
 
 class Unsaved(NamedTuple):
@@ -300,13 +302,14 @@ class Index:
     def load(self, is_wanted: Callable[[SessionSummary], bool] = lambda _: False) -> Loaded:
         """Takes over the rows that still match."""
         self._read()
-        loaded, gone = Loaded([], []), set(self.rows)
+        loaded, gone, newest_gen = Loaded([], []), set(self.rows), 0
         with open_sessions_dir(self._root) as sessions_fd:
             for name in session_names(self._root):
                 gone.discard(name)
                 row = self._stored(name)
                 if row and not row.problem and ends_at(sessions_fd, name, row.seq, row.segment_first_seq, row.size):
                     self._count(row)
+                    newest_gen = max(newest_gen, row.gen)
                     if is_wanted(row):
                         loaded.wanted.append(row)
                 else:
@@ -314,7 +317,7 @@ class Index:
                     loaded.stale.append(name)
         for name in gone:
             del self.rows.kept[name]
-        return loaded
+        return loaded._replace(newest_gen=newest_gen)
 
     def _read(self) -> None:
         """The newest line of each session, by its id, which it begins with. Line by line: what the whole takes on the

@@ -44,7 +44,7 @@ class Reader:
     async def _created(self, session_id: str) -> Actor:
         actor = await self._residents.open(session_id)
         if not actor.state.session_id:
-            raise NotFound(f"cannot find session {session_id}", code="session_not_found")
+            raise _no_session(session_id)
         return actor
 
     async def peek(self, session_id: str) -> State:
@@ -110,17 +110,17 @@ class Reader:
         return await self._committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
 
     def _reader(self, session_id: str) -> tuple[Read, int | None]:
-        """What reads a session's journal, and up to which seq it may. Raises NotFound."""
-        actor = self._residents.get(session_id)
-        row = self._index.rows.get(session_id)
+        """What reads a session's journal, on a thread that may wait for the disk, and up to which seq it may. Raises
+        NotFound, and so may the reading."""
         path = session_path(self._root, session_id)
-        if not path.is_dir():
-            raise NotFound(f"cannot find session {session_id}", code="session_not_found")
-        if actor is not None:
-            return actor.journal.read, actor.seq
+        if (actor := self._residents.get(session_id)) is not None:
+            if not actor.seq:
+                raise _no_session(session_id)
+            return partial(_read_found, path, actor.journal.read), actor.seq
+        row = self._index.rows.get(session_id)
         # While a session is being opened its journal may hold a record that is not durable yet.
         until = row.seq if row is not None and not row.problem else None
-        return partial(read_records, path, index=OffsetIndex()), until
+        return partial(_read_found, path, partial(read_records, path, index=OffsetIndex())), until
 
     async def run(self, session_id: str, run_id: str) -> tuple[State, Run]:
         """A run and the state that it is shown with: the session's, or, once the run has left that, what the journal
@@ -222,6 +222,18 @@ class Reader:
                         return living, request_id
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
+
+
+def _no_session(session_id: str) -> NotFound:
+    return NotFound(f"cannot find session {session_id}", code="session_not_found")
+
+
+def _read_found(
+    path: Path, read: Read, from_seq: int = 1, limit: int | None = None, until_seq: int | None = None
+) -> Iterator[Record]:
+    if not path.is_dir():
+        raise _no_session(path.name)
+    return read(from_seq, limit, until_seq)
 
 
 def _before_fault(records: Iterator[Record], bytes_max: int | None) -> list[Record]:

@@ -30,7 +30,7 @@ from kheish.core.prompt import build_request, build_summary_request
 from kheish.core.state import Run
 from kheish.core.tool_calls import lookup
 from kheish.errors import Invalid, KheishError
-from kheish.limits import PROCESS_KILL_GRACE_MS
+from kheish.limits import PROCESS_KILL_GRACE_MS, TOOL_CALLS_PARALLEL_MAX
 from kheish.runtime.actor import Actor
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
@@ -51,7 +51,7 @@ class Handle:
 
     def __init__(self, effect: AnyEffect) -> None:
         self.effect = effect
-        self.is_reporting = False
+        self.has_begun = self.is_reporting = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -100,20 +100,30 @@ class Reconciler:
                 continue
             if handle.task.done() or handle.is_reporting:
                 del handles[effect_id]
-            else:
-                handle.task.cancel()
-                if isinstance(handle.effect, RunTool):
-                    self._ending[handle.effect.tool_call_id] = handle.task
+                continue
+            handle.task.cancel()
+            if not handle.has_begun:  # nor will it, and it cannot say when it has ended
+                del handles[effect_id]
+            elif isinstance(handle.effect, RunTool):
+                self._ending[handle.effect.tool_call_id] = handle.task
+        # What is at work is never put off for another: begun again it would take effect twice.
+        room = TOOL_CALLS_PARALLEL_MAX - sum(isinstance(handle.effect, RunTool) for handle in handles.values())
         for effect_id, effect in owed.items():
-            if effect_id not in handles:
-                handle = Handle(effect)
-                handles[effect_id] = handle
-                handle.task = asyncio.create_task(self._perform(actor, handle))
+            if effect_id in handles:
+                continue
+            if isinstance(effect, RunTool):
+                if room <= 0:
+                    continue
+                room -= 1
+            handle = Handle(effect)
+            handles[effect_id] = handle
+            handle.task = asyncio.create_task(self._perform(actor, handle))
         if not handles:
             self._handles.pop(actor.session_id, None)
 
     async def _perform(self, actor: Actor, handle: Handle) -> None:
         effect = handle.effect
+        handle.has_begun = True
         try:
             outcome = await self._outcome(actor, effect)
             handle.is_reporting = True

@@ -7,11 +7,12 @@ sessions are merged; memory is bounded by a page of each.
 from __future__ import annotations
 
 import asyncio
+import errno
 import heapq
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from kheish.errors import KheishError
+from kheish.errors import Corrupt, NewerFormat, NotFound, StoreError
 from kheish.limits import PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES
 from kheish.store.records import Record
 
@@ -20,10 +21,12 @@ Place = tuple[int, int]
 Read = Callable[[str, int, int, int], Awaitable[list[Record]]]
 """Records of a session after a seq: so many at most, and no more after so many bytes."""
 _PAGE_MIN = 4
+_PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class _Source:
-    """One session, read page by page. One that cannot be read ends where it cannot."""
+    """One session, read page by page. One that is damaged ends where it is. Where only the daemon cannot read for now
+    the replay fails: whoever went on would not come back for what is left out."""
 
     def __init__(self, read: Read, session_id: str, page_items: int) -> None:
         self.session_id = session_id
@@ -45,21 +48,23 @@ class _Source:
         await self.fill()
 
     async def _is_after(self, seq: int, place: Place) -> bool:
-        try:
-            (record,) = await self._read(self.session_id, seq - 1, 1, 1)
-        except (KheishError, OSError, ValueError):
-            return True
-        return (record.gen, record.pos) > place
+        records = await self._read_sound(seq - 1, 1, 1)
+        return not records or (records[0].gen, records[0].pos) > place
 
     async def fill(self) -> None:
-        try:
-            self.records.extend(
-                await self._read(self.session_id, self._after_seq, self._page_items, STREAM_CHUNK_BYTES)
-            )
-        except (KheishError, OSError):
-            return
+        self.records.extend(await self._read_sound(self._after_seq, self._page_items, STREAM_CHUNK_BYTES))
         if self.records:
             self._after_seq = self.records[-1].seq
+
+    async def _read_sound(self, after_seq: int, limit: int, bytes_max: int) -> list[Record]:
+        try:
+            return await self._read(self.session_id, after_seq, limit, bytes_max)
+        except (Corrupt, NewerFormat, NotFound):
+            return []
+        except OSError as error:
+            if error.errno in _PASSING:
+                raise StoreError.of_disk(f"read session {self.session_id}", error) from error
+            return []
 
     @property
     def place(self) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -149,6 +150,13 @@ class Residents:
             raise StoreError.of_disk(f"open session {session_id}", error) from error
         await self.take_in(session_id, opened, state)
 
+    async def rise_above(self, generation: int) -> None:
+        """Takes a newer generation than one that another state root has written in: along a session (generation,
+        position) grows, whatever positions were given out there."""
+        if generation >= self._kernel.generation:
+            raised = await self._committer.run(self._raise_generation, generation + 1)
+            self._kernel.generation = max(self._kernel.generation, raised)  # another may have raised it further
+
     async def take_in(self, session_id: str, opened: Opened, state: State) -> None:
         """A session that was opened and folded, by a caller who has made sure that nobody else opens it. Raises
         KheishError; it is not held then."""
@@ -164,20 +172,22 @@ class Residents:
 
     async def _recover(self, session_id: str, opened: Opened, state: State) -> Actor:
         """The actor of an opened session, after it has noted what died with the last daemon."""
-        if opened.journal.gen > self._kernel.generation:
-            # Taken in from another state root: no record may be of an older generation than one before it.
-            raised = await self._committer.run(self._raise_generation, opened.journal.gen)
-            self._kernel.generation = max(self._kernel.generation, raised)  # another may have raised it further
+        row = self._index.rows.get(session_id)
+        if row is None or row.gen < opened.journal.gen:
+            try:
+                await self.rise_above(opened.journal.gen)
+            except OSError as error:
+                raise StoreError.of_disk(f"note the generation of session {session_id}", error) from error
         actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
         if opened.tail:
             actor.pos = opened.tail[-1].pos
-        elif (row := self._index.rows.get(session_id)) is not None:
+        elif row is not None:
             actor.pos = row.pos
         if state.session_id:
             # Of one that was taken in from elsewhere no row of the index has told.
             self._kernel.ledger.note(session_id, state)
             recover = Recover(
-                tail_bytes_dropped=sum(path.stat().st_size for path in opened.set_aside),
+                tail_bytes_dropped=await self._committer.run(_bytes_of, opened.set_aside) if opened.set_aside else 0,
                 tail_file=" ".join(path.name for path in opened.set_aside),
             )
             await actor.submit(recover, lambda: self._recovery_context(session_id))
@@ -246,3 +256,12 @@ class Residents:
             )
             self._index.put(row)
         self._packer.take(row)
+
+
+def _bytes_of(files: list[Path]) -> int:
+    """As far as they are still there: what was set aside may be deleted at any time."""
+    total_bytes = 0
+    for path in files:
+        with contextlib.suppress(OSError):
+            total_bytes += path.stat().st_size
+    return total_bytes

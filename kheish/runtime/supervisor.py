@@ -145,7 +145,8 @@ class Supervisor:
         )
         self.reader = Reader(root, self.index, self._residents, self.committer, self.policy)
         self._pos = 0
-        self._published_pos = 0
+        self.position = (generation, 0)
+        """Where the global stream stands: (generation, position) of the last record that was published."""
         self._save_timer: asyncio.TimerHandle | None = None
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -157,11 +158,6 @@ class Supervisor:
         return self._kernel.generation
 
     @property
-    def position(self) -> tuple[int, int]:
-        """Where the global stream stands: (generation, position of the last record that was published)."""
-        return self.generation, self._published_pos
-
-    @property
     def loaded_total(self) -> int:
         return len(self._residents)
 
@@ -170,7 +166,7 @@ class Supervisor:
     async def start(self) -> None:
         """Builds the index and takes up all work that is owed. Returns when every client can be served; only when all
         work is taken up does it go on, for it would be in the way."""
-        stale, rows = await self.committer.run(self._load_index)
+        stale, rows, newest_gen = await self.committer.run(self._load_index)
         owed = [row.session_id for row in rows if row.is_owed]
         found = [found for found in await self._find_sessions([*stale, *owed]) if found.row.is_shown]
         for row, _ in found:
@@ -179,6 +175,7 @@ class Supervisor:
                 rows.append(row)
         counted = self.index.rows.values() if self.budgets.ledger.sums_all else rows
         self.budgets.load((row.session_id, row.share) for row in counted)
+        await self._residents.rise_above(max([newest_gen, *(row.gen for row, _ in found)]))
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
         self._in_background(self._begin_owed(list(self._residents)))
@@ -343,8 +340,7 @@ class Supervisor:
         self._residents.use(actor)
 
     def _changed(self, actor: Actor, before: State) -> None:
-        if actor.gen == self.generation:
-            self._published_pos = max(self._published_pos, actor.pos)
+        self.position = actor.gen, actor.pos
         if self._is_started:
             self._reconciler.reconcile(actor)
         self.budgets.changed(actor.session_id, before, actor.state)

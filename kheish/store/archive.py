@@ -26,14 +26,14 @@ from typing import IO, BinaryIO
 
 import msgspec
 
-from kheish.errors import Corrupt, Invalid, NotFound
+from kheish.errors import Conflict, Corrupt, Invalid, NotFound
 from kheish.limits import MIB
 from kheish.store import atomic
 from kheish.store.blobs import Blobs, is_blob_name
 from kheish.store.checkpoint import checkpoint_name, checkpoint_seq, good_checkpoints
 from kheish.store.locks import SessionLock
 from kheish.store.packed import first_seq_of, is_packed
-from kheish.store.records import Position, Record
+from kheish.store.records import Position, Record, segment_name
 from kheish.store.segments import Walk, list_segments, open_segment
 from kheish.store.session_dir import publish, session_exists, session_path, unfinished_path
 from kheish.store.upgrades import check_format
@@ -41,7 +41,7 @@ from kheish.store.upgrades import check_format
 ARCHIVE_FORMAT = 1
 MANIFEST_BYTES_MAX = 16 * MIB
 
-_HASH_LIKE = re.compile(rb'"([0-9a-f]{64})"')
+_HASH_LIKE = re.compile(rb'(?:"|blob:)([0-9a-f]{64})\b')
 _MANIFEST = "manifest.json"
 
 
@@ -56,7 +56,7 @@ class _Format(msgspec.Struct):
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """First member of an archive. `gen` is the highest generation in the journal: a daemon that takes the session in
-    must have at least that one (`DaemonLock.raise_generation`)."""
+    must have a newer one (`DaemonLock.raise_generation`)."""
 
     format: int
     session: str
@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stored_blobs(blobs: Blobs) -> Callable[[Record], Iterable[str]]:
-    """The blobs that a record may name: every string in it that is the sha256 of a stored blob."""
+    """The blobs that a record may name: strings in it, and words after `blob:`, that are the sha256 of a stored one."""
 
     def find(record: Record) -> Iterator[str]:
         for match in _HASH_LIKE.finditer(record.line):
@@ -120,11 +120,13 @@ def _collect(
     sources: dict[str, _Source] = {}
     sizes: dict[str, int] = {}
     for first, path in list_segments(directory):
-        if first <= end.segment_first_seq:
+        if first < end.segment_first_seq:
             name = f"session/{path.name}"
             sources[name] = path
             with _open_source(path) as file:
-                sizes[name] = end.offset if first == end.segment_first_seq else file.seek(0, os.SEEK_END)
+                sizes[name] = file.seek(0, os.SEEK_END)
+    name = segment_name(end.segment_first_seq)  # it may be packed by now, and its end is a place in the plain bytes
+    sources[f"session/{name}"], sizes[f"session/{name}"] = directory / name, end.offset
     for checkpoint in good_checkpoints(directory):
         if checkpoint.seq <= end.seq:
             name = f"session/{checkpoint_name(checkpoint.seq)}"
@@ -179,9 +181,7 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
             if os.path.lexists(path):
                 raise session_exists(manifest.session)
             atomic.make_private_dir(path.parent)
-            building = unfinished_path(root, manifest.session)
-            os.mkdir(building, 0o700)
-            lock = SessionLock(building).acquire()  # a daemon that starts meanwhile leaves it alone
+            building, lock = _begin_session(root, manifest.session)
             _extract(tar, manifest, building, Blobs(root))
         walk = Walk(building, manifest.session)
         end = walk.end()
@@ -196,6 +196,15 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
     return manifest
+
+
+def _begin_session(root: Path, session_id: str) -> tuple[Path, SessionLock]:
+    """An unfinished session with its lock, under which a daemon that starts leaves it alone."""
+    while True:
+        building = unfinished_path(root, session_id)
+        os.mkdir(building, 0o700)
+        with contextlib.suppress(Conflict, FileNotFoundError):
+            return building, SessionLock(building).acquire()
 
 
 def _read_manifest(tar: tarfile.TarFile) -> Manifest:

@@ -222,7 +222,8 @@ class Journal:
 
     def end_segment(self) -> None:
         """Begin the next segment before this one is full, so that it is closed; only when nothing is left to commit.
-        Raises OSError, and then the journal is to be closed."""
+        Raises OSError or Poisoned, and then the journal is to be closed."""
+        self._check_lock()
         line, header = frame_header(self.session_id, self._segment + 1, self._seq + 1, self._chain)
         self._begin_segment(line, header)
         self._segment, self._segment_records, self._segment_bytes = header.segment, 0, len(line)
@@ -233,7 +234,8 @@ class Journal:
         """Release the file and the lock; only when nothing is left to commit."""
         self._failure = self._failure or "it is closed"
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # all that was acknowledged is synced, and the lock is to be let go
+                os.close(self._fd)
             self._fd = -1
         if self._lock is not None:
             self._lock.release()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -134,6 +135,7 @@ class DaemonLock:
         self._fd: int | None = None
         self._started_at_ms = 0
         self.generation = 0
+        self._raising = threading.Lock()
 
     def acquire(self, *, now_ms: int | None = None, generation_min: int = 0) -> DaemonLock:
         """Take the lock and the next generation, which is above every earlier one and at least `generation_min`.
@@ -160,16 +162,18 @@ class DaemonLock:
         return self
 
     def raise_generation(self, minimum: int) -> int:
-        """Make the generation at least `minimum`, durably: for a session that comes from another state root."""
+        """Make the generation at least `minimum`, durably: for a session that comes from another state root. From any
+        thread."""
         if self._fd is None or not _has_name(self._fd, self._root / "daemon.lock"):
             raise StoreError(
                 f"cannot raise the generation: this process does not hold {self._root} any more, since its lock file "
                 "was deleted or replaced; stop this daemon",
                 code="not_locked",
             )
-        if minimum > self.generation:
-            self._advance(minimum, minimum)
-        return self.generation
+        with self._raising:
+            if minimum > self.generation:
+                self._advance(minimum, minimum)
+            return self.generation
 
     def release(self) -> None:
         """Let go; the file stays."""

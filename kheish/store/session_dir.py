@@ -218,9 +218,13 @@ def clear_unfinished(root: Path) -> None:
         return
     for entry in entries:
         if entry.name.startswith(_UNFINISHED_PREFIX) and entry.is_dir(follow_symlinks=False):
-            with contextlib.suppress(Conflict):  # somebody is making it
-                SessionLock(Path(entry.path)).acquire().release()
-                shutil.rmtree(entry.path)
+            with contextlib.suppress(Conflict, FileNotFoundError):  # somebody is making it, or has made it just now
+                lock = SessionLock(Path(entry.path)).acquire()
+                try:
+                    # Once its lock file is gone somebody may have made another, and goes on in what is left.
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                finally:
+                    lock.release()
 
 
 def unfinished_path(root: Path, session_id: str) -> Path:
@@ -279,10 +283,9 @@ def _open(path: Path, reducer: int, lock: SessionLock, durable: tuple[int, int, 
     if (position.seq, header.first_seq, position.offset) != durable:
         _settle(path / segment_name(header.first_seq), header, position, reading.tail)
     other_bytes = sum(file_sizes(path).values()) - position.offset
+    torn = set_aside(path, position.seq)
     journal = Journal(path, header, position, reading.index, lock, other_bytes)
-    return Opened(
-        reading.checkpoint_state, reading.checkpoint_seq, reading.tail, set_aside(path, position.seq), journal
-    )
+    return Opened(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, torn, journal)
 
 
 class _Reading:

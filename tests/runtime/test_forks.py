@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,13 @@ from typing import Any
 import pytest
 
 from kheish.core import commands as c
-from kheish.core.events import AssistantMessage, Message, ToolMessage, UserMessage
+from kheish.core.events import AssistantMessage, Attachment, Message, ToolMessage, UserMessage
+from kheish.daemon import maintenance
 from kheish.errors import Conflict
 from kheish.runtime import forks
 from kheish.runtime.forks import copy_transcript
+from kheish.runtime.ports import ToolCall, ToolOutput
+from kheish.store.blobs import Blobs
 from kheish.store.records import Record
 from kheish.store.session_dir import session_path
 from tests.runtime.kernel import Kernel, reply
@@ -107,3 +112,30 @@ async def test_what_is_too_large_for_one_record_is_refused_and_an_earlier_place_
             copy_transcript(records, "s", 0)
         assert caught.value.code == "fork_too_large"
         assert copy_transcript(records, "s", 1)[0].messages == ()
+
+
+async def test_its_archive_has_the_blobs_that_it_knows_from_the_other(tmp_path: Path) -> None:
+    """An attachment, and a long output whose beginning alone is in the transcript."""
+    output = b"a line of a long output\n" * 2_000
+
+    async def long(_: ToolCall) -> ToolOutput:
+        return ToolOutput(data=output)
+
+    async with Kernel(tmp_path / "here", REPLIES) as kernel:
+        kernel.tools["read_file"].answer = long
+        picture = await kernel.supervisor.put_blob(b"a picture")
+        attachment = Attachment(name="a.png", media_type="image/png", blob=picture, bytes=9)
+        await kernel.create()
+        run_id = await kernel.send(c.SubmitRun(text="look", route="test", model="m", attachments=(attachment,)))
+        await kernel.until_status(run_id, "completed")
+        await fork(kernel, "other")
+    archive = io.BytesIO()
+    maintenance.export(tmp_path / "here", "other", archive)
+    archive.seek(0)
+    assert maintenance.import_(tmp_path / "there", archive) == "other"
+    blobs = Blobs(tmp_path / "there")
+    assert blobs.read(picture) == b"a picture"
+    assert blobs.read(hashlib.sha256(output).hexdigest()) == output
+    blobs.path(picture).unlink()
+    (checked,) = maintenance.verify(tmp_path / "there")
+    assert [fault.reason for fault in checked.faults] == [f"blob {picture} is missing"]

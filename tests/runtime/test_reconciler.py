@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kheish.limits import RECORD_BYTES_MAX
+from kheish.core import commands as c
+from kheish.core.events import Rule
+from kheish.core.state import State
+from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX
+from kheish.runtime.actor import Actor
 from kheish.runtime.ports import ToolCall, ToolOutput
-from tests.runtime.kernel import Kernel, reply
+from tests.runtime.kernel import OPERATOR, Kernel, reply
 
 
 async def test_a_reply_that_no_record_can_hold_fails_its_run_and_is_not_asked_for_again(tmp_path: Path) -> None:
@@ -52,3 +59,70 @@ async def test_a_call_whose_result_cannot_be_told_is_not_run_again_and_in_doubt_
         await kernel.until_status(run_id, "completed")
         assert kernel.tools["bash"].runs == []
         assert "unknown" in kernel.provider.requests[0].messages[-1].text
+
+
+async def test_an_approval_does_not_break_off_a_call_that_is_at_work_to_run_it_again(tmp_path: Path) -> None:
+    released = asyncio.Event()
+
+    async def held(call: ToolCall) -> ToolOutput:
+        await released.wait()
+        return ToolOutput(data=b"ok")
+
+    asked = ("bash", {"command": "ask"})
+    allowed = [("bash", {"command": f"sleep {number}"}) for number in range(TOOL_CALLS_PARALLEL_MAX)]
+    async with Kernel(tmp_path, [reply("", asked, *allowed), reply("done")]) as kernel:
+        kernel.tools["bash"].answer = held
+        await kernel.create()
+        await kernel.send(c.AddRule(rule=Rule(pattern="bash(sleep *)", behavior="allow")))
+        run_id = await kernel.submit()
+        state = await kernel.until(lambda s: len(s.processes) == TOOL_CALLS_PARALLEL_MAX)
+        (request_id,) = state.approvals
+        allow = c.ApprovalResolution(request_id=request_id, resolution="allow")
+        await kernel.send(c.ResolveApprovals(resolutions=(allow,)))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(kernel.tools["bash"].runs) == TOOL_CALLS_PARALLEL_MAX, "the one that was asked for waits"
+        released.set()
+        await kernel.until_status(run_id, "completed")
+        ran = Counter(call.arguments["command"] for call in kernel.tools["bash"].runs)
+        assert ran == Counter(arguments["command"] for _, arguments in [asked, *allowed])
+
+
+async def test_a_call_that_is_cancelled_before_it_has_begun_keeps_its_session_no_longer(tmp_path: Path) -> None:
+    """Both records are told in one turn of the loop, which another session's makes long."""
+    async with Kernel(tmp_path, [reply("", ("bash", {"command": "x"}))]) as kernel:
+        supervisor = kernel.supervisor
+        await kernel.create("other")
+        await kernel.create()
+        run_id = await kernel.submit()
+        (request_id,) = (await kernel.until(lambda s: bool(s.approvals))).approvals
+        actor, other = supervisor._residents.get("s"), supervisor._residents.get("other")
+        assert actor is not None and other is not None
+        tell, allowed_seq = supervisor._kernel.on_change, actor.seq + 1
+
+        def until_durable(actor: Actor, seq: int) -> None:
+            while actor.journal.durable_seq < seq:
+                time.sleep(0.001)
+
+        def tell_slowly(told: Actor, before: State) -> None:
+            tell(told, before)
+            if told is other:
+                until_durable(actor, allowed_seq + 1)
+
+        supervisor._kernel.on_change = tell_slowly
+        allow = c.ApprovalResolution(request_id=request_id, resolution="allow")
+        commands: list[tuple[Actor, c.Command]] = [
+            (actor, c.ResolveApprovals(resolutions=(allow,))),
+            (actor, c.CancelRun(run_id=run_id)),
+            (other, c.RenameSession(title="x")),
+        ]
+        answers = [
+            told.submit(command, partial(supervisor._context, told.session_id, OPERATOR)) for told, command in commands
+        ]
+        until_durable(actor, allowed_seq)
+        until_durable(other, 2)
+        await asyncio.gather(*answers)
+        await asyncio.sleep(0.01)
+        assert kernel.tools["bash"].runs == []
+        assert supervisor._reconciler.is_idle("s")
+        assert not supervisor._reconciler._ending

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.errors import Corrupt
+from kheish.errors import Corrupt, StoreError
 from kheish.runtime import replay as module
 from kheish.runtime.replay import Place, replay
 from kheish.store.records import Record
@@ -64,3 +65,32 @@ def test_every_record_after_the_cursor_comes_once_and_in_order(
         patch.setattr(module, "_PAGE_MIN", 1)
         found = asyncio.run(collect())
     assert found == [(name, seq) for place, name, seq in order if low < place <= high and seq < broken.get(name, 1_000)]
+
+
+@pytest.mark.parametrize("failing_read", range(1, 11))
+def test_a_replay_that_cannot_read_for_now_fails_and_leaves_nothing_out_and_nothing_repeated(failing_read: int) -> None:
+    """Such as where no descriptor is left: the follower comes again, after the last record that it was given."""
+    places = {"a": [(1, position) for position in range(1, 40)]}
+    sessions = Sessions(places, {})
+    reads = 0
+
+    async def read(session_id: str, after_seq: int, limit: int, bytes_max: int) -> list[Record]:
+        nonlocal reads
+        reads += 1
+        if reads == failing_read:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await sessions.read(session_id, after_seq, limit, bytes_max)
+
+    async def follow(after: int) -> list[int]:
+        found = []
+        try:
+            async for _, record in replay(read, {"a": 39}, (1, after), (1, 39)):
+                found.append(record.seq)
+        except StoreError:
+            found += await follow(after + len(found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PAGE_ITEMS_MAX", 6)
+        assert asyncio.run(follow(20)) == list(range(21, 40))
+    assert reads > failing_read

@@ -512,12 +512,10 @@ async def test_of_sessions_from_other_places_the_newest_generation_counts(tmp_pa
             await kernel.create(name)
             await kernel.submit("go", name)
         (tmp_path / "sessions" / name).rename(tmp_path / name)
-    for name in ("a", "b"):
-        (tmp_path / name).rename(tmp_path / "sessions" / name)
     is_raised = threading.Event()
 
     def raise_generation(minimum: int) -> int:
-        if minimum == 10:
+        if minimum == 11:
             assert is_raised.wait(10)
         return minimum
 
@@ -526,14 +524,17 @@ async def test_of_sessions_from_other_places_the_newest_generation_counts(tmp_pa
 
     def noting(work: Any, *arguments: Any) -> asyncio.Future[Any]:
         future = run(work, *arguments)
-        if arguments == (20,):
+        if arguments == (21,):
             future.add_done_callback(lambda _: is_raised.set())
         return future
 
     kernel.supervisor._residents._raise_generation = raise_generation
     kernel.supervisor.committer.run = noting  # type: ignore[method-assign]
     async with kernel:
-        assert kernel.supervisor.generation == 20
+        for name in ("a", "b"):
+            (tmp_path / name).rename(tmp_path / "sessions" / name)
+        await asyncio.gather(kernel.state("a"), kernel.state("b"))
+        assert kernel.supervisor.generation == 21
         assert [row.problem for row in kernel.supervisor.index.rows.values()] == ["", ""]
 
 

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from kheish.store import archive
 from kheish.store.archive import export_session, import_session
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import checkpoint_name
-from kheish.store.records import segment_name
+from kheish.store.packed import is_packed
+from kheish.store.records import Record, segment_name
 from kheish.store.session_dir import clear_unfinished
+from kheish.store.vacuum import vacuum_session
 from kheish.store.verify import verify_session
 from tests.store.sessions import SESSION, Session, built, numbers
 
@@ -106,6 +110,27 @@ def test_a_live_session_is_exported_up_to_its_last_whole_line(full: Session, oth
         file.write(b'{"v":1,"seq":9')
     assert import_session(other, io.BytesIO(exported(full))).last_seq == 8
     assert numbers(Session.open(other).opened.tail) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("written_after", [0, 1])
+def test_a_session_that_is_put_away_and_packed_meanwhile_is_exported_as_it_was(
+    written_after: int, full: Session, other: Path
+) -> None:
+    def put_away_at_the_end(record: Record) -> list[str]:
+        if record.seq == 8:
+            full.append(written_after, gen=3)
+            full.journal.end_segment()
+            full.close()
+            vacuum_session(full.path)
+        return []
+
+    out = io.BytesIO()
+    export_session(full.root, SESSION, out, blob_refs=put_away_at_the_end)
+    assert [path.name for path in full.segments if is_packed(path)] == [f"{segment_name(n)}.gz" for n in (1, 4, 7)]
+    out.seek(0)
+    last_seq = import_session(other, out).last_seq
+    assert numbers(Session.open(other).opened.tail) == list(range(1, last_seq + 1))
+    assert last_seq in (8, 8 + written_after)
 
 
 def test_a_corrupt_session_is_not_exported(full: Session) -> None:
@@ -278,3 +303,24 @@ def test_a_daemon_that_starts_meanwhile_leaves_an_import_alone(
     monkeypatch.setattr(archive, "_extract", extract_and_start)
     import_session(tmp_path, out)
     assert numbers(Session.open(tmp_path).opened.tail) == [1, 2, 3]
+
+
+def test_imports_and_starts_of_a_daemon_do_not_get_in_each_others_way(root: Path, tmp_path: Path) -> None:
+    built(root, 3)
+    out = io.BytesIO()
+    export_session(root, SESSION, out, blob_refs=lambda record: [])
+    is_over = threading.Event()
+
+    def start_again_and_again() -> None:
+        while not is_over.is_set():
+            clear_unfinished(tmp_path)
+
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(start_again_and_again)
+        try:
+            for number in range(60):
+                import_session(tmp_path, io.BytesIO(out.getvalue()))
+                (tmp_path / "sessions" / SESSION).rename(tmp_path / str(number))
+        finally:
+            is_over.set()
+        starting.result()

@@ -231,3 +231,20 @@ def test_the_kernel_limits_the_file(root: Path) -> None:
     assert len(session.opened.set_aside) == 1
     session.append(1)
     session.close()
+
+
+def test_a_session_whose_file_cannot_be_closed_well_can_be_opened_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.append(2)
+    failing, close = session.journal._fd, os.close
+
+    def close_badly(fd: int) -> None:
+        close(fd)
+        if fd == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", close_badly)
+        session.close()
+    assert numbers(Session.open(session.root).opened.tail) == [1, 2]

@@ -8,8 +8,10 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import pytest
 from kheish.errors import Conflict, Corrupt, Poisoned, StoreError
 from kheish.store import locks
 from kheish.store.locks import DaemonLock, SessionLock, read_owner
-from tests.store.sessions import SESSION, Session, frame, make_empty
+from tests.store.sessions import SESSION, Session, frame, make_empty, numbers
 
 HOLDER = """
 import sys, subprocess
@@ -239,6 +241,20 @@ def test_who_lost_the_lock_writes_nothing_any_more(root: Path, lock_is: str) -> 
     session.close()
 
 
+def test_who_lost_the_lock_begins_no_segment_in_the_journal_of_a_successor(root: Path) -> None:
+    """Such as a daemon that puts a session away which it does not hold any more."""
+    stale = Session.create(root)
+    stale.append(1)
+    (stale.path / "session.lock").unlink()
+    successor = Session.open(root)
+    successor.append(1)
+    with pytest.raises(Poisoned, match=r"session\.lock was deleted or replaced"):
+        stale.journal.end_segment()
+    stale.close()
+    successor.append(1)
+    assert numbers(successor.reopen().opened.tail) == [1, 2, 3]
+
+
 def _make(path: Path) -> Path:
     path.touch()
     return path
@@ -259,3 +275,16 @@ def test_no_owner(root: Path) -> None:
     root.mkdir()
     (root / "daemon.lock").write_bytes(b"")
     assert read_owner(root) is None
+
+
+def test_generations_that_several_threads_raise_at_once_are_durable(root: Path) -> None:
+    """Sessions from other state roots are opened side by side; the next daemon comes after all of them."""
+    for _ in range(20):
+        lock = DaemonLock(root).acquire()
+        wanted = [lock.generation + step for step in (40, 30, 20, 10)]
+        with ThreadPoolExecutor(len(wanted), initializer=threading.Barrier(len(wanted)).wait) as pool:
+            assert max(pool.map(lock.raise_generation, wanted)) == wanted[0]
+        lock.release()
+        again = DaemonLock(root).acquire()
+        assert again.generation == wanted[0] + 1
+        again.release()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,27 @@ def test_a_failed_opening_lets_the_lock_go(root: Path) -> None:
         Session.open(root)
     path.write_bytes(whole)
     Session.open(root).close()
+
+
+@pytest.mark.parametrize("spare", range(3))
+def test_an_opening_that_finds_too_few_descriptors_keeps_none(root: Path, spare: int) -> None:
+    built(root, 3)
+    limits, taken = resource.getrlimit(resource.RLIMIT_NOFILE), list[int]()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        with pytest.raises(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(spare):
+            os.close(taken.pop())
+        with contextlib.suppress(OSError):
+            SessionDir.open(root, SESSION, reducer=REDUCER).journal.close()
+        for _ in range(spare):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # -- opening from checkpoints ---------------------------------------------------------------------------------------

@@ -92,7 +92,6 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
                     action=f"kheish sessions verify {row.session_id}",
                 )
             )
-    generation, position = supervisor.position
     warnings = [*await _of_quotas(supervisor), *_some(damaged, "that are read-only", "kheish sessions verify --all")]
     if problem := await supervisor.disk.problem():
         action = "make room; `kheish sessions vacuum --all` may free some"
@@ -103,11 +102,11 @@ async def get_status(app: App, call: Call[None, NoQuery]) -> StatusView:
         ready=not supervisor.is_draining,
         version=__version__,
         pid=os.getpid(),
-        generation=generation,
+        generation=supervisor.generation,
         started_at_ms=supervisor.started_at_ms,
         state_root=str(app.state_root),
         socket=str(app.socket_path),
-        cursor=f"{generation}.{position}",
+        cursor="{}.{}".format(*supervisor.position),
         sessions=SessionCounts(total=counts["total"], loaded=supervisor.loaded_total, read_only=len(damaged)),
         runs=RunCounts(
             active=counts["active"],

@@ -1,0 +1,79 @@
+"""Sessions from another state root, whose generations and positions are that one's."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from kheish.daemon import maintenance
+from kheish.store.journal import Framed, Journal
+from kheish.store.records import Record
+from tests.runtime.kernel import Kernel, reply
+
+
+async def archive_of(root: Path, generation: int) -> io.BytesIO:
+    async with Kernel(root, [reply("done")], generation=generation) as kernel:
+        await kernel.create("theirs")
+        for _ in range(5):
+            await kernel.until_status(await kernel.submit(session_id="theirs"), "completed", "theirs")
+    archive = io.BytesIO()
+    maintenance.export(root, "theirs", archive)
+    archive.seek(0)
+    return archive
+
+
+def tail_of(found: list[tuple[str, Record]], count: int) -> list[tuple[str, int]]:
+    return [(session_id, record.seq) for session_id, record in found][-count:]
+
+
+@pytest.mark.parametrize("generation", [1, 2, 3])
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_follower_misses_nothing_of_a_session_that_was_taken_in(
+    is_running: bool, generation: int, tmp_path: Path
+) -> None:
+    """Its records from elsewhere may have any place, and those from here come after them."""
+    archive = await archive_of(tmp_path / "there", generation)
+    root = tmp_path / "here"
+    root.mkdir()
+    if not is_running:
+        maintenance.import_(root, archive)
+    async with Kernel(root, [reply("done")], generation=2) as kernel:
+        await kernel.create("ours")
+        seen = kernel.supervisor.position
+        if is_running:
+            maintenance.import_(root, archive)
+        await kernel.until_status(await kernel.submit(session_id="theirs"), "completed", "theirs")
+        assert tail_of(await kernel.replayed(*seen), 2) == [("theirs", 12), ("theirs", 13)]
+        places = [(r.gen, r.pos) for session_id, r in await kernel.replayed(0, 0) if session_id == "theirs"]
+        assert places == sorted(places)
+
+
+async def test_a_record_that_is_being_written_while_a_generation_begins_is_ahead_of_who_begins_to_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = await archive_of(tmp_path / "there", 9)
+    is_writing, may_go = threading.Event(), threading.Event()
+    commit = Journal.commit
+
+    def commit_late(journal: Journal, records: Sequence[Framed]) -> None:
+        if journal.session_id == "ours":
+            is_writing.set()
+            may_go.wait(10)
+        commit(journal, records)
+
+    async with Kernel(tmp_path / "here", [reply("done")]) as kernel:
+        monkeypatch.setattr(Journal, "commit", commit_late)
+        creating = asyncio.ensure_future(kernel.create("ours"))
+        await asyncio.to_thread(is_writing.wait, 10)
+        maintenance.import_(tmp_path / "here", archive)
+        await kernel.state("theirs")
+        assert kernel.supervisor.generation == 10
+        place = kernel.supervisor.position
+        may_go.set()
+        await creating
+        assert place < kernel.supervisor.position == (1, 1)
