@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kheish.config import explain, locate
 from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
@@ -156,7 +157,7 @@ def load_routes(path: Path, others: Mapping[str, Route] = {}) -> RouteTable | No
     try:
         file = msgspec.convert(tables, _File)
     except msgspec.ValidationError as error:
-        key, reason = _explain(error)
+        key, reason = explain(error)
         raise _fault(path, text, (key,), reason) from error
     if not file.routes:
         raise _fault(path, text, ("routes",), "there are no routes; add a table such as [routes.claude]")
@@ -218,7 +219,7 @@ def read_route(route_id: str, table: Any) -> Route:
     try:
         route = msgspec.convert(table, Route)
     except msgspec.ValidationError as error:
-        raise RouteFault(*_explain(error)) from error
+        raise RouteFault(*explain(error)) from error
     if not _ROUTE_ID.match(route_id):
         raise RouteFault("", "this is no route id: lower-case letters, digits, `.`, `_`, `-`")
     if SHELL in (route_id, route.driver):
@@ -251,7 +252,7 @@ def _read_chain(path: Path, text: str, chain_id: str, table: Any, routes: Mappin
     try:
         chain = msgspec.convert(table, _Chain)
     except msgspec.ValidationError as error:
-        key, reason = _explain(error)
+        key, reason = explain(error)
         raise fault(key if not key or key in table else "routes", reason) from error
     if not _ROUTE_ID.match(chain_id):
         raise fault("", "this is no chain id: lower-case letters, digits, `.`, `_`, `-`")
@@ -289,34 +290,7 @@ def _url_problem(base_url: str) -> str:
     return "" if not base_url or (is_whole and is_bare) else "must be http(s)://host[:port][/path]"
 
 
-def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
-    """(the key at fault, or "" for the table itself; what is wrong with it)."""
-    reason, _, place = str(error).partition(" - at `$")
-    if match := re.search(r"unknown field `(.+)`", reason):
-        return match.group(1), f"unknown key {match.group(1)}"
-    if match := re.search(r"missing required field `(.+)`", reason):
-        return "", f"the key {match.group(1)} is missing"
-    key = place.strip(".`")
-    return key, f"{key}: {reason}" if key else reason
-
-
 def _fault(path: Path, text: str, place: tuple[str, ...], message: str) -> Invalid:
     """The error, with the line of the key or table that it speaks of."""
-    line = _line_of(text, tuple(filter(None, place)))
-    where = f"{path}, line {line}" if line else str(path)
+    where = locate(path, text, tuple(filter(None, place)))
     return Invalid(f"cannot read {where}: {message}", code="invalid_routes", path=str(path))
-
-
-def _line_of(text: str, place: tuple[str, ...]) -> int:
-    """The line with which a text first has something at a place, however that is written; 0 for none."""
-    lines = text.split("\n")
-    for number in range(1, len(lines) + 1 if place else 1):
-        try:
-            node: Any = tomllib.loads("\n".join(lines[:number]))
-        except tomllib.TOMLDecodeError:
-            continue
-        for key in place:
-            node = node.get(key) if isinstance(node, dict) else None
-        if node is not None:
-            return number
-    return 0
