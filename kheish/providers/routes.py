@@ -191,7 +191,7 @@ def routes_from_env(environ: Mapping[str, str]) -> RouteTable | None:
             routes.setdefault(route_id, route)
     base_url = environ.get("OPENAI_BASE_URL", "")
     if "openai" in routes and base_url:
-        if problem := _url_problem(base_url):
+        if problem := url_problem(base_url):
             raise Invalid(f"cannot use OPENAI_BASE_URL: it {problem}", code="invalid_routes")
         routes["openai"] = _openai_at(base_url)
     return RouteTable(routes, next(iter(routes)), "environment") if routes else None
@@ -226,7 +226,7 @@ def read_route(route_id: str, table: Any) -> Route:
         raise RouteFault("", f"{SHELL} is built in, for a person's own commands, and no way to a model")
     if not route.model:
         raise RouteFault("", "it needs a default_model (--model)")
-    if problem := _url_problem(route.base_url):
+    if problem := url_problem(route.base_url):
         raise RouteFault("base_url", f"base_url {problem}")
     if route.api_key_env and not _VARIABLE.match(route.api_key_env):
         raise RouteFault("api_key_env", "api_key_env must be the name of an environment variable, not a key")
@@ -277,7 +277,7 @@ def _read_chain(path: Path, text: str, chain_id: str, table: Any, routes: Mappin
     return tuple(hops)
 
 
-def _url_problem(base_url: str) -> str:
+def url_problem(base_url: str) -> str:
     """What is wrong with a base URL that is given, or "". It does not repeat it: it may hold a password."""
     try:
         url = urlsplit(base_url)
