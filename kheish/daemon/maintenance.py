@@ -12,7 +12,7 @@ from kheish.core.codec import encode_state
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError, StoreError
 from kheish.runtime.fold import fold_records
-from kheish.store.archive import export_session, import_session
+from kheish.store.archive import export_session, import_session, stored_blobs
 from kheish.store.atomic import make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.disk_space import file_sizes
@@ -47,12 +47,12 @@ def fold(records: Iterable[Record]) -> bytes:
 
 
 def blobs_of(record: Record) -> list[str]:
-    """The blobs that a record names."""
-    found = []
+    """The blobs that a record names, and cannot be without."""
+    found: list[str] = []
     for event in record.events:
-        if event.get("blob"):
-            found.append(str(event["blob"]))
-        found += [str(a["blob"]) for a in event.get("attachments", ()) if a.get("blob")]
+        shown = [event, *(event["messages"] if event["type"] == "session.forked" else ())]
+        namers = [event, *(attachment for message in shown for attachment in message.get("attachments", ()))]
+        found += [str(namer["blob"]) for namer in namers if namer.get("blob")]
     return found
 
 
@@ -77,8 +77,10 @@ def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verifie
 
 
 def export(root: Path, session_id: str, out: BinaryIO) -> None:
-    """Writes one self-contained archive of a session."""
-    export_session(root, session_id, out, blob_refs=blobs_of)
+    """Writes one self-contained archive of a session: also with the outputs of which a fork has only the text that
+    says where the whole is."""
+    mentioned = stored_blobs(Blobs(root))
+    export_session(root, session_id, out, blob_refs=lambda record: [*blobs_of(record), *mentioned(record)])
 
 
 def import_(root: Path, source: BinaryIO) -> str:

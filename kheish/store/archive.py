@@ -41,7 +41,7 @@ from kheish.store.upgrades import check_format
 ARCHIVE_FORMAT = 1
 MANIFEST_BYTES_MAX = 16 * MIB
 
-_HASH_LIKE = re.compile(rb'"([0-9a-f]{64})"')
+_HASH_LIKE = re.compile(rb'(?:"|blob:)([0-9a-f]{64})(?![0-9a-f])')
 _MANIFEST = "manifest.json"
 
 
@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stored_blobs(blobs: Blobs) -> Callable[[Record], Iterable[str]]:
-    """The blobs that a record may name: every string in it that is the sha256 of a stored blob."""
+    """The blobs that a record may name: every string that is the sha256 of a stored one, every `blob:SHA256` in one."""
 
     def find(record: Record) -> Iterator[str]:
         for match in _HASH_LIKE.finditer(record.line):
