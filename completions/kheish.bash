@@ -21,7 +21,7 @@ _kheish() {
                secrets) _kheish_words "set list get delete generate rotate-key import-env --help"; return ;;
                runtime) _kheish_words "get set-model set-permission-mode set-system-prompt set-debug-level tool-limits revisions rollback --help"; return ;;
                permissions) _kheish_words "check matrix rules allow ask deny forget audit --help"; return ;;
-               daemon) _kheish_words "start stop restart status run logs install --help"; return ;;
+               daemon) _kheish_words "start stop restart check status run logs install --help"; return ;;
            esac ;;
     esac
     line=${COMP_WORDS[1]}
@@ -162,6 +162,7 @@ _kheish() {
                 "daemon start") _kheish_words "--json --help" ;;
                 "daemon stop") _kheish_words "--json --help" ;;
                 "daemon restart") _kheish_words "--json --help" ;;
+                "daemon check") _kheish_words "--json --help" ;;
                 "daemon status") _kheish_words "--json --help" ;;
                 "daemon run") _kheish_words "--help" ;;
                 "daemon logs") _kheish_words "-f --follow -n --lines --json --help" ;;

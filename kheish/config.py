@@ -148,11 +148,54 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def load_config(directory: Path) -> Config:
-    """The configuration of a directory; defaults where there is no file. Raises Invalid."""
+    """The configuration of a directory; defaults where there is no file. Raises Invalid, with path and line."""
     path = directory / FILE_NAME
+    text = ""
     try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config, dec_hook=_decode)
+        text = path.read_text("utf-8")
+        return msgspec.convert(tomllib.loads(text), Config, dec_hook=_decode)
     except FileNotFoundError:
         return Config()
+    except msgspec.ValidationError as error:
+        key, reason = explain(error)
+        raise fault(path, text, tuple(key.split(".")), reason) from error
     except (OSError, ValueError) as error:
-        raise Invalid(f"cannot read {path}: {error}", code="invalid_config", path=str(path)) from error
+        raise fault(path, text, (), str(error)) from error
+
+
+def fault(path: Path, text: str, place: tuple[str, ...], reason: str) -> Invalid:
+    where = locate(path, text, place)
+    return Invalid(f"cannot read {where}: {reason}", code="invalid_config", path=str(path))
+
+
+# -- where in a file of TOML something stands -------------------------------------------------------------------------
+
+
+def explain(error: msgspec.ValidationError) -> tuple[str, str]:
+    """(the key at fault, with dots, or "" for all that was read; what is wrong with it)."""
+    reason, _, place = str(error).partition(" - at `$")
+    place = place.strip(".`")
+    inside = f" in {place}" if place else ""
+    if match := re.search(r"unknown field `(.+)`", reason):
+        reason = f"unknown key {match.group(1)}{inside}"
+        place = f"{place}.{match.group(1)}".strip(".")
+    elif match := re.search(r"missing required field `(.+)`", reason):
+        reason = f"the key {match.group(1)} is missing{inside}"
+    elif place:
+        reason = f"{place}: {reason}"
+    return place.partition("[")[0], reason
+
+
+def locate(path: Path, text: str, place: tuple[str, ...]) -> str:
+    """A file, with the line where it first has something at a place, however that is written."""
+    lines = text.split("\n")
+    for number in range(1, len(lines) + 1 if place else 1):
+        try:
+            node: Any = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            continue
+        for key in place:
+            node = node.get(key) if isinstance(node, dict) else None
+        if node is not None:
+            return f"{path}, line {number}"
+    return str(path)

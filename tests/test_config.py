@@ -1,4 +1,4 @@
-"""Sizes in `config.toml`."""
+"""Sizes and faults in `config.toml`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,24 @@ def test_anything_else_is_refused_with_the_place(tmp_path: Path, written: str) -
     with pytest.raises(Invalid, match=r"quotas\.session_bytes") as caught:
         session_bytes(tmp_path, written)
     assert caught.value.code == "invalid_config"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[permissions]\n\nalow = []\n", ", line 3: unknown key alow in permissions"),
+        ("[tui]\n[permission]\n", ", line 2: unknown key permission"),
+        ("[permissions]\nallow = [\n  1,\n]\n", ", line 4: permissions.allow[0]: Expected `str`, got `int`"),
+        ("[budgets]\nrun_steps = 0\n", ", line 2: budgets.run_steps: Expected `int` >= 1"),
+        ("[tui.notices]\ntitle = true\nfailed = 'loud'\n", ", line 3: tui.notices.failed: Invalid enum value 'loud'"),
+        ("[tui\n", ": Expected ']'"),
+    ],
+)
+def test_a_fault_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / FILE_NAME).write_text(text)
+    with pytest.raises(Invalid) as caught:
+        load_config(tmp_path)
+    assert caught.value.message.startswith(f"cannot read {tmp_path / FILE_NAME}{said}")
 
 
 def test_without_a_file_there_is_no_quota(tmp_path: Path) -> None:

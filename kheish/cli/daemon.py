@@ -92,8 +92,22 @@ def stop(as_json: bool) -> int:
 
 
 def restart(as_json: bool) -> int:
-    launch.stop_daemon(on_wait=_say_waiting)
+    launch.stop_daemon(on_wait=_say_waiting, to_restart=True)
     return start(as_json)
+
+
+def check(as_json: bool) -> int:
+    import asyncio
+
+    from kheish.daemon.wiring import check_configuration
+
+    directory = paths.config_dir()
+    asyncio.run(check_configuration(paths.state_root(), directory, os.environ))
+    if as_json:
+        print_json({"config_dir": str(directory)})
+    else:
+        print(f"a daemon would start with {directory}")
+    return 0
 
 
 def run() -> int:

@@ -521,7 +521,11 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         (
             Command("start", "daemon:start", "Start it, if it is not running.", JSON),
             Command("stop", "daemon:stop", "Stop it: streams say bye, tools get a grace, nothing is lost.", JSON),
-            Command("restart", "daemon:restart", "Stop it and start it.", JSON),
+            Command("restart", "daemon:restart", "Stop it and start it; where it could not start, the old one goes on.",
+                    JSON),
+            Command("check", "daemon:check",
+                    "Check config.toml and routes.toml before a restart; exit status 2 with file and line of a fault.",
+                    JSON),
             Command("status", "daemon:daemon_status", "Show pid, generation, state root and socket.", JSON, hot=True),
             Command("run", "daemon:run", "Run it in the foreground."),
             Command("logs", "daemon:logs", "Print its log.",

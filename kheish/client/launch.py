@@ -10,7 +10,7 @@ from kheish import paths
 from kheish.client.errors import DaemonUnreachable
 from kheish.client.http1 import Request
 from kheish.client.transport import Transport
-from kheish.errors import KheishError
+from kheish.errors import Invalid, KheishError
 from kheish.limits import DAEMON_START_TIMEOUT_MS
 
 TYPE_CHECKING = False
@@ -100,9 +100,10 @@ def _environment() -> dict[str, str]:
     return environ
 
 
-def stop_daemon(on_wait: Callable[[], None] = lambda: None) -> int | None:
+def stop_daemon(on_wait: Callable[[], None] = lambda: None, *, to_restart: bool = False) -> int | None:
     """Sends SIGTERM and waits until the state root's lock is free; the pid, or None where none ran. `on_wait` is called
-    once where it takes longer, since tool calls are given time to finish. Raises KheishError."""
+    once where it takes longer, since tool calls are given time to finish. One that is to be started again goes on where
+    that could not be. Raises KheishError."""
     import contextlib
     import signal
 
@@ -112,6 +113,8 @@ def stop_daemon(on_wait: Callable[[], None] = lambda: None) -> int | None:
     owner = read_owner(root)
     if owner is None or not is_state_root_locked(root):
         return None
+    if to_restart:
+        _require_startable()
     with contextlib.suppress(ProcessLookupError):
         os.kill(owner.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
@@ -129,6 +132,24 @@ def stop_daemon(on_wait: Callable[[], None] = lambda: None) -> int | None:
             on_wait()
         time.sleep(_STOP_POLL_S)
     return owner.pid
+
+
+def _require_startable() -> None:
+    """Asks what would be started, which may be of another version than the daemon that runs."""
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "kheish", "daemon", "check"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd="/",
+        env=_environment(),
+    )
+    if done.returncode != 0:
+        words = done.stderr[-4000:].decode("utf-8", "replace").strip().removeprefix("kheish: ")
+        raise Invalid(
+            f"cannot restart the daemon: {words}; the one that runs goes on as it was", code="invalid_configuration"
+        )
 
 
 def is_ready(transport: Transport) -> bool:

@@ -229,6 +229,12 @@ def reached(standing: Standing, input_tokens: int, rate: Rate | None) -> tuple[D
     return tuple(d for d in DIMENSIONS if (left := left_of(standing, d)) is not None and left < needed[d])
 
 
+def find_time_left(state: State, run: Run, default: Budget, outside: tuple[Outside, ...]) -> int | None:
+    """How long a run may still be at work, by the tightest of its budgets; None where no time is set."""
+    lefts = [left_of(standing, "wall_ms") for standing in standings(state, run, default, outside)]
+    return min([left for left in lefts if left is not None], default=None)
+
+
 def is_nearly_used(standing: Standing) -> bool:
     limits = {d: limit for d in DIMENSIONS if (limit := whole(standing.limit, d)) is not None}
     return any(amount(standing.used, d) >= BUDGET_WARN_SHARE_DEFAULT * limit for d, limit in limits.items())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from kheish.config import FILE_NAME, load_config
+from kheish.config import FILE_NAME, load_config, locate
 from kheish.core.budgets import DIMENSIONS
 from kheish.core.events import Behavior, Budget, Process, Rule
 from kheish.core.permissions import parse_pattern
@@ -45,10 +46,16 @@ def config_rules(config_dir: Path) -> tuple[Rule, ...]:
             parse_pattern(rule.pattern, rule.behavior)
         except Invalid as error:
             path = config_dir / FILE_NAME
-            raise Invalid(
-                f"{error.message}; it stands in {path}, permissions.{rule.behavior}", code=error.code
-            ) from error
+            where = locate(path, path.read_text("utf-8"), ("permissions", rule.behavior))
+            raise Invalid(f"cannot read {where}: {error.message}", code=error.code, path=str(path)) from error
     return tuple(rules)
+
+
+async def check_configuration(root: Path, config_dir: Path, environ: Mapping[str, str]) -> None:
+    """Whether a daemon would start, and have its routes, on what is written down now. Raises KheishError."""
+    config_rules(config_dir)
+    runtime = RuntimeConfig(root / "daemon" / "runtime.json", SystemClock())
+    await Routes(config_dir, environ, runtime=lambda: runtime.settings).table()
 
 
 def build_secrets(root: Path, config_dir: Path) -> Secrets:

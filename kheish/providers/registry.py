@@ -33,6 +33,7 @@ from kheish.providers.routes import (
     load_routes,
     read_route,
     routes_from_env,
+    url_problem,
 )
 from kheish.runtime.ports import Probe, Provider
 from kheish.wire.routes import TestKind
@@ -146,6 +147,7 @@ class Routes:
 
     async def _window(self, route: Route, model: str) -> int:
         """How many tokens a model takes, as a hop has it."""
+        route = self._sent(route)
         if route.driver in NO_MODEL:
             return -1
         if route.context_tokens is not None or route.driver == "scripted":
@@ -192,7 +194,7 @@ class Routes:
         return known[2]
 
     async def _connect(self, route: Route, key: str) -> Provider:
-        base_url = self._base_url(route)
+        base_url = self._sent(route).base_url or HOMES[route.driver].url
         match route.driver:
             case "scripted":
                 from kheish.providers.scripted import Scripted
@@ -219,10 +221,11 @@ class Routes:
 
                 return await openai_compatible.connect(api_key=key, base_url=base_url, multimodal=route.is_multimodal)
 
-    def _base_url(self, route: Route) -> str:
-        """Never left to the SDKs, which take a variable that is set to nothing for a server."""
-        home = HOMES[route.driver]
-        return route.base_url or self._environ.get(home.url_env, "").strip() or home.url
+    def _sent(self, route: Route) -> Route:
+        """With the server to which a variable of the environment sends it. Never left to the SDKs, which take a
+        variable that is set to nothing for a server."""
+        url_env = HOMES[route.driver].url_env
+        return replace(route, base_url=route.base_url or self._environ.get(url_env, "").strip())
 
     async def _key(self, route: Route) -> tuple[str, str]:
         """(the key, without the white space that files leave at its end; what is wrong with it, or "")."""
@@ -249,7 +252,8 @@ class Routes:
 
     async def prices(self, routes: Collection[str] = ()) -> PriceOf:
         table = (await self.table()).routes
-        return await load_prices({id_: route for id_, route in table.items() if not routes or id_ in routes})
+        chosen = {route_id: table[route_id] for route_id in table if not routes or route_id in routes}
+        return await load_prices({route_id: self._sent(route) for route_id, route in chosen.items()})
 
     async def describe(self) -> list[dict[str, Any]]:
         table = await self.table()
@@ -260,7 +264,7 @@ class Routes:
                 "route_id": route_id,
                 "driver": route.driver,
                 "default_model": route.model,
-                "base_url": route.base_url,
+                "base_url": "" if url_problem(self._sent(route).base_url) else self._sent(route).base_url,
                 "api_key_env": route.key_env,
                 "auth_ref": route.auth_ref,
                 "multimodal_input": route.is_multimodal,

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kheish.config import explain, locate
 from kheish.core.chains import MAY_PASS
 from kheish.core.contracts import FailureCode
 from kheish.core.events import Hop
@@ -156,7 +157,7 @@ def load_routes(path: Path, others: Mapping[str, Route] = {}) -> RouteTable | No
     try:
         file = msgspec.convert(tables, _File)
     except msgspec.ValidationError as error:
-        key, reason = _explain(error)
+        key, reason = explain(error)
         raise _fault(path, text, (key,), reason) from error
     if not file.routes:
         raise _fault(path, text, ("routes",), "there are no routes; add a table such as [routes.claude]")
@@ -190,7 +191,7 @@ def routes_from_env(environ: Mapping[str, str]) -> RouteTable | None:
             routes.setdefault(route_id, route)
     base_url = environ.get("OPENAI_BASE_URL", "")
     if "openai" in routes and base_url:
-        if problem := _url_problem(base_url):
+        if problem := url_problem(base_url):
             raise Invalid(f"cannot use OPENAI_BASE_URL: it {problem}", code="invalid_routes")
         routes["openai"] = _openai_at(base_url)
     return RouteTable(routes, next(iter(routes)), "environment") if routes else None
@@ -218,14 +219,14 @@ def read_route(route_id: str, table: Any) -> Route:
     try:
         route = msgspec.convert(table, Route)
     except msgspec.ValidationError as error:
-        raise RouteFault(*_explain(error)) from error
+        raise RouteFault(*explain(error)) from error
     if not _ROUTE_ID.match(route_id):
         raise RouteFault("", "this is no route id: lower-case letters, digits, `.`, `_`, `-`")
     if SHELL in (route_id, route.driver):
         raise RouteFault("", f"{SHELL} is built in, for a person's own commands, and no way to a model")
     if not route.model:
         raise RouteFault("", "it needs a default_model (--model)")
-    if problem := _url_problem(route.base_url):
+    if problem := url_problem(route.base_url):
         raise RouteFault("base_url", f"base_url {problem}")
     if route.api_key_env and not _VARIABLE.match(route.api_key_env):
         raise RouteFault("api_key_env", "api_key_env must be the name of an environment variable, not a key")
@@ -251,7 +252,7 @@ def _read_chain(path: Path, text: str, chain_id: str, table: Any, routes: Mappin
     try:
         chain = msgspec.convert(table, _Chain)
     except msgspec.ValidationError as error:
-        key, reason = _explain(error)
+        key, reason = explain(error)
         raise fault(key if not key or key in table else "routes", reason) from error
     if not _ROUTE_ID.match(chain_id):
         raise fault("", "this is no chain id: lower-case letters, digits, `.`, `_`, `-`")
@@ -276,7 +277,7 @@ def _read_chain(path: Path, text: str, chain_id: str, table: Any, routes: Mappin
     return tuple(hops)
 
 
-def _url_problem(base_url: str) -> str:
+def url_problem(base_url: str) -> str:
     """What is wrong with a base URL that is given, or "". It does not repeat it: it may hold a password."""
     try:
         url = urlsplit(base_url)
@@ -289,34 +290,7 @@ def _url_problem(base_url: str) -> str:
     return "" if not base_url or (is_whole and is_bare) else "must be http(s)://host[:port][/path]"
 
 
-def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
-    """(the key at fault, or "" for the table itself; what is wrong with it)."""
-    reason, _, place = str(error).partition(" - at `$")
-    if match := re.search(r"unknown field `(.+)`", reason):
-        return match.group(1), f"unknown key {match.group(1)}"
-    if match := re.search(r"missing required field `(.+)`", reason):
-        return "", f"the key {match.group(1)} is missing"
-    key = place.strip(".`")
-    return key, f"{key}: {reason}" if key else reason
-
-
 def _fault(path: Path, text: str, place: tuple[str, ...], message: str) -> Invalid:
     """The error, with the line of the key or table that it speaks of."""
-    line = _line_of(text, tuple(filter(None, place)))
-    where = f"{path}, line {line}" if line else str(path)
+    where = locate(path, text, tuple(filter(None, place)))
     return Invalid(f"cannot read {where}: {message}", code="invalid_routes", path=str(path))
-
-
-def _line_of(text: str, place: tuple[str, ...]) -> int:
-    """The line with which a text first has something at a place, however that is written; 0 for none."""
-    lines = text.split("\n")
-    for number in range(1, len(lines) + 1 if place else 1):
-        try:
-            node: Any = tomllib.loads("\n".join(lines[:number]))
-        except tomllib.TOMLDecodeError:
-            continue
-        for key in place:
-            node = node.get(key) if isinstance(node, dict) else None
-        if node is not None:
-            return number
-    return 0

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
-from kheish.core.budgets import tokens_of
+from kheish.core.budgets import find_time_left, tokens_of
 from kheish.core.compaction import make_plan, shorten
 from kheish.core.contracts import ModelRequest
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
@@ -235,6 +235,11 @@ class Reconciler:
             if now is None or now.phase != "started" or now.attempt != effect.attempt:
                 raise asyncio.CancelledError
 
+        def time_left_ms() -> int | None:
+            state, default = actor.state, actor.kernel.policy.settings.session_budget
+            outside = actor.kernel.ledger.outside(actor.session_id, state.day)
+            return find_time_left(state, state.runs[effect.run_id], default, outside)
+
         return await run_tool(
             effect,
             call,
@@ -247,6 +252,7 @@ class Reconciler:
             committer=actor.kernel.committer,
             threads=self._threads,
             announce=announce,
+            time_left_ms=time_left_ms,
         )
 
     async def stop(self, grace_ms: int) -> None:

@@ -19,11 +19,15 @@ from kheish.store.committer import Committer
 from kheish.store.workers import Workers
 
 
-def timeout_of(spec: ToolSpec, call: CallState, limits: ToolLimits) -> int:
-    """A call may ask for its own `timeout_ms`, up to what an operator set."""
+def timeout_of(spec: ToolSpec, call: CallState, limits: ToolLimits, time_left_ms: Callable[[], int | None]) -> int:
+    """A call may ask for its own `timeout_ms`, up to what an operator set. Beyond its usual time it gets no more than
+    budgets leave; within it nothing is cut off, which may be worse than what takes too long."""
     asked = call.arguments.get("timeout_ms")
     given = asked if isinstance(asked, int) and asked > 0 else limits.timeout_ms or spec.timeout_ms
-    return min(given, limits.timeout_ms or given)
+    given = min(given, limits.timeout_ms or given)
+    if given > spec.timeout_ms and (left_ms := time_left_ms()) is not None:
+        given = min(given, max(left_ms, spec.timeout_ms))
+    return given
 
 
 async def run_tool(
@@ -39,6 +43,7 @@ async def run_tool(
     committer: Committer,
     threads: Workers,
     announce: Callable[[Process], Awaitable[None]],
+    time_left_ms: Callable[[], int | None],
 ) -> ToolFinished:
     """One attempt. Only cancellation escapes."""
     deltas = DeltaPublisher(hub, session_id, effect.run_id, tool_call_id=effect.tool_call_id, tool=call.tool)
@@ -55,7 +60,7 @@ async def run_tool(
                 attempt=effect.attempt,
                 arguments=call.arguments,
                 cwd=cwd,
-                timeout_ms=timeout_of(tool.spec, call, limits),
+                timeout_ms=timeout_of(tool.spec, call, limits, time_left_ms),
                 emit=lambda text: deltas.add("tool_output", text),
                 announce=announce,
                 read_blob=read_blob,

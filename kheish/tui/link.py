@@ -111,7 +111,7 @@ class Link:
     async def restart(self, *, stop_first: bool = False) -> None:
         """Starts a daemon, in the place of the one that runs where `stop_first`. Raises KheishError."""
         if stop_first:
-            await asyncio.to_thread(launch.stop_daemon)
+            await asyncio.to_thread(launch.stop_daemon, to_restart=True)
         await asyncio.to_thread(launch.ensure_daemon, self.client.transport)
         self._try_now.set()
 

@@ -340,6 +340,13 @@ def test_a_literal_of_a_rule_may_chain_since_a_human_wrote_it() -> None:
     assert command("anything; at all", rule("bash")) == "allow"
 
 
+@pytest.mark.parametrize("where", ["sub", "./sub", ".", "sub/../sub", "'sub'", "-- sub"])
+def test_what_is_allowed_here_is_asked_for_in_another_directory(where: str) -> None:
+    """There the same words may run what others put there: a Makefile, a .git/config that names programs."""
+    for rules in ([rule("bash(git status*)")], [rule("bash(cd*)"), rule("bash(git status*)")]):
+        assert command(f"cd {where} && git status", *rules) == "ask"
+
+
 def test_a_deny_that_is_walked_around_is_still_asked_for() -> None:
     for text in ("sudo\tx", " sudo x", "s''udo x", "true; sudo x", "command sudo x"):
         assert command(text, rule("bash(sudo *)", "deny")) == "ask"

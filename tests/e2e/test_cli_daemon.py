@@ -58,6 +58,28 @@ def test_the_daemon_starts_restarts_and_stops(kheish: DaemonProcess) -> None:
     assert kheish.cli("daemon", "logs", "-n", "0").stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("config.toml", "[permissions]\nalow = []\n", "line 2: unknown key alow in permissions"),
+        ("config.toml", '[permissions]\nask = []\nallow = ["make test"]\n', "line 3: cannot read the rule 'make test'"),
+        ("config.toml", "[permissions]\nallow = [\n", "(at end of document)"),
+        ("routes.toml", "version = 1\n[routes.a]\ndriver = 'open'\n", "line 3: route a: driver: Invalid enum value"),
+    ],
+)
+def test_a_restart_with_a_configuration_that_cannot_be_read_leaves_the_daemon_that_runs(
+    kheish: DaemonProcess, name: str, text: str, said: str
+) -> None:
+    before = kheish.cli_json("daemon", "start")
+    assert kheish.cli("daemon", "check").returncode == 0
+    (kheish.config / name).write_text(text)
+    refused, checked = kheish.cli("daemon", "restart"), kheish.cli("daemon", "check")
+    for done in refused, checked:
+        assert done.returncode == 2 and f"cannot read {kheish.config / name}" in done.stderr and said in done.stderr
+    assert "the one that runs goes on as it was" in refused.stderr
+    assert kheish.cli_json("daemon", "status")["pid"] == before["pid"]
+
+
 def test_any_verb_that_needs_a_daemon_starts_it(kheish: DaemonProcess) -> None:
     assert kheish.cli("run", "hello").stdout == "hi\n"
     assert kheish.cli_json("daemon", "status")["generation"] == 1

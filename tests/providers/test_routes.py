@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kheish.client.errors import ApiError
-from kheish.core.events import Hop
+from kheish.core.events import Hop, Usage
 from kheish.errors import Conflict, Invalid, ProviderError
 from kheish.providers import registry
 from kheish.providers.registry import Routes
@@ -98,7 +98,8 @@ def test_a_driver_has_its_usual_key_and_a_server_of_ones_own_needs_none() -> Non
         (('"openai_compatible"', '"open"'), 10, "route local.one: driver: Invalid enum value 'open'"),
         (('"small"', '"small"\nmultimodal_input = 1'), 12, "multimodal_input: Expected `bool | null`, got `int`"),
         (('"small"', '"small"\nprice = { input_usd = -1.0, output_usd = 1.0 }'), 12, "price.input_usd: Expected"),
-        (('"small"', '"small"\nprice = { input_usd = 1.0 }'), 9, "output_usd is missing"),
+        (('"small"', '"small"\nprice = { input_usd = 1.0 }'), 12, "output_usd is missing in price"),
+        (('"small"', '"small"\nprice = { usd = 1.0 }'), 12, "unknown key usd in price"),
         (('"small"', "5"), 11, "route local.one: default_model: Expected `str`, got `int`"),
         (('default_model = "small"\n', ""), 9, "route local.one: it needs a default_model"),
         (('"local.one"', '"Local One"'), 9, "route Local One: this is no route id"),
@@ -265,6 +266,27 @@ async def test_a_route_goes_where_it_says_or_the_variable_of_its_sdk_or_home(
         write(tmp_path, content)
         provider: Any = await Routes(tmp_path, environ).open("a")
         assert str(provider._client.base_url).rstrip("/") == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "variable", "home", "model"),
+    [
+        ("anthropic", "ANTHROPIC_BASE_URL", "https://api.anthropic.com", "claude-opus-4-5"),
+        ("openai", "OPENAI_BASE_URL", "https://api.openai.com/v1", "gpt-5"),
+    ],
+)
+async def test_behind_the_variable_of_an_sdk_is_another_server_with_other_prices_and_windows(
+    tmp_path: Path, driver: str, variable: str, home: str, model: str
+) -> None:
+    write(tmp_path, f'version = 1\n[routes.a]\ndriver = "{driver}"\ndefault_model = "{model}"\napi_key_env = "K"\n')
+    for url, is_known in ((None, True), (home, True), ("http://127.0.0.1:4000", False), ("http://gate.example", False)):
+        routes = Routes(tmp_path, {"K": "k"} if url is None else {"K": "k", variable: url})
+        price = (await routes.prices())("a", model, Usage(input_tokens=1_000_000), 1_790_000_000_000)
+        [hop] = await routes.with_windows(await routes.resolve("a"))
+        assert ((price or 0) > 0, hop.window_tokens > 0) == (is_known, is_known), url
+        assert (await routes.describe())[0]["base_url"] == (url or "")
+    described = await Routes(tmp_path, {"K": "k", variable: "http://me:pw@gate.example"}).describe()
+    assert described[0]["base_url"] == "", "a password is shown to nobody"
 
 
 @pytest.mark.parametrize("driver", ["anthropic", "openai", "openai_compatible"])

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kheish.core.commands import SetModel
+from kheish.core.commands import SetModel, SubmitRun
 from kheish.core.contracts import ModelRequest, Reply
-from kheish.core.events import ToolLimits
+from kheish.core.events import Budget, ToolLimits
 from kheish.errors import Conflict, Corrupt, Forbidden, NotFound, StoreError
 from kheish.limits import RUNTIME_REVISIONS_KEPT
+from kheish.runtime.ledger import Limits
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.runtime.settings import RuntimeConfig
 from kheish.runtime.supervisor import Caller
@@ -218,6 +219,39 @@ async def test_a_limit_is_the_time_of_a_call_and_the_most_that_one_may_ask_for(
         await change(kernel.supervisor.runtime, tool_limits={"read_file": ToolLimits(timeout_ms=limit_ms)})
         await kernel.create()
         await kernel.until_status(await kernel.submit(), "completed")
+        assert [call.timeout_ms for call in kernel.tools["read_file"].runs] == [given]
+
+
+class Still:
+    """A clock on which no time passes."""
+
+    def now_ms(self) -> int:
+        return 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("run_ms", "day_ms", "limit_ms", "asked", "given"),
+    [
+        (60_000, None, 0, 3_600_000, 60_000),
+        (None, 30_000, 0, 3_600_000, 30_000),
+        (60_000, 30_000, 0, 3_600_000, 30_000),
+        (60_000, None, 0, 5_000, 5_000),
+        (60_000, None, 0, None, 1_000),
+        (500, None, 0, 3_600_000, 1_000),
+        (60_000, None, 900_000, None, 60_000),
+        (None, None, 0, 3_600_000, 3_600_000),
+    ],
+)
+async def test_a_call_has_more_than_the_time_of_its_tool_only_where_budgets_leave_it(
+    tmp_path: Path, run_ms: int | None, day_ms: int | None, limit_ms: int, asked: int | None, given: int
+) -> None:
+    replies = [reply("", ("read_file", {"path": "a"} | ({"timeout_ms": asked} if asked else {}))), reply("done")]
+    budgets = Limits(day=Budget(wall_ms=day_ms))
+    async with Kernel(tmp_path, replies, clock=Still(), budgets=budgets) as kernel:
+        await change(kernel.supervisor.runtime, tool_limits={"read_file": ToolLimits(timeout_ms=limit_ms)})
+        await kernel.create()
+        command = SubmitRun(text="go", route="test", model="m", budget=Budget(wall_ms=run_ms))
+        await kernel.until_status(await kernel.send(command), "completed")
         assert [call.timeout_ms for call in kernel.tools["read_file"].runs] == [given]
 
 

@@ -27,6 +27,7 @@ from kheish.store.records import Record, segment_name
 from kheish.store.session_dir import clear_unfinished
 from kheish.store.vacuum import vacuum_session
 from kheish.store.verify import verify_session
+from tests.store.disk import FailingDisk
 from tests.store.sessions import SESSION, Session, built, numbers
 
 Members = dict[str, bytes]
@@ -131,6 +132,28 @@ def test_a_session_that_is_put_away_and_packed_meanwhile_is_exported_as_it_was(
     last_seq = import_session(other, out).last_seq
     assert numbers(Session.open(other).opened.tail) == list(range(1, last_seq + 1))
     assert last_seq in (8, 8 + written_after)
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("left", [b"", b'{"v":1,"se', b"rubbish\n"])
+def test_what_a_failed_write_left_is_taken_along_and_not_read(
+    session: Session, disk: FailingDisk, other: Path, left: bytes, is_packed: bool
+) -> None:
+    session.append(3)
+    disk.fail_data_syncs = {len(disk.data_syncs) + 1}
+    session.append(2)
+    with open(session.segments[0], "ab") as file:
+        file.write(left)
+    session.close()
+    if is_packed:
+        vacuum_session(session.path)
+        assert session.segments[0].suffix == ".gz"
+    import_session(other, io.BytesIO(exported(session)))
+    assert verify_session(other / "sessions" / SESSION) == []
+    again = Session.open(other)
+    assert again.opened.set_aside == [] and numbers(again.opened.tail) == [1, 2, 3, 4, 5]
+    again.append(1)
+    again.close()
 
 
 def test_a_corrupt_session_is_not_exported(full: Session) -> None:
