@@ -9,7 +9,6 @@ tie. A process that also wipes its environment escapes; only a sandbox could hol
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import select
@@ -23,6 +22,7 @@ from functools import cache
 import msgspec
 
 from kheish.core.events import Process
+from kheish.store.atomic import is_shortage
 
 MARK = "KHEISH_TOOL_CALL_ID"
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|COOKIE", re.IGNORECASE)
@@ -30,7 +30,6 @@ _IS_LINUX = sys.platform.startswith("linux")
 _ROUNDS_MAX = 50
 _PARENTS_MAX = 256
 _SETTLE_S = 0.01
-_PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -116,7 +115,7 @@ def _await_members(process: Process, tool_call_id: str) -> set[int]:
         try:
             return _members(process, tool_call_id)
         except OSError as error:
-            if error.errno not in _PASSING:
+            if not is_shortage(error):
                 raise
         time.sleep(_SETTLE_S)
 
@@ -261,7 +260,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        if error.errno in _PASSING:
+        if is_shortage(error):
             raise
         return b""
 
