@@ -27,7 +27,7 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2
 
 class Peer(msgspec.Struct, frozen=True):
     """`pid` is 0 where the system does not tell. `run_id` is what its environment says. `is_ours`: this daemon's tool
-    calls started it, or it was gone before one could tell."""
+    calls started it, or one could not tell."""
 
     uid: int
     pid: int
@@ -45,8 +45,11 @@ def peer_of(connection: socket.socket) -> Peer:
         pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if not pid or pid == os.getpid():
         return Peer(uid, pid)
-    run_id = read_variable(pid, "KHEISH_RUN_ID")
-    return Peer(uid, pid, run_id, is_ours=is_descendant(pid, os.getpid()) or not _exists(pid))
+    try:
+        run_id = read_variable(pid, "KHEISH_RUN_ID")
+        return Peer(uid, pid, run_id, is_ours=is_descendant(pid, os.getpid()) or not _exists(pid))
+    except OSError:  # such as where no descriptor is left to look with
+        return Peer(uid, pid, is_ours=True)
 
 
 def _exists(pid: int) -> bool:

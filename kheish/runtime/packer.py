@@ -35,7 +35,9 @@ class Packer:
         self._index = index
         self._waiting: dict[str, None] = {}
         self._packing: asyncio.Task[None] | None = None
-        self._stopping = threading.Event()
+        self._step: tuple[str, asyncio.Future[int | None]] = ("", asyncio.get_running_loop().create_future())
+        """Which session was taken last, and what comes of it."""
+        self._stopping, self._leaving = threading.Event(), threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kheish-pack")
         """Begins with the first work."""
 
@@ -45,6 +47,16 @@ class Packer:
             self._waiting[row.session_id] = None
             if self._packing is None:
                 self._packing = asyncio.ensure_future(self._pack_all())
+
+    async def leave(self, session_id: str) -> bool:
+        """Returns when this session is left alone; whether it was the last one. Its lock is held for a moment only, but
+        that is long where the disk is slow."""
+        packed, step = self._step
+        if packed != session_id:
+            return False
+        self._leaving.set()
+        await asyncio.wait([step])
+        return True
 
     def stop(self) -> None:
         """Takes no more; what is under way ends within moments, and what was done is whole."""
@@ -61,7 +73,9 @@ class Packer:
         while self._waiting and not self._stopping.is_set():
             session_id = next(iter(self._waiting))
             del self._waiting[session_id]
-            size_bytes = await loop.run_in_executor(self._thread, self._pack, session_id)
+            self._leaving.clear()
+            self._step = session_id, loop.run_in_executor(self._thread, self._pack, session_id)
+            size_bytes = await self._step[1]
             if size_bytes is not None:
                 self._index.put_sizes({session_id: size_bytes})
         self._packing = None
@@ -72,7 +86,7 @@ class Packer:
         """What the session's files take then; None where that is not known."""
         directory = session_path(self._root, session_id)
         try:
-            vacuum_session(directory, _Pace(self._stopping))
+            vacuum_session(directory, _Pace(self._stopping, self._leaving))
             return sum(file_sizes(directory).values())
         except (_Stopped, Conflict):
             pass
@@ -82,11 +96,13 @@ class Packer:
 
 
 class _Pace:
-    def __init__(self, stopping: threading.Event) -> None:
-        self._stopping = stopping
+    def __init__(self, stopping: threading.Event, leaving: threading.Event) -> None:
+        self._stopping, self._leaving = stopping, leaving
         self._since_s = time.perf_counter()
 
     def __call__(self) -> None:
+        if self._leaving.is_set():
+            raise _Stopped
         worked_s = time.perf_counter() - self._since_s
         if worked_s >= PACKING_SLICE_MS / 1000:
             if self._stopping.wait(worked_s * PACKING_REST_MS / PACKING_SLICE_MS):

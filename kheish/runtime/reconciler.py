@@ -30,7 +30,7 @@ from kheish.core.prompt import build_request, build_summary_request
 from kheish.core.state import Run
 from kheish.core.tool_calls import lookup
 from kheish.errors import Invalid, KheishError
-from kheish.limits import PROCESS_KILL_GRACE_MS, TOOL_CALLS_PARALLEL_MAX
+from kheish.limits import PROCESS_END_AGAIN_MS, PROCESS_KILL_GRACE_MS, TOOL_CALLS_PARALLEL_MAX
 from kheish.runtime.actor import Actor
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
@@ -135,9 +135,11 @@ class Reconciler:
             pass
         except Exception as error:
             # What is owed stays owed, and its handle stays: it may have taken effect, so that only recovery, which
-            # knows what may be repeated, takes it up again.
+            # knows what may be repeated, takes it up again. A process may be ended twice, and all else waits for that.
             self._on_trouble(actor, error)
-            return
+            if isinstance(error, KheishError) or not isinstance(effect, EndProcess):
+                return
+            await asyncio.sleep(PROCESS_END_AGAIN_MS / 1000)
         finally:
             if isinstance(effect, RunTool):
                 self._ending.pop(effect.tool_call_id, None)

@@ -7,13 +7,13 @@ sessions are merged; memory is bounded by a page of each.
 from __future__ import annotations
 
 import asyncio
-import errno
 import heapq
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from kheish.errors import Corrupt, NewerFormat, NotFound, StoreError
 from kheish.limits import PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES
+from kheish.store.atomic import is_shortage
 from kheish.store.records import Record
 
 Place = tuple[int, int]
@@ -21,7 +21,6 @@ Place = tuple[int, int]
 Read = Callable[[str, int, int, int], Awaitable[list[Record]]]
 """Records of a session after a seq: so many at most, and no more after so many bytes."""
 _PAGE_MIN = 4
-_PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class _Source:
@@ -62,7 +61,7 @@ class _Source:
         except (Corrupt, NewerFormat, NotFound):
             return []
         except OSError as error:
-            if error.errno in _PASSING:
+            if is_shortage(error):
                 raise StoreError.of_disk(f"read session {self.session_id}", error) from error
             return []
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import msgspec
 
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.errors import Corrupt, KheishError, NotFound, StoreError
+from kheish.errors import Conflict, Corrupt, KheishError, NotFound, StoreError
 from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
 from kheish.runtime.actor import Actor, Kernel
 from kheish.runtime.fold import fold_session
@@ -141,8 +142,14 @@ class Residents:
 
     async def _load_alone(self, session_id: str) -> None:
         row = self._index.rows.get(session_id)
+        fold = partial(self._fold_from_disk, session_id, row.durable if row is not None else None)
         try:
-            opened, state = await self._committer.run(self._fold_from_disk, session_id, row and row.durable)
+            try:
+                opened, state = await self._committer.run(fold)
+            except Conflict:
+                if not await self._packer.leave(session_id):
+                    raise
+                opened, state = await self._committer.run(fold)
         except Corrupt as error:
             self.quarantine(session_id, error)
             raise

@@ -176,6 +176,7 @@ class Supervisor:
         counted = self.index.rows.values() if self.budgets.ledger.sums_all else rows
         self.budgets.load((row.session_id, row.share) for row in counted)
         await self._residents.rise_above(max([newest_gen, *(row.gen for row, _ in found)]))
+        self.position = self.generation, 0
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
         self._in_background(self._begin_owed(list(self._residents)))

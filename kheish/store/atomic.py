@@ -142,6 +142,11 @@ def open_file(path: Path) -> int:
     return fd
 
 
+def is_shortage(error: OSError) -> bool:
+    """Whether this process lacks descriptors or memory for now, and nothing is wrong with what it looked for."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def read_file(path: Path) -> bytes:
     """All bytes of a regular file. Raises OSError."""
     with os.fdopen(open_file(path), "rb") as file:

@@ -21,6 +21,7 @@ from kheish.store.atomic import (
     clear_temps,
     make_private_dir,
     open_file,
+    read_file,
     sync_dir,
     sync_file,
     temp_beside,
@@ -50,10 +51,10 @@ class Blobs:
         """Store bytes durably; returns their sha256 in hex."""
         sha = hashlib.sha256(data).hexdigest()
         path = self.path(sha)
-        try:
-            if os.stat(path, follow_symlinks=False).st_size != len(data):
-                return self.put_chunks((data,))
-        except FileNotFoundError:
+        is_stored = False
+        with contextlib.suppress(OSError):  # what cannot be read is as bad as what reads otherwise
+            is_stored = os.stat(path, follow_symlinks=False).st_size == len(data) and read_file(path) == data
+        if not is_stored:
             return self.put_chunks((data,))
         self._make_dir(path.parent)
         sync_dir(path.parent)  # whoever renamed it here may have died before its own sync

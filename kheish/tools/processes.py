@@ -22,6 +22,7 @@ from functools import cache
 import msgspec
 
 from kheish.core.events import Process
+from kheish.store.atomic import is_shortage
 
 MARK = "KHEISH_TOOL_CALL_ID"
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|COOKIE", re.IGNORECASE)
@@ -91,13 +92,14 @@ def is_descendant(pid: int, ancestor: int) -> bool:
 
 
 def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
-    """Ends a process and all its descendants: SIGTERM, after the grace SIGKILL, until none is left. Blocks; returns
-    whether there was anything to end. A leader that has exited and was not yet waited for still names its group."""
+    """Ends a process and all its descendants: SIGTERM, after the grace SIGKILL, until none is left. Blocks, also until
+    it can look; returns whether there was anything to end. A leader that has exited and was not yet waited for still
+    names its group."""
     if process.boot_id != boot_id():
         return False
     found = False
     for round_ in range(_ROUNDS_MAX):
-        members = _members(process, tool_call_id)
+        members = _await_members(process, tool_call_id)
         if not members:
             break
         found = True
@@ -106,6 +108,16 @@ def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
         _await_exit(members, grace_ms / 1000 if round_ == 0 else 1.0)
         _reap(members - {process.pid})
     return found
+
+
+def _await_members(process: Process, tool_call_id: str) -> set[int]:
+    while True:
+        try:
+            return _members(process, tool_call_id)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+        time.sleep(_SETTLE_S)
 
 
 def _members(process: Process, tool_call_id: str) -> set[int]:
@@ -205,13 +217,7 @@ def _find_variable(environment: bytes, name: str) -> str:
 
 def _read_environment(pid: int) -> bytes:
     """Empty where there is none or the system does not tell."""
-    if not _IS_LINUX:
-        return b""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+    return _read(f"/proc/{pid}/environ") if _IS_LINUX else b""
 
 
 def _read_rows() -> dict[int, _Row]:
@@ -243,13 +249,20 @@ def _read_row(pid: int) -> _Row | None:
 
 def _read_stat(pid: int) -> list[bytes]:
     """Fields 3 and on of proc(5)'s stat; none where there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return []
+    text = _read(f"/proc/{pid}/stat")
     # Field 2, the name, is in parentheses and may hold anything.
-    return text[text.rindex(b")") + 2 :].split()
+    return text[text.rindex(b")") + 2 :].split() if text else []
+
+
+def _read(path: str) -> bytes:
+    """Empty where the system does not tell. Raises OSError where this process alone cannot read for now."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        return b""
 
 
 def _parse_ps(line: str) -> _Row | None:

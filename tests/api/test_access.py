@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -9,9 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kheish.api import access
 from kheish.api.access import Peer, caller_of, peer_of
 from kheish.errors import Forbidden
 from tests.api.conftest import QUESTION
@@ -127,3 +130,28 @@ def test_another_user_is_not_served() -> None:
     ):
         caller = caller_of(peer, "cli")
         assert (caller.principal, caller.is_operator) == (principal, is_operator)
+
+
+def test_who_cannot_be_looked_at_is_no_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here for want of a descriptor, which the next look has again: what it is a child of it does not say alone."""
+    real, path = open, str(tmp_path / "s")
+
+    def open_late(name: str, *arguments: Any) -> Any:
+        if str(name).endswith("/environ"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(name, *arguments)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        connect = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({path!r}); s.recv(1)"
+        environment = {**os.environ, "KHEISH_RUN_ID": "run_01ARZ3"}
+        with subprocess.Popen([sys.executable, "-c", connect], env=environment) as client:
+            connection, _ = listener.accept()
+            with connection, monkeypatch.context() as patched:
+                patched.setattr(access, "is_descendant", lambda pid, ancestor: False)
+                assert caller_of(peer_of(connection), "cli").principal == "run:run_01ARZ3"
+                patched.setattr("builtins.open", open_late)
+                peer = peer_of(connection)
+            client.wait(30)
+    assert not caller_of(peer, "cli").is_operator

@@ -13,6 +13,7 @@ import pytest
 from kheish.config import Store
 from kheish.limits import PACKING_REST_MS, PACKING_SLICE_MS
 from kheish.runtime import actor, packer, residents
+from kheish.store import atomic, session_dir
 from kheish.store.disk_space import file_sizes
 from kheish.store.verify import verify_session
 from tests.runtime.kernel import Kernel, reply
@@ -134,6 +135,29 @@ async def test_one_that_is_used_meanwhile_is_not_waited_for_and_is_packed_later(
         assert len(await kernel.supervisor.reader.messages("s")) == 4
 
 
+async def test_whoever_comes_while_the_disk_is_slow_to_exchange_names_finds_the_session_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs, sync_dir = threading.Event(), atomic.sync_dir
+
+    def sync_slowly(path: Path) -> None:
+        if threading.current_thread().name.startswith("kheish-pack"):
+            syncs.set()
+            assert may_sync.wait(10)
+        sync_dir(path)
+
+    may_sync = threading.Event()
+    monkeypatch.setattr(session_dir, "_LOCK_PATIENCE_S", 0.01)
+    monkeypatch.setattr(atomic, "sync_dir", sync_slowly)
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        await kernel.create()
+        await run(kernel)
+        await until(syncs.is_set)
+        asyncio.get_running_loop().call_later(0.1, may_sync.set)
+        await run(kernel, "y")
+        assert len((await kernel.state()).runs) == 2
+
+
 async def test_a_daemon_that_stops_does_not_wait_for_the_end_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +187,7 @@ def test_it_rests_far_longer_than_it_works(monkeypatch: pytest.MonkeyPatch) -> N
 
     now_s = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now_s)
-    pace = packer._Pace(Stopping())
+    pace = packer._Pace(Stopping(), threading.Event())
     for _ in range(10):
         now_s += PACKING_SLICE_MS / 4000
         pace()

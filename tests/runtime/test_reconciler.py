@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kheish.core import commands as c
 from kheish.core.events import Rule
 from kheish.core.state import State
 from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX
+from kheish.runtime import reconciler
 from kheish.runtime.actor import Actor
 from kheish.runtime.ports import ToolCall, ToolOutput
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -86,6 +89,35 @@ async def test_an_approval_does_not_break_off_a_call_that_is_at_work_to_run_it_a
         await kernel.until_status(run_id, "completed")
         ran = Counter(call.arguments["command"] for call in kernel.tools["bash"].runs)
         assert ran == Counter(arguments["command"] for _, arguments in [asked, *allowed])
+
+
+async def test_a_process_that_could_not_be_ended_is_ended_later_and_the_session_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as where no thread is to be had for it."""
+    monkeypatch.setattr(reconciler, "PROCESS_END_AGAIN_MS", 1)
+
+    async def never(_: ToolCall) -> ToolOutput:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Kernel(tmp_path, [reply("", ("bash", {"command": "x"}))]) as kernel:
+        end, failures = kernel.supervisor._reconciler._kill_tree, iter([RuntimeError("can't start new thread")])
+
+        async def end_at_last(*arguments: Any) -> bool:
+            for failure in failures:
+                raise failure
+            return await end(*arguments)
+
+        kernel.supervisor._reconciler._kill_tree = end_at_last
+        kernel.tools["bash"].answer = never
+        await kernel.create(mode="bypass")
+        run_id = await kernel.submit()
+        state = await kernel.until(lambda s: bool(s.processes))
+        kernel.provider.replies = [reply("done")]
+        await kernel.send(c.CancelRun(run_id=run_id))
+        await kernel.until_status(await kernel.submit("next"), "completed")
+        assert kernel.ended == list(state.processes.values())
 
 
 async def test_a_call_that_is_cancelled_before_it_has_begun_keeps_its_session_no_longer(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -346,3 +347,25 @@ def test_a_daemon_that_was_started_inside_a_call_outlives_the_end_of_that_call()
     env = {**os.environ, MARK: CALL_ID}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, start_new_session=True)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "alive\n"), done.stderr
+
+
+def test_where_no_descriptor_is_left_to_look_with_a_tree_ends_as_soon_as_there_is_one(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start("echo ready; read -r").process
+    limits, listdir = resource.getrlimit(resource.RLIMIT_NOFILE), os.listdir
+    shortages = iter([3])
+
+    def list_at_last(path: str) -> list[str]:
+        names = listdir(path)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(shortages, limits[0]), limits[1]))
+        return names
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", list_at_last)
+        patched.setattr(time, "sleep", lambda _: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+        try:
+            assert kill_tree(process, CALL_ID, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not is_alive(process)
