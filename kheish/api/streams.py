@@ -8,6 +8,7 @@ A reader is subscribed before the journal is read, so nothing falls between. Fra
     heartbeat  no id; nothing happened for a while
     gap        the reader was too slow and is cut off; it reads on from its last id
     bye        the run is over or the daemon is stopping; why
+    error      the stream cannot go on; why
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -101,8 +102,11 @@ class Streams:
                     yield _sync(str(after)) + encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
                 return
             yield _sync(str(after))
-            async for chunk in self._live(subscription, "session", lambda f: f.seq > after):
-                yield chunk
+            if self._supervisor.trouble_of(session_id) is None:
+                async for chunk in self._live(subscription, "session", lambda f: f.seq > after):
+                    yield chunk
+            if trouble := self._supervisor.trouble_of(session_id):
+                raise trouble
         finally:
             subscription.close()
 

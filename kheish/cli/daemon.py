@@ -11,7 +11,7 @@ from kheish import paths
 from kheish.cli.output import paint, print_json, say
 from kheish.cli.targets import connect
 from kheish.client import launch
-from kheish.errors import KheishError
+from kheish.errors import Invalid, KheishError
 from kheish.terminal import ago, clean, counted, one_line
 
 TYPE_CHECKING = False
@@ -99,8 +99,11 @@ def restart(as_json: bool) -> int:
 def check(as_json: bool) -> int:
     import asyncio
 
+    from kheish.client.diagnostics import state_root_problem
     from kheish.daemon.wiring import check_configuration
 
+    if problem := state_root_problem():
+        raise Invalid(problem, code="state_root_unusable")
     directory = paths.config_dir()
     asyncio.run(check_configuration(paths.state_root(), directory, os.environ))
     if as_json:

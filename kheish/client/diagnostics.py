@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -69,7 +70,8 @@ def checks(client: Kheish) -> Iterator[Check]:
     yield "bash", OK if found else NOTE, found or "not found; commands run with /bin/sh"
 
 
-def _state_root() -> Check:
+def state_root_problem() -> str:
+    """Why nothing can be written into the state root, or ""."""
     root = paths.state_root()
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
@@ -78,7 +80,16 @@ def _state_root() -> Check:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return "state root", WRONG, f"cannot write {root}: {error.strerror}; set KHEISH_STATE_ROOT to another place"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room" if is_full else "set KHEISH_STATE_ROOT to another place"
+        return f"cannot write {root}: {error.strerror}; {remedy}"
+    return ""
+
+
+def _state_root() -> Check:
+    if problem := state_root_problem():
+        return "state root", WRONG, problem
+    root = paths.state_root()
     mode = stat.S_IMODE(os.stat(root).st_mode)
     if mode & 0o077:
         return "state root", WRONG, f"{root} is open to others (mode {mode:o}); chmod 700 {root}"

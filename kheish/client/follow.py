@@ -2,6 +2,7 @@
 
 The id of the last frame is the place to go on from. A connection that breaks without a `bye` means that the daemon
 died: it is started again, since its runs are owed. After a `bye` of a stopping daemon the follower only waits for it.
+An `error` ends it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import time
 
 from kheish.client import launch
-from kheish.client.errors import DaemonUnreachable
+from kheish.client.errors import ApiError, DaemonUnreachable
 from kheish.client.http1 import Request
 
 TYPE_CHECKING = False
@@ -110,6 +111,12 @@ class Place:
         return wait_s
 
 
+def _require_no_error(event: StreamEvent) -> None:
+    """Raises ApiError where the stream cannot go on: to come again would bring the same."""
+    if event.event == "error":
+        raise ApiError(503, event.data["code"], event.data["detail"], {})
+
+
 def _is_past(deadline_s: float | None) -> bool:
     return deadline_s is not None and time.monotonic() >= deadline_s
 
@@ -130,6 +137,7 @@ def follow(
                     for event in parser.feed(data):
                         if place.note(event):
                             yield event
+                        _require_no_error(event)
                     if _is_past(deadline_s):
                         return
             finally:
@@ -160,6 +168,7 @@ async def follow_async(
                     for event in parser.feed(data):
                         if place.note(event):
                             yield event
+                        _require_no_error(event)
                     if _is_past(deadline_s):
                         return
             if place.is_over():

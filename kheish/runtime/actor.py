@@ -89,6 +89,8 @@ class Actor:
         self.seq, self._end = journal.durable_seq, journal.end
         self.gen = journal.gen
         self.pos = 0
+        self.trouble: Poisoned | None = None
+        """Why it cannot go on before the daemon restarts."""
         self._loop = asyncio.get_running_loop()
         self.used_at_s = self._loop.time()
         self._mailbox: deque[_Letter] = deque()

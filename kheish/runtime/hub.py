@@ -181,6 +181,11 @@ class Hub:
         if self._to_wake:
             self._begin_round()
 
+    def end(self, session_id: str) -> None:
+        """Nothing more will come of this session: who follows it alone is not to wait for it."""
+        for subscription in tuple(self._subscriptions.get(session_id, ())):
+            subscription.close()
+
     def close(self) -> None:
         for subscription in [one for those in self._subscriptions.values() for one in those]:
             subscription.close()

@@ -360,6 +360,14 @@ class Supervisor:
         log.error("session %s: %s", actor.session_id, error, exc_info=error)
         if actor.session_id in self.index.rows:
             self.index.put_problem(actor.session_id, str(error))
+        if isinstance(error, Poisoned):
+            actor.trouble = error
+            self.hub.end(actor.session_id)
+
+    def trouble_of(self, session_id: str) -> Poisoned | None:
+        """Why a session cannot go on before the daemon restarts, where it cannot."""
+        actor = self._residents.get(session_id)
+        return actor.trouble if actor is not None else None
 
     # -- blobs ---------------------------------------------------------------------------------------------------
 

@@ -135,6 +135,19 @@ def test_new_work_is_refused_what_runs_is_ended_and_new_work_is_taken_once_there
     assert [v for v in verify(small.state) if v.faults] == []
 
 
+def test_where_no_daemon_could_start_the_one_that_runs_is_not_stopped(small: SmallDisk) -> None:
+    with (small.state / "somebody-elses.bin").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(64 * KIB))
+    pid = small.client.daemon.status()["pid"]
+    for command in ("restart", "check"):
+        done = small.cli("daemon", command)
+        assert done.returncode == 2 and f"cannot write {small.state}: No space left on device; make room" in done.stderr
+    assert small.client.daemon.status()["pid"] == pid
+    (small.state / "somebody-elses.bin").unlink()
+    assert small.cli("daemon", "check").returncode == 0
+
+
 def test_an_almost_full_disk_does_not_keep_a_daemon_from_taking_up_what_it_owes(small: SmallDisk) -> None:
     small.script(bash("echo ran >> count.log"), text("done"))
     run_id = small.submit(small.session("s"))

@@ -7,6 +7,7 @@ import pytest
 from kheish.client import ApiError
 from kheish.daemon.maintenance import verify
 from tests.daemon_process import START_TIMEOUT_S, bash, text
+from tests.e2e.cli_process import CliProcess
 from tests.faults.conftest import FailingDaemon, wait_until
 
 pytestmark = pytest.mark.slow
@@ -128,6 +129,28 @@ def test_a_command_that_runs_while_its_session_becomes_read_only_is_in_doubt_aft
     assert "tool_call.became_uncertain" in failing.types("bad")
     assert (failing.work / "count.log").read_text() == "ran\n"
     assert_sound(failing)
+
+
+def test_who_follows_or_waits_for_what_cannot_go_on_is_told_instead_of_waiting_for_ever(failing: FailingDaemon) -> None:
+    gate = failing.work / "gate"
+    failing.script(bash(f"while [ ! -e {gate} ]; do sleep 0.01; done"), text("done"))
+    failing.begin(ALL_OF_BAD)
+    failing.session("bad", "bypass")
+    told = "it is read-only until the daemon restarts"
+    with CliProcess(failing, "run", "-s", "bad", "go") as run:
+        run.until("started bash")
+        failing.break_disk()
+        gate.touch()
+        run.until("cannot append to session bad: .*No space left on device")
+        assert run.finish() == 7
+    (view,) = failing.client.sessions.runs("bad")
+    for arguments in (("wait", view["run_id"]), ("wait", "bad"), ("logs", "-f", "bad")):
+        late = failing.cli(*arguments)
+        assert late.returncode == 7 and told in late.stderr, "also who comes later"
+    failing.kill()
+    failing.mend_disk()
+    failing.begin()
+    assert failing.finish(view["run_id"])["status"] == "completed"
 
 
 def test_a_large_output_that_cannot_be_stored_is_shortened_and_its_command_not_repeated(failing: FailingDaemon) -> None:
