@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from kheish.api.access import peer_of
 from kheish.api.app import IS_CROWDED, PEER, App
 from kheish.api.problems import CONTENT_TYPE, HeadTooLarge, Malformed, RequestTimeout, crowded, problem_of
-from kheish.errors import Forbidden, KheishError
+from kheish.errors import Conflict, Forbidden, KheishError
 from kheish.limits import CLIENT_TIMEOUT_S, CONNECTIONS_MAX, KIB
 
 _BACKLOG = 256
@@ -224,16 +224,16 @@ def _head_too_large() -> HeadTooLarge:
 
 
 def bind(path: Path) -> socket.socket:
-    """A listening socket at `path`, mode 0600 in a directory of 0700 that is ours. The caller holds the daemon's
-    lock, so whatever has this name now is left over from a dead one."""
+    """A listening socket at `path`, mode 0600, in a directory that is ours and where nobody else can put another in its
+    place. One that exists is left as it is: it may be anybody's, such as the home directory. Raises Forbidden,
+    Conflict."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = os.lstat(path.parent)
     if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != os.getuid():
         raise Forbidden(f"cannot use {path.parent}: it is not a directory of uid {os.getuid()}")
-    if directory.st_mode & 0o077:
-        os.chmod(path.parent, 0o700)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    if directory.st_mode & 0o022:
+        raise Forbidden(f"cannot listen in {path.parent}: others may write to it; choose a directory of your own")
+    _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
@@ -246,6 +246,22 @@ def bind(path: Path) -> socket.socket:
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def _clear(path: Path) -> None:
+    """Removes the socket that a dead daemon left behind, and nothing else."""
+    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise Forbidden(f"cannot listen at {path}: what is there is no socket; choose another path")
+        caller.setblocking(False)
+        try:
+            caller.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # somebody is there, and busy
+        raise Conflict(f"cannot listen at {path}: another daemon does; choose another path for this one")
 
 
 class Server:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 
 from kheish.cli.output import paint, paint_status, print_json, print_json_line, print_table, say, short_ids, status_text
-from kheish.cli.targets import connect, find_session
+from kheish.cli.targets import connect, each_session, find_session
 from kheish.errors import Conflict, Invalid, KheishError, NotFound
 from kheish.limits import INPUT_CHARS_MAX
 from kheish.terminal import ago, clean, counted, one_line
@@ -23,7 +24,7 @@ STATUSES = ("idle", *BUSY.split(","), "ended")
 
 
 def show_active(all: bool, limit: int, as_json: bool) -> int:
-    rows = connect().sessions.list(status=None if all else BUSY, limit=limit)
+    rows = list(islice(each_session(connect(), None if all else BUSY, limit), limit))
     if as_json:
         print_json(rows)
         return 0
@@ -35,7 +36,7 @@ def list_(status: str | None, limit: int, as_json: bool) -> int:
     unknown = {item for item in (status or "").split(",") if item} - {*STATUSES}
     if unknown:
         raise Invalid(f"cannot list {', '.join(sorted(unknown))} sessions: the statuses are {', '.join(STATUSES)}")
-    rows = connect().sessions.list(status=status, limit=limit)
+    rows = list(islice(each_session(connect(), status, limit), limit))
     if as_json:
         print_json(rows)
         return 0

@@ -7,10 +7,13 @@ import re
 
 from kheish.client import ApiError, Kheish
 from kheish.errors import Conflict, Invalid, NotFound
+from kheish.limits import PAGE_ITEMS_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from kheish.client import SessionView
 
 
 def connect(*, start: bool = True) -> Kheish:
@@ -44,7 +47,8 @@ def find_session(client: Kheish, given: str | None) -> str:
                 f"cannot find a session of this directory ({name}): `kheish run TEXT` creates it, `kheish ps -a` "
                 "lists others"
             ) from error
-    found = [n for n in _session_names(client) if n.startswith((name, f"session_{name}"))]
+    names = (row["session_id"] for row in each_session(client))
+    found = [n for n in names if n.startswith((name, f"session_{name}"))]
     if len(found) != 1:
         if found:
             raise Conflict(f"cannot tell which session {given} is: {', '.join(sorted(found)[:5])}")
@@ -52,11 +56,31 @@ def find_session(client: Kheish, given: str | None) -> str:
     return found[0]
 
 
-def _session_names(client: Kheish) -> Iterator[str]:
+def each_session(client: Kheish, status: str | None = None, limit: int = PAGE_ITEMS_MAX) -> Iterator[SessionView]:
+    """Every session once, newest change first. What changes between two pages moves before those that are left: the
+    list is begun anew, down to where it began before, and what was missed comes last."""
+    seen: set[str] = set()
+    since_ms = newest_ms = 0
+    while True:
+        pages_read = 0
+        for rows in _pages(client, status, min(limit, PAGE_ITEMS_MAX)):
+            pages_read += 1
+            fresh = [row for row in rows if row["updated_at_ms"] >= since_ms]
+            newest_ms = max([newest_ms, *(row["updated_at_ms"] for row in fresh)])
+            yield from (row for row in fresh if row["session_id"] not in seen)
+            seen.update(row["session_id"] for row in fresh)
+            if len(fresh) < len(rows):
+                break
+        if pages_read == 1:
+            return
+        since_ms = newest_ms
+
+
+def _pages(client: Kheish, status: str | None, limit: int) -> Iterator[list[SessionView]]:
     cursor = None
     while True:
-        page = client.sessions.page(cursor=cursor, limit=1000)
-        yield from (row["session_id"] for row in page["items"])
+        page = client.sessions.page(status=status, cursor=cursor, limit=limit)
+        yield page["items"]
         cursor = page["next_cursor"]
         if not cursor:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket  # what `socket` wraps in enums, selectors and files, which take longer to load than a request takes
 import json
 import os
+import sys
 import time
 
 from kheish.client.errors import DaemonUnreachable, api_error
@@ -35,6 +36,15 @@ def _until(timeout_s: float | None, deadline_s: float | None) -> float | None:
     if timeout_s is None or deadline_s is None:
         return timeout_s
     return min(timeout_s, max(0.001, deadline_s - time.monotonic()))
+
+
+def _uid_of_peer(connection: _socket.socket) -> int:
+    """Who listens: at a path that anybody could have taken, such as below /tmp, that need not be the daemon."""
+    if sys.platform == "darwin":
+        credentials = connection.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: version, uid, ...
+    else:
+        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid
+    return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
 class Transport:
@@ -75,6 +85,12 @@ class Transport:
                 return False
             connection.close()
             raise unreachable(self.path, error) from error
+        if (uid := _uid_of_peer(connection)) not in (os.getuid(), 0):
+            connection.close()
+            raise DaemonUnreachable(
+                f"cannot use the daemon at {self.path}: it is uid {uid}'s, who would read what it is told; set "
+                "KHEISH_SOCKET to a path in a directory of your own"
+            )
         return True
 
     def send(self, request: Request) -> Any:

@@ -35,6 +35,7 @@ def run_daemon() -> int:
     try:
         make_private_dir(root)
         make_private_dir(root / "daemon")
+        os.chmod(root / "daemon", 0o700)  # also where it was restored with other modes
         lock = DaemonLock(root).acquire()
         try:
             with logs.to_file(paths.log_path(root)):

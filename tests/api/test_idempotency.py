@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kheish.limits import FORK_BYTES_MAX
 from tests.api.raw_http import Answer, ask, refusal
 from tests.daemon_process import DaemonProcess, Json
 
@@ -60,6 +61,43 @@ def test_waiting_for_an_input_twice_runs_it_once(api: DaemonProcess) -> None:
     busy = post(api, f"/v1/sessions/{session}/input", {"content": "go"}, "key")
     assert busy.status == 200, "what was answered once is answered while another run is active"
     ask(api, "POST", f"/v1/sessions/{session}/end", {})
+
+
+def test_what_was_done_once_is_answered_whatever_stands_in_its_way_now(own: DaemonProcess) -> None:
+    """A paused queue, a route whose key the next daemon was not given, routes.toml that cannot be read, a source that
+    has become too large for another fork."""
+    routes = own.config / "routes.toml"
+    readable = routes.read_text()
+    routes.write_text(
+        f'{readable}\n[routes.paid]\ndriver = "openai"\ndefault_model = "m"\nbase_url = "http://127.0.0.1:9"\n'
+    )
+    own.kill()
+    own.start(env={"OPENAI_API_KEY": "sk-nothing"})
+    session = own.session("done")
+    requests: dict[str, tuple[str, Json]] = {
+        "wait": (f"/v1/sessions/{session}/input", {"content": "go"}),
+        "fork": (f"/v1/sessions/{session}/fork", {"session_id": "forked"}),
+        "paid": (f"/v1/sessions/{own.session('paid')}/runs", {"content": "go", "model": "paid/m"}),
+    }
+    before = {key: post(own, path, body, key) for key, (path, body) in requests.items()}
+    assert [answer.status for answer in before.values()] == [200, 201, 202]
+    for _ in range(4):
+        own.finish(own.submit(session, "x" * (FORK_BYTES_MAX // 4)))
+    own.client.sessions.pause_queue(session)
+    own.kill()
+    own.start()
+    fork = post(own, f"/v1/sessions/{session}/fork", {"session_id": "another"}, "another")
+    assert refusal(fork) == (409, "fork_too_large")
+    assert refusal(post(own, requests["wait"][0], {"content": "go"}, "another")) == (409, "session_busy")
+    assert refusal(post(own, *requests["paid"], "another")) == (409, "route_not_ready")
+    routes.write_text("neither")
+    for key, (path, body) in requests.items():
+        again = post(own, path, body, key)
+        assert again.status == before[key].status, (key, again)
+        assert identity(again.json) == identity(before[key].json), key
+    routes.write_text(readable)
+    conflict = post(own, requests["wait"][0], {"content": "go on"}, "wait")
+    assert refusal(conflict) == (409, "idempotency_conflict"), "another request is still another"
 
 
 def test_a_steered_or_interrupting_input_counts_once(api: DaemonProcess) -> None:

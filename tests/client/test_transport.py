@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +135,32 @@ def test_a_broken_answer_is_an_unreachable_daemon(tmp_path: Path, ask: Ask, data
         ask(tmp_path / "s")
     assert raised.value.details["is_absent"] is False, "it is there, so another is not started"
     assert str(tmp_path / "s") in raised.value.message
+
+
+_STRANGER = """\
+import os, socket, sys
+server = socket.socket(fileno=int(sys.argv[1]))
+os.setuid(int(sys.argv[2]))
+server.listen()
+print("listening", flush=True)
+print(server.accept()[0].recv(65536))
+"""
+
+
+@ANSWERS
+def test_nothing_is_said_to_the_daemon_of_another_user(tmp_path: Path, ask: Ask) -> None:
+    """The path may be one that anybody could take first."""
+    if os.geteuid():
+        pytest.skip("takes root to be two users")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(tmp_path / "socket"))
+        command = [sys.executable, "-c", _STRANGER, str(server.fileno()), "65534"]
+        stranger = subprocess.Popen(command, pass_fds=[server.fileno()], stdout=subprocess.PIPE, text=True)
+    with stranger:
+        assert stranger.stdout is not None and stranger.stdout.readline() == "listening\n"
+        with pytest.raises(DaemonUnreachable, match="uid 65534"):
+            ask(tmp_path / "socket")
+        assert stranger.communicate(timeout=10)[0] == "b''\n"
 
 
 @ANSWERS

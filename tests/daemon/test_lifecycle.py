@@ -102,6 +102,43 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.Monkey
             short.parent.rmdir()
 
 
+def test_a_directory_that_others_use_keeps_its_modes_and_one_that_they_write_to_is_refused(tmp_path: Path) -> None:
+    """Such as the home directory, or /tmp where root is at work."""
+    daemon = DaemonProcess(tmp_path / "own")
+    for mode in (0o1777, 0o775, 0o755):
+        shared = tmp_path / f"{mode:o}"
+        shared.mkdir()
+        shared.chmod(mode)
+        path = shared / "kheish.sock"
+        if mode & 0o022:
+            refused = run_daemon(daemon, KHEISH_SOCKET=str(path))
+            assert refused.returncode == 1 and "others may write" in refused.stderr
+        else:
+            daemon.client = Kheish(path, origin="test", start=False)
+            daemon.start(env={"KHEISH_SOCKET": str(path)})
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert daemon.stop() == 0
+        assert stat.S_IMODE(shared.stat().st_mode) == mode
+
+
+def test_a_state_root_that_was_restored_with_lax_modes_is_served_and_made_private(daemon: DaemonProcess) -> None:
+    daemon.kill()
+    daemon.socket.parent.chmod(0o775)
+    daemon.start()
+    assert stat.S_IMODE(daemon.socket.parent.stat().st_mode) == 0o700
+
+
+def test_only_a_socket_that_nobody_serves_is_replaced(daemon: DaemonProcess, tmp_path: Path) -> None:
+    other, file = DaemonProcess(tmp_path / "other"), tmp_path / "notes.txt"
+    file.write_text("mine")
+    refused = run_daemon(other, KHEISH_SOCKET=str(file))
+    assert refused.returncode == 1 and f"cannot listen at {file}" in refused.stderr
+    assert file.read_text() == "mine"
+    refused = run_daemon(other, KHEISH_SOCKET=str(daemon.socket))
+    assert refused.returncode == 1 and f"cannot listen at {daemon.socket}" in refused.stderr
+    assert daemon.client.daemon.status()["pid"] == daemon.pid
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -6,11 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from kheish.cli.targets import each_session
+from kheish.limits import PAGE_ITEMS_MAX
 from tests.daemon_process import DaemonProcess, bash, text
 from tests.e2e.cli_process import cli_here
 
@@ -177,3 +180,21 @@ def test_an_export_that_fails_leaves_no_half_of_a_file(root: Root) -> None:
     assert broken.returncode == 1 and "line 3" in broken.stderr
     assert [p.name for p in here.work.iterdir()] == []
     assert here.cli("sessions", "export", "nobody").returncode == 5
+
+
+def test_a_list_has_all_sessions_however_many_there_are_and_whatever_changes_meanwhile(daemon: DaemonProcess) -> None:
+    """What a backup goes by."""
+    names = {f"s{number}" for number in range(PAGE_ITEMS_MAX + 1)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(daemon.session, names))
+    sessions = each_session(daemon.client)
+    found = [next(sessions)["session_id"]]
+    (last,) = names - {row["session_id"] for row in daemon.client.sessions.list(limit=PAGE_ITEMS_MAX)}
+    daemon.client.sessions.set_title(last, "before the page that it was on")
+    found += [row["session_id"] for row in sessions]
+    assert set(found) == names and len(found) == len(names)
+    limit = str(2 * PAGE_ITEMS_MAX)
+    for line in (("sessions", "list"), ("ps", "-a")):
+        listed = daemon.cli_json(*line, "--limit", limit)
+        assert len(listed) == len(names) and listed[0]["session_id"] == last
+    assert len(daemon.cli_json("ps", "-a", "--limit", "7")) == 7

@@ -59,6 +59,8 @@ SUBMITS = (
 async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) -> Applied:
     """The run's id is the result."""
     body = call.body
+    if (repeated := await find_repeated(app, session_id, call)) is not None:
+        return repeated
     state, _ = await app.supervisor.reader.state(session_id)
     providers = app.supervisor.providers
     hops = await providers.with_windows(await providers.resolve(body.model, state.model))
@@ -78,6 +80,14 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
         pinned=body.pinned,
     )
     return await app.supervisor.submit(session_id, command, call.caller, key=call.key, body_digest=call.body_digest)
+
+
+async def find_repeated(app: App, session_id: str, call: Call[Any, Any]) -> Applied | None:
+    """What the same request with the same key did before, whatever would stand in its way now: a route that is gone, a
+    paused queue. Raises NotFound."""
+    state, seq = await app.supervisor.reader.state(session_id)
+    use = state.keys.get(call.key) if call.key else None
+    return Applied(use.result, seq, state) if use is not None and use.body_digest == call.body_digest else None
 
 
 async def _keep_attachment(app: App, given: InputAttachment, position: int) -> Attachment:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 
-from kheish.api.endpoints.runs import SUBMITS, EventsQuery, StreamQuery, start_of, submit_input, view_result
+from kheish.api.endpoints.runs import (
+    SUBMITS,
+    EventsQuery,
+    StreamQuery,
+    find_repeated,
+    start_of,
+    submit_input,
+    view_result,
+)
 from kheish.api.problems import OF_APPEND, OF_SESSION
 from kheish.api.router import Call, Endpoint, NoQuery, Raw
 from kheish.api.streams import parse_seq, public_record
@@ -96,6 +104,8 @@ async def create_session(app: App, call: Call[CreateSession, NoQuery]) -> Sessio
 async def fork_session(app: App, call: Call[ForkSession, NoQuery]) -> SessionView:
     body = call.body
     session_id = _new_session(body.session_id, call.key)
+    if session_id in app.supervisor.index.rows and (made := await find_repeated(app, session_id, call)) is not None:
+        return app.session_view(made.state, made.seq)
     forked, source = await app.supervisor.reader.copy_transcript(call.path["id"], body.at)
     title = body.title
     if title is None:
@@ -245,12 +255,13 @@ async def submit_and_wait(app: App, call: Call[SubmitInput, NoQuery]) -> Session
     """Answers when the run is over or needs a human; the run goes on if the client leaves."""
     session_id = call.path["id"]
     state, _ = await app.supervisor.reader.state(session_id)
-    if (state.active or state.queue) and not (call.key and call.key in state.keys):
+    is_used = bool(call.key) and call.key in state.keys
+    if (state.active or state.queue) and not is_used:
         raise Conflict(
             f"cannot wait in session {session_id}: run {state.active} is active; use /runs, which queues",
             code="session_busy",
         )
-    if state.queue_paused:
+    if state.queue_paused and not is_used:
         raise Conflict(
             f"cannot wait in session {session_id}: its queue is paused; resume it, or use /runs, which queues",
             code="session_busy",
