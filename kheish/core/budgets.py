@@ -496,6 +496,13 @@ def _use(state: State, run_id: str, spent: Spent) -> None:
 def begin_day(state: State, day: str) -> None:
     if day != state.day:
         state.day, state.day_used = day, NOTHING
+        for account in [a for a in state.budget_notes if a.startswith("day:") and a < f"day:{day}"]:
+            del state.budget_notes[account]
+
+
+def forget_run(state: State, run_id: str) -> None:
+    """A note is kept no longer than its run, so that there is room for those of budgets that last."""
+    state.budget_notes.pop(run_account(run_id), None)
 
 
 def on_set(state: State, event: SessionBudgetSet, context: Context) -> None:

@@ -344,8 +344,10 @@ def _finish(state: State, run_id: str, phase: RunPhase, at_ms: int, code: str = 
     else:
         state.queue.remove(run_id)
     if len(state.runs) - len(state.queue) - bool(state.active) > FINISHED_RUNS_KEPT:
-        del state.runs[next(run.run_id for run in state.runs.values() if run.is_terminal)]
+        oldest = next(run.run_id for run in state.runs.values() if run.is_terminal)
+        del state.runs[oldest]
         state.past_runs += 1
+        budgets.forget_run(state, oldest)
 
 
 def remember_key(state: State, context: Context, body_digest: str, result: str) -> None:

@@ -18,7 +18,7 @@ from kheish.core.events import AssistantMessage, Attachment, Message, StopReason
 from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.providers.failures import request_id, translate
-from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
+from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -151,7 +151,7 @@ def to_blocks(message: Message, origin: Json, blobs: Mapping[str, bytes]) -> lis
             thinking = kept.get("thinking", []) if kept.get("origin", origin) == origin else []
             text = [{"type": "text", "text": message.text}] if message.text.strip() else []
             uses = [
-                {"type": "tool_use", "id": call.tool_call_id, "name": call.tool, "input": call.arguments}
+                {"type": "tool_use", "id": call.tool_call_id, "name": tool_name(call.tool), "input": call.arguments}
                 for call in message.tool_requests
             ]
             return [*thinking, *text, *uses] if text or uses else []

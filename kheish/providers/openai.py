@@ -21,7 +21,7 @@ from kheish.errors import ProviderError
 from kheish.limits import CACHE_KEY_CHARS_MAX
 from kheish.providers import sdk
 from kheish.providers.failures import fault, request_id, translate
-from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable
+from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -139,7 +139,7 @@ def to_items(message: Message, origin: Json, blobs: Mapping[str, bytes]) -> list
                 {
                     "type": "function_call",
                     "call_id": call.tool_call_id,
-                    "name": call.tool,
+                    "name": tool_name(call.tool),
                     "arguments": json.dumps(call.arguments),
                 }
                 for call in message.tool_requests

@@ -19,7 +19,7 @@ from kheish.core.prompt import VIEWABLE
 from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.providers.failures import BY_FINISH_REASON, request_id, translate
-from kheish.providers.transcript import Media, attachment_text, media_of, read_tool_call, storable
+from kheish.providers.transcript import Media, attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -100,7 +100,7 @@ class OpenAICompatible:
 
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
     """The request as Chat Completions take it; `blobs` holds what is shown of its attachments."""
-    messages = [to_message(message, server, blobs) for message in request.messages]
+    messages = [to_message(message, server, blobs) for message in request.messages if not _is_empty(message)]
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
     limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
     body: Json = {
@@ -122,6 +122,11 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
     return body
 
 
+def _is_empty(message: Message) -> bool:
+    """A reply that says and asks for nothing: some servers refuse it, and with it the whole conversation."""
+    return isinstance(message, AssistantMessage) and not (message.text.strip() or message.tool_requests)
+
+
 def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Json:
     match message:
         case UserMessage():
@@ -135,7 +140,7 @@ def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Jso
                     {
                         "id": call.tool_call_id,
                         "type": "function",
-                        "function": {"name": call.tool, "arguments": json.dumps(call.arguments)},
+                        "function": {"name": tool_name(call.tool), "arguments": json.dumps(call.arguments)},
                         **({"extra_content": extra[call.provider_id]} if call.provider_id in extra else {}),
                     }
                     for call in message.tool_requests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ _BEGINNINGS = (
     (b"GIF8", "image/gif"),
     (b"%PDF-", "application/pdf"),
 )
+_NO_NAME_CHAR = re.compile(r"[^A-Za-z0-9_-]")
+_TOOL_NAME_CHARS_MAX = 64
 
 
 class Media(NamedTuple):
@@ -74,6 +77,13 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def tool_name(called: str) -> str:
+    """What a model called, as every API takes it back. Models call what there is not, by names that no tool can have:
+    those are refused in a request, and with them the whole conversation for good."""
+    name = _NO_NAME_CHAR.sub("_", called)
+    return (name if re.match(r"[A-Za-z_]", name) else f"_{name}")[:_TOOL_NAME_CHARS_MAX]
 
 
 def read_tool_call(provider_id: str, tool: str, raw: str) -> ReplyToolCall:

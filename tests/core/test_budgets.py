@@ -16,9 +16,11 @@ from kheish.core.budgets import LAST_WORD, NONE, NOTHING, total_of
 from kheish.core.effects import CallModel
 from kheish.core.events import Budget, Rate, Spent, Standing, Usage, UserMessage
 from kheish.core.prompt import build_request
+from kheish.core.state import BudgetNote, State
 from kheish.errors import Conflict, Forbidden, Invalid
 from kheish.limits import (
     BUDGET_LAST_WORD_TOKENS_MAX,
+    BUDGET_NOTES_KEPT,
     BUDGET_REPLY_TOKENS_MIN,
     MODEL_OUTPUT_TOKENS_MAX,
     PROMPT_TOKENS_DEFAULT,
@@ -315,6 +317,27 @@ def test_raises_from_before_a_budget_was_set_count_no_more() -> None:
     assert budgets.standing_of_session(talk.state, NONE, talk.outside).limit == Budget(steps=10)
     later = (c.Outside(account="session:s", raised=Budget(steps=7)),)
     assert budgets.standing_of_session(talk.state, NONE, later).limit == Budget(steps=12)
+
+
+def test_a_raise_of_the_session_outlives_the_notes_of_all_its_runs() -> None:
+    talk, _ = begin()
+    talk.reply()
+    talk.send(c.SetBudget(budget=Budget(steps=1)))
+    talk.submit("more")
+    talk.resolve("raise", raise_by=Budget(steps=1_000))
+    talk.reply()
+    for _ in range(BUDGET_NOTES_KEPT):
+        talk.submit("go", budget=Budget(steps=1))
+        talk.reply()
+    assert talk.effects() == [] and not talk.state.approvals, "each of them had room, and was warned of its own budget"
+    assert talk.state.budget_notes["session:s"].raised == Budget(steps=1_000)
+
+
+def test_what_was_decided_of_days_that_are_over_is_kept_no_longer() -> None:
+    note = BudgetNote(is_warned=True)
+    state = State(budget_notes=dict.fromkeys(("day:2026-11-25", "daemon", "day:2026-11-26"), note))
+    budgets.begin_day(state, "2026-11-26")
+    assert list(state.budget_notes) == ["daemon", "day:2026-11-26"]
 
 
 def test_the_nearest_budget_is_asked_about_first_and_then_the_next() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest_asyncio
 
 from kheish.core.contracts import ReasoningDelta, Reply, ReplyToolCall, TextDelta, ToolCallDelta, UsageDelta
 from kheish.core.effects import CallModel
-from kheish.core.events import AssistantMessage, Attachment, StopReason, ToolMessage, Usage, UserMessage
+from kheish.core.events import AssistantMessage, Attachment, StopReason, ToolMessage, ToolRequest, Usage, UserMessage
 from kheish.core.outcomes import ModelFailed
 from kheish.errors import ProviderError
 from kheish.providers import sdk
@@ -223,6 +224,28 @@ async def test_the_conversation_goes_out_with_our_ids_and_the_key(
     positions = [spoken.index(words) for words in ('"look"', "I look.", "toolcall_1", "toolcall_2", '"and now?"')]
     assert positions == sorted(positions)
     assert any(KEY in value for value in server.request_headers[0].values())
+
+
+@pytest.mark.parametrize("called", ["functions.read file", "", "1st", "<|channel|>bash", "é" * 200])
+async def test_a_tool_that_no_api_could_know_goes_back_under_a_name_that_all_take(
+    server: WireServer, wire: Wire, provider: Provider, called: str
+) -> None:
+    server.play(Answer(wire.text("ok")))
+    asked_for = ToolRequest(tool_call_id="toolcall_1", provider_id="call_1", tool=called, arguments={})
+    result = ToolMessage(
+        tool_call_id="toolcall_1", provider_id="call_1", tool=called, text="there is none", is_error=True
+    )
+    await read(
+        provider, make_request(UserMessage(text="look"), AssistantMessage(text="", tool_requests=(asked_for,)), result)
+    )
+    calls, _ = wire.calls_and_results(server.requests[0])
+    assert re.fullmatch("[a-zA-Z_][a-zA-Z0-9_-]{0,63}", calls[0][1])
+
+
+async def test_a_reply_that_says_nothing_does_not_go_back(server: WireServer, wire: Wire, provider: Provider) -> None:
+    server.play(Answer(wire.text("ok")))
+    await read(provider, make_request(UserMessage(text="look"), AssistantMessage(text=" "), UserMessage(text="well?")))
+    assert {turn["role"] for turn in wire.turns(server.requests[0])} == {"user"}
 
 
 IMAGES = {
