@@ -228,9 +228,8 @@ def unfinished_path(root: Path, session_id: str) -> Path:
 
 
 def publish(building: Path, path: Path) -> None:
-    """Give a finished directory, whose files are synced, its name; the caller deletes it on failure.
-
-    Raises Conflict `session_exists`.
+    """Give a finished directory, whose files are synced, its name. On failure it has the first one again, and the
+    caller deletes it. Raises Conflict `session_exists`.
     """
     atomic.sync_dir(building)
     try:
@@ -241,7 +240,15 @@ def publish(building: Path, path: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise session_exists(path.name) from error
         raise
-    atomic.sync_dir(path.parent)
+    try:
+        atomic.sync_dir(path.parent)
+    except OSError as error:  # whether the name is durable is not known: who is refused is to find none
+        try:
+            os.replace(path, building)
+            atomic.sync_dir(path.parent)
+        except OSError:
+            raise OSError(error.errno, f"{error.strerror} (it may be there after a restart)") from error
+        raise
 
 
 def _existing(root: Path, session_id: str) -> Path:
