@@ -179,7 +179,7 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
             if os.path.lexists(path):
                 raise session_exists(manifest.session)
             atomic.make_private_dir(path.parent)
-            building = unfinished_path(root, manifest.session)
+            building = unfinished_path(path)
             os.mkdir(building, 0o700)
             lock = SessionLock(building).acquire()  # a daemon that starts meanwhile leaves it alone
             _extract(tar, manifest, building, Blobs(root))
