@@ -181,7 +181,7 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
             if os.path.lexists(path):
                 raise session_exists(manifest.session)
             atomic.make_private_dir(path.parent)
-            building, lock = _begin_session(root, manifest.session)
+            building, lock = _begin_session(path)
             _extract(tar, manifest, building, Blobs(root))
         walk = Walk(building, manifest.session)
         end = walk.end()
@@ -198,10 +198,10 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
     return manifest
 
 
-def _begin_session(root: Path, session_id: str) -> tuple[Path, SessionLock]:
+def _begin_session(path: Path) -> tuple[Path, SessionLock]:
     """An unfinished session with its lock, under which a daemon that starts leaves it alone."""
     while True:
-        building = unfinished_path(root, session_id)
+        building = unfinished_path(path)
         os.mkdir(building, 0o700)
         with contextlib.suppress(Conflict, FileNotFoundError):
             return building, SessionLock(building).acquire()

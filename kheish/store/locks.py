@@ -24,6 +24,7 @@ from kheish.store.documents import read_document, write_document
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _OWNER_BYTES_MAX = 4096
 _LOOK_S, _OWNER_LOOKS = 0.02, 50
+_SESSION_LOCK = "session.lock"
 Inode = tuple[int, int]
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
@@ -44,7 +45,7 @@ class _Held(Exception):
     """Somebody else has the lock."""
 
 
-def _lock(path: Path) -> tuple[int, Inode]:
+def _lock(path: Path | str) -> tuple[int, Inode]:
     """A descriptor that holds the lock on the file that has this name now, and that file."""
     while True:
         fd = os.open(path, _FLAGS, 0o600)
@@ -73,7 +74,7 @@ def _has_name(fd: int, path: Path) -> bool:
     return _inode_of(fd) == _inode_of(path)
 
 
-def _inode_of(file: int | Path) -> Inode | None:
+def _inode_of(file: int | Path | str) -> Inode | None:
     """The identity of a file by its descriptor or its name; None where nothing has this name."""
     try:
         found = os.stat(file) if isinstance(file, int) else os.lstat(file)
@@ -232,7 +233,7 @@ class SessionLock:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._path = directory / "session.lock"
+        self._path = f"{directory}/{_SESSION_LOCK}"
         self._fd: int | None = None
         self._inode: Inode | None = None
 
@@ -249,7 +250,7 @@ class SessionLock:
 
     def has_moved(self, directory: Path) -> None:
         """The directory, with the lock that is held in it, has another name now."""
-        self._directory, self._path = directory, directory / self._path.name
+        self._directory, self._path = directory, f"{directory}/{_SESSION_LOCK}"
 
     def is_held(self) -> bool:
         """Whether nobody else can have it: the locked file still has its name."""

@@ -136,16 +136,19 @@ def make_sessions_dir(root: Path) -> None:
 def _make(path: Path, data: bytes) -> tuple[SessionLock, int]:
     """A session whose first segment holds this: its lock, and a descriptor that writes on. Nobody else can have had
     either. Raises Conflict `session_exists`."""
-    building = unfinished_path(path.parent.parent, path.name)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(shutil.rmtree, building, ignore_errors=True)
+    building = unfinished_path(path)
+    lock, fd = SessionLock(building), -1
+    try:
         _make_building(building)
-        lock = SessionLock(building).acquire()
-        on_failure.callback(lock.release)
-        fd = atomic.begin_file(building / segment_name(1), data)
-        on_failure.callback(os.close, fd)
+        lock.acquire()
+        fd = atomic.begin_file(f"{building}/{segment_name(1)}", data)
         publish(building, path)
-        on_failure.pop_all()
+    except BaseException:
+        if fd >= 0:
+            os.close(fd)
+        lock.release()
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     lock.has_moved(path)
     return lock, fd
 
@@ -227,25 +230,31 @@ def clear_unfinished(root: Path) -> None:
                     lock.release()
 
 
-def unfinished_path(root: Path, session_id: str) -> Path:
-    return sessions_dir(root) / f"{_UNFINISHED_PREFIX}{session_id}-{random.getrandbits(32):08x}"
+def unfinished_path(path: Path) -> Path:
+    """Where a session is built before it has this path."""
+    return Path(f"{path.parent}/{_UNFINISHED_PREFIX}{path.name}-{random.getrandbits(32):08x}")
 
 
 def publish(building: Path, path: Path) -> None:
-    """Give a finished directory, whose files are synced, its name; the caller deletes it on failure.
-
-    Raises Conflict `session_exists`.
+    """Give a finished directory, whose files are synced, its name. On failure it has the first one again, and the
+    caller deletes it. Raises Conflict `session_exists`.
     """
     atomic.sync_dir(building)
     try:
-        if os.path.lexists(path):
-            raise session_exists(path.name)
-        os.replace(building, path)
+        os.replace(building, path)  # not over what has anything in it, as each session has its lock
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise session_exists(path.name) from error
         raise
-    atomic.sync_dir(path.parent)
+    try:
+        atomic.sync_dir(path.parent)
+    except OSError as error:  # whether the name is durable is not known: who is refused is to find none
+        try:
+            os.replace(path, building)
+            atomic.sync_dir(path.parent)
+        except OSError:
+            raise OSError(error.errno, f"{error.strerror} (it may be there after a restart)") from error
+        raise
 
 
 def _existing(root: Path, session_id: str) -> Path:

@@ -258,6 +258,46 @@ def test_a_session_that_cannot_be_made_leaves_nothing(failing: FailingDaemon) ->
     assert run(failing, "s", "go") == "completed"
 
 
+def refused_creation(daemon: FailingDaemon) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        daemon.session("s")
+    assert (caught.value.status, caught.value.code) == (503, "disk_failed")
+    assert "Input/output error" in caught.value.message
+    return caught.value
+
+
+def test_a_session_whose_name_could_not_be_synced_is_nowhere_after_the_refusal(failing: FailingDaemon) -> None:
+    failing.begin("fsync_dir state/sessions EIO times=1")
+    failing.break_disk()
+    assert "after a restart" not in refused_creation(failing).message
+    assert list((failing.state / "sessions").iterdir()) == []
+    names = [(call.kind, call.name) for call in failing.calls if call.kind in ("rename", "fsync_dir")]
+    assert names[-2:] == [("rename", "state/sessions/.new-s"), ("fsync_dir", "state/sessions")]
+    other = failing.work / "other"
+    other.mkdir()
+    failing.client.sessions.create("s", cwd=str(other))
+    failing.kill()
+    failing.begin()
+    assert failing.client.sessions.get("s")["cwd"] == str(other)
+    assert_sound(failing)
+
+
+@pytest.mark.parametrize("is_taken_back", [True, False])
+def test_a_session_that_may_come_again_is_refused_with_a_word_of_it(
+    failing: FailingDaemon, is_taken_back: bool
+) -> None:
+    failing.begin("fsync_dir state/sessions EIO", *([] if is_taken_back else ["rename state/sessions/.new-s EIO"]))
+    failing.break_disk()
+    assert "it may be there after a restart" in refused_creation(failing).message
+    failing.mend_disk()
+    failing.kill()
+    failing.begin()
+    assert [row["session_id"] for row in failing.client.sessions.list()] == ([] if is_taken_back else ["s"])
+    failing.session("s")
+    assert failing.client.sessions.get("s")["seq"] >= 1
+    assert_sound(failing)
+
+
 def test_a_daemon_that_cannot_note_its_generation_says_so_and_leaves(failing: FailingDaemon) -> None:
     failing.break_disk()
     with pytest.raises(AssertionError, match="left with status 1"):

@@ -52,6 +52,20 @@ def test_a_session_is_created_once(root: Path) -> None:
     assert os.listdir(root / "sessions") == [SESSION]
 
 
+@pytest.mark.parametrize("target", ["", "elsewhere", "nowhere"])
+def test_what_has_the_name_of_a_new_session_stays(root: Path, target: str) -> None:
+    """A file, a link to a directory, a link to nothing."""
+    (root / "elsewhere").mkdir(parents=True)
+    (root / "sessions").mkdir()
+    path = session_path(root, SESSION)
+    path.symlink_to(root / target) if target else path.touch()
+    before = path.lstat()
+    with pytest.raises(Conflict) as caught:
+        make_empty(root, SESSION)
+    assert caught.value.code == "session_exists"
+    assert path.lstat() == before and os.listdir(root / "sessions") == [SESSION]
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a" * 129, "a\0", "a\n"])
 def test_a_name_cannot_lead_elsewhere(root: Path, name: str) -> None:
     for call in (lambda: session_path(root, name), lambda: make_empty(root, name)):
