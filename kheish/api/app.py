@@ -21,7 +21,7 @@ from kheish.api.streams import Streams
 from kheish.core.budgets import standing_of_session
 from kheish.core.state import Run, State
 from kheish.debug.service import Debugging
-from kheish.errors import Draining, Invalid, KheishError
+from kheish.errors import Draining, Invalid, KheishError, StoreError
 from kheish.limits import KIB, LOOK_THREADS, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
 from kheish.secrets.service import Secrets
@@ -93,11 +93,12 @@ class App:
                 await _while_connected(_send_stream(answer, send), receive)  # type: ignore[arg-type]
         except KheishError as error:
             await _send_problem(error, send)
-        except Exception:
+        except Exception as error:
             log.exception("%s %s", scope["method"], scope["path"])
-            await _send_problem(
-                KheishError("cannot answer: an internal error, see `kheish daemon logs`", code="internal_error"), send
-            )
+            problem = KheishError("cannot answer: an internal error, see `kheish daemon logs`", code="internal_error")
+            if isinstance(error, OSError) and error.errno:  # not of a timeout
+                problem = StoreError.of_disk("answer", error)
+            await _send_problem(problem, send)
 
     async def _prepare(self, scope: Scope, receive: Receive) -> tuple[Endpoint, Call[Any, Any]]:
         if scope[IS_CROWDED]:

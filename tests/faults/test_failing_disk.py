@@ -6,6 +6,7 @@ import pytest
 
 from kheish.client import ApiError
 from kheish.daemon.maintenance import verify
+from kheish.store.records import segment_name
 from tests.daemon_process import START_TIMEOUT_S, bash, text
 from tests.e2e.cli_process import CliProcess
 from tests.faults.conftest import FailingDaemon, wait_until
@@ -308,3 +309,20 @@ def test_a_daemon_that_cannot_note_its_generation_says_so_and_leaves(failing: Fa
     assert failing.popen is not None
     failing.popen.terminate()
     failing.popen.wait(START_TIMEOUT_S)
+
+
+def test_a_journal_that_cannot_be_read_is_the_disks_fault_and_is_named(failing: FailingDaemon) -> None:
+    failing.script(text("hi"))
+    failing.begin()
+    failing.session("s")
+    assert run(failing, "s", "go") == "completed"
+    path = failing.state / "sessions" / "s" / segment_name(1)
+    path.rename(path.with_name("aside"))
+    path.mkdir()
+    with pytest.raises(ApiError) as caught:
+        failing.records("s")
+    assert (caught.value.status, caught.value.code) == (503, "disk_failed")
+    assert path.name in caught.value.message
+    path.rmdir()
+    path.with_name("aside").rename(path)
+    assert failing.records("s")[0]["seq"] == 1
