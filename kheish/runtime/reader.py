@@ -142,8 +142,7 @@ class Reader:
     async def read_run(self, session_id: str, run_id: str, after_seq: int) -> AsyncGenerator[list[Record], None]:
         """The durable records after a seq that concern a run, page by page, up to its end if it is over."""
         after_seq = max(after_seq, await self._find_made(session_id, run_id) - 1)
-        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
-            after_seq = page[-1].seq
+        async for page in self._pages(session_id, after_seq):
             if found := [record for record in page if concerns(record, run_id)]:
                 yield found
                 if ends(found[-1], run_id):
@@ -153,7 +152,13 @@ class Reader:
         """The durable records of a session from shortly before a time on, page by page."""
         read, until = self._reader(session_id)
         after_seq = await self._committer.run(find_time, read, until, since_ms) - 1 if until and since_ms else 0
-        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
+        async for page in self._pages(session_id, after_seq):
+            yield page
+
+    async def _pages(self, session_id: str, after_seq: int) -> AsyncGenerator[list[Record], None]:
+        """All durable records of a session after a seq."""
+        places = OffsetIndex()
+        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES, places):
             after_seq = page[-1].seq
             yield page
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from kheish.core import commands as c
 from kheish.errors import Corrupt, StoreError
 from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS
+from kheish.runtime import reader
 from kheish.runtime import replay as module
 from kheish.runtime.replay import Place, replay
 from kheish.store.records import Record
@@ -150,17 +153,29 @@ async def test_a_long_session_among_many_is_not_read_from_its_beginning_for_each
         for number in range(400):
             await kernel.send(c.SetMode(mode="plan" if number % 2 else "bypass"))
         end = kernel.supervisor.position
-    checked = 0
+    monkeypatch.setattr(module, "PAGE_ITEMS_MAX", 4)
+    monkeypatch.setattr(reader, "PAGE_ITEMS_MAX", 4)
+    async with Kernel(tmp_path, [], generation=2) as kernel:
+        read = kernel.supervisor.reader
+        with counting(monkeypatch) as checked:
+            seqs = [record.seq async for _, record in read.replay((0, 0), end)]
+        assert seqs == list(range(1, 402))
+        assert len(checked) < len(seqs) * JOURNAL_OFFSET_EVERY_RECORDS / 2
+        with counting(monkeypatch) as checked:
+            assert [record.seq async for page in read.read_since("s", 0) for record in page] == seqs
+        assert len(checked) < len(seqs) * JOURNAL_OFFSET_EVERY_RECORDS / 2
+
+
+@contextlib.contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The seqs of all records that are read from the disk."""
+    checked: list[int] = []
     check = SegmentScan._check
 
     def count(scan: SegmentScan, line: bytes) -> Record:
-        nonlocal checked
-        checked += 1
+        checked.append(scan.position.seq + 1)
         return check(scan, line)
 
-    monkeypatch.setattr(module, "PAGE_ITEMS_MAX", 4)
-    async with Kernel(tmp_path, [], generation=2) as kernel:
-        monkeypatch.setattr(SegmentScan, "_check", count)
-        seqs = [r.seq async for _, r in kernel.supervisor.reader.replay((0, 0), end)]
-    assert seqs == list(range(1, 402))
-    assert checked < len(seqs) * JOURNAL_OFFSET_EVERY_RECORDS / 2
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentScan, "_check", count)
+        yield checked
