@@ -6,7 +6,7 @@ A session that is loaded answers from memory; any other is read where it lies, a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -100,16 +100,22 @@ class Reader:
         return await self._committer.run(lambda: copy_transcript(read(until_seq=until), session_id, at_seq))
 
     async def read_records(
-        self, session_id: str, after_seq: int, limit: int, bytes_max: int | None = None
+        self,
+        session_id: str,
+        after_seq: int,
+        limit: int,
+        bytes_max: int | None = None,
+        places: OffsetIndex | None = None,
     ) -> list[Record]:
         """Durable records after a seq, oldest first; no more after `bytes_max` is reached. Of a damaged session those
-        before the fault; where it comes next, raises Corrupt."""
-        read, until = self._reader(session_id)
+        before the fault; where it comes next, raises Corrupt. `places`: what is known, and learnt, of where records
+        stand; of a session that is loaded it is known anyway."""
+        read, until = self._reader(session_id, places)
         if until is not None and after_seq >= until:
             return []
         return await self._committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
 
-    def _reader(self, session_id: str) -> tuple[Read, int | None]:
+    def _reader(self, session_id: str, places: OffsetIndex | None = None) -> tuple[Read, int | None]:
         """What reads a session's journal, on a thread that may wait for the disk, and up to which seq it may. Raises
         NotFound, and so may the reading."""
         path = session_path(self._root, session_id)
@@ -120,7 +126,7 @@ class Reader:
         row = self._index.rows.get(session_id)
         # While a session is being opened its journal may hold a record that is not durable yet.
         until = row.seq if row is not None and not row.problem else None
-        return partial(_read_found, path, partial(read_records, path, index=OffsetIndex())), until
+        return partial(_read_found, path, partial(read_records, path, index=places or OffsetIndex())), until
 
     async def run(self, session_id: str, run_id: str) -> tuple[State, Run]:
         """A run and the state that it is shown with: the session's, or, once the run has left that, what the journal
@@ -136,8 +142,7 @@ class Reader:
     async def read_run(self, session_id: str, run_id: str, after_seq: int) -> AsyncGenerator[list[Record], None]:
         """The durable records after a seq that concern a run, page by page, up to its end if it is over."""
         after_seq = max(after_seq, await self._find_made(session_id, run_id) - 1)
-        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
-            after_seq = page[-1].seq
+        async for page in self._pages(session_id, after_seq):
             if found := [record for record in page if concerns(record, run_id)]:
                 yield found
                 if ends(found[-1], run_id):
@@ -147,7 +152,13 @@ class Reader:
         """The durable records of a session from shortly before a time on, page by page."""
         read, until = self._reader(session_id)
         after_seq = await self._committer.run(find_time, read, until, since_ms) - 1 if until and since_ms else 0
-        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, bytes_max=STREAM_CHUNK_BYTES):
+        async for page in self._pages(session_id, after_seq):
+            yield page
+
+    async def _pages(self, session_id: str, after_seq: int) -> AsyncGenerator[list[Record], None]:
+        """All durable records of a session after a seq."""
+        places = OffsetIndex()
+        while page := await self.read_records(session_id, after_seq, PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES, places):
             after_seq = page[-1].seq
             yield page
 
@@ -161,7 +172,12 @@ class Reader:
         those of a session that cannot be read."""
         rows = self._index.rows.glances()
         seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) > after}
-        return replay(self.read_records, seqs, after, until)
+        places = {session_id: OffsetIndex() for session_id in seqs}
+
+        def read(session_id: str, after_seq: int, limit: int, bytes_max: int) -> Awaitable[list[Record]]:
+            return self.read_records(session_id, after_seq, limit, bytes_max, places[session_id])
+
+        return replay(read, seqs, after, until)
 
     async def find_run(self, run_id: str) -> tuple[str, str]:
         """(session id, full run id) of a run id or an unambiguous prefix of one."""

@@ -1,7 +1,8 @@
 """The stored records of many sessions as one stream, in the order in which they were published.
 
 Along a session (generation, position) grows, so that each is entered at its first record after the cursor, and the
-sessions are merged; memory is bounded by a page of each.
+sessions are merged. A page of each is held as long as there is room for it; of a session for which there is none only
+its place is kept, and it is read again when its turn has come.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from kheish.errors import Corrupt, NewerFormat, NotFound, StoreError
-from kheish.limits import PAGE_ITEMS_MAX, STREAM_CHUNK_BYTES
+from kheish.limits import KIB, PAGE_ITEMS_MAX, REPLAY_HELD_BYTES_MAX, SESSIONS_READ_AT_ONCE_MAX, STREAM_CHUNK_BYTES
 from kheish.store.atomic import is_shortage
 from kheish.store.records import Record
 
@@ -23,18 +24,24 @@ Read = Callable[[str, int, int, int], Awaitable[list[Record]]]
 _PAGE_MIN = 4
 
 
+_RECORD_BYTES = KIB
+"""What a record in memory takes beside its line, roughly."""
+
+
 class _Source:
     """One session, read page by page. One that is damaged ends where it is. Where only the daemon cannot read for now
     the replay fails: whoever went on would not come back for what is left out."""
 
-    def __init__(self, read: Read, session_id: str, page_items: int) -> None:
+    def __init__(self, read: Read, session_id: str) -> None:
         self.session_id = session_id
-        self.records: deque[Record] = deque()
+        self.place: Place | None = None
+        """Of the next record; None at the end."""
+        self.held_bytes = 0
+        self._records: deque[Record] = deque()
         self._read = read
-        self._page_items = page_items
         self._after_seq = 0
 
-    async def enter(self, last_seq: int, after: Place) -> None:
+    async def enter(self, last_seq: int, after: Place, limit: int) -> None:
         """Goes to the first record after a place. Looks from the end on, for it is mostly near."""
         low, high, step = 0, last_seq + 1, 1  # records up to `low` are not after the place, those from `high` on are
         while high - low > 1:
@@ -44,16 +51,39 @@ class _Source:
             else:
                 low = probe
         self._after_seq = low
-        await self.fill()
+        await self._fill(limit)
 
     async def _is_after(self, seq: int, place: Place) -> bool:
         records = await self._read_sound(seq - 1, 1, 1)
         return not records or (records[0].gen, records[0].pos) > place
 
-    async def fill(self) -> None:
-        self.records.extend(await self._read_sound(self._after_seq, self._page_items, STREAM_CHUNK_BYTES))
-        if self.records:
-            self._after_seq = self.records[-1].seq
+    async def take(self, limit: int) -> Record | None:
+        """The next record; None where it cannot be read any more. `limit`: of a page that is read."""
+        if not self._records:
+            await self._fill(limit)
+        if not self._records:
+            return None
+        record = self._records.popleft()
+        self.held_bytes -= _size(record)
+        self._after_seq = record.seq
+        if self._records:
+            self._look()
+        else:
+            await self._fill(limit)
+        return record
+
+    def let_go(self) -> None:
+        """Keeps only the place."""
+        self._records.clear()
+        self.held_bytes = 0
+
+    async def _fill(self, limit: int) -> None:
+        self._records.extend(await self._read_sound(self._after_seq, limit, STREAM_CHUNK_BYTES))
+        self.held_bytes = sum(map(_size, self._records))
+        self._look()
+
+    def _look(self) -> None:
+        self.place = (self._records[0].gen, self._records[0].pos) if self._records else None
 
     async def _read_sound(self, after_seq: int, limit: int, bytes_max: int) -> list[Record]:
         try:
@@ -65,26 +95,44 @@ class _Source:
                 raise StoreError.of_disk(f"read session {self.session_id}", error) from error
             return []
 
-    @property
-    def place(self) -> Place:
-        return self.records[0].gen, self.records[0].pos
+
+def _size(record: Record) -> int:
+    return len(record.line) + _RECORD_BYTES
 
 
 async def replay(
     read: Read, last_seqs: Mapping[str, int], after: Place, until: Place
 ) -> AsyncIterator[tuple[str, Record]]:
     """(session id, record) of what was published after a place, up to another one, both included."""
-    page_items = max(_PAGE_MIN, PAGE_ITEMS_MAX // max(1, len(last_seqs)))
-    sources = [_Source(read, session_id, page_items) for session_id in last_seqs]
-    await asyncio.gather(*(source.enter(last_seqs[source.session_id], after) for source in sources))
-    heap = [(source.place, number) for number, source in enumerate(sources) if source.records]
+    sources = [_Source(read, session_id) for session_id in last_seqs]
+    held_bytes = 0
+
+    async def enter(source: _Source) -> None:
+        nonlocal held_bytes
+        await source.enter(last_seqs[source.session_id], after, _page_items(len(sources)))
+        if held_bytes > REPLAY_HELD_BYTES_MAX:
+            source.let_go()
+        held_bytes += source.held_bytes
+
+    for first in range(0, len(sources), SESSIONS_READ_AT_ONCE_MAX):
+        await asyncio.gather(*map(enter, sources[first : first + SESSIONS_READ_AT_ONCE_MAX]))
+    heap = [(source.place, number) for number, source in enumerate(sources) if source.place]
     heapq.heapify(heap)
     while heap and heap[0][0] <= until:
-        source = sources[heap[0][1]]
-        yield source.session_id, source.records.popleft()
-        if not source.records:
-            await source.fill()
-        if source.records:
-            heapq.heapreplace(heap, (source.place, heap[0][1]))
+        number = heap[0][1]
+        source = sources[number]
+        held_bytes -= source.held_bytes
+        record = await source.take(_page_items(len(heap)))
+        if held_bytes + source.held_bytes > REPLAY_HELD_BYTES_MAX:
+            source.let_go()
+        held_bytes += source.held_bytes
+        if source.place:
+            heapq.heapreplace(heap, (source.place, number))
         else:
             heapq.heappop(heap)
+        if record is not None:
+            yield source.session_id, record
+
+
+def _page_items(sources: int) -> int:
+    return max(_PAGE_MIN, PAGE_ITEMS_MAX // max(1, sources))
