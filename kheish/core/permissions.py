@@ -216,6 +216,8 @@ def _apply_mode(mode: Mode, rule: Rule, tool: str, spec: ToolSpec | None) -> tup
     if mode == "plan" and not reads:
         return "deny", "plan mode allows only tools that read"
     if rule.behavior == "allow":
+        if mode == "dont_ask" and rule.scope == "default" and spec is not None and spec.kind == "question":
+            return "deny", "dont_ask mode asks nobody: decide yourself, or say what you would have asked"
         return "allow", ""
     if mode == "accept_edits" and tool in EDIT_TOOLS and rule.scope == "default":
         return "allow", "accept_edits mode allows edits of files"

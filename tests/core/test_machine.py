@@ -179,6 +179,16 @@ def test_allow_for_the_session_makes_the_exact_rule() -> None:
     assert [a.arguments["command"] for a in talk.state.approvals.values()] == ["make all"]
 
 
+def test_where_nobody_is_to_be_asked_a_question_does_not_wait_for_ever() -> None:
+    talk = Conversation(mode="dont_ask")
+    run_id = talk.submit("go")
+    talk.reply("", ("ask_user_question", ASK))
+    assert not talk.state.questions
+    assert "asks nobody" in talk.messages[-1].text
+    talk.reply("I decided myself.")
+    assert talk.status(run_id) == "completed"
+
+
 def test_a_question_waits_and_its_answer_reaches_the_model() -> None:
     talk = Conversation()
     run_id = talk.submit("go")

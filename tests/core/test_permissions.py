@@ -57,7 +57,7 @@ MATRIX = {
     "list_files": READS,
     "glob_search": READS,
     "grep_search": READS,
-    "ask_user_question": READS,
+    "ask_user_question": {**READS, "dont_ask": "deny"},
     "todo_write": READS,
     "write_file": EDITS,
     "edit_file": EDITS,
@@ -96,6 +96,7 @@ def test_tools_of_other_servers_are_asked_for_like_bash(mode: Mode) -> None:
         ("write_file", "ask", ("ask", "ask", "deny", "deny", "allow")),
         ("read_file", "ask", ("ask", "ask", "ask", "deny", "allow")),
         ("read_file", "allow", ("allow", "allow", "allow", "allow", "allow")),
+        ("ask_user_question", "allow", ("allow", "allow", "allow", "allow", "allow")),
     ],
 )
 def test_what_a_mode_makes_of_an_explicit_rule(tool: str, explicit: Behavior, expected: tuple[str, ...]) -> None:
