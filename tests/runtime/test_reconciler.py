@@ -12,7 +12,7 @@ from typing import Any
 from kheish.core import commands as c
 from kheish.core.events import Rule
 from kheish.core.state import State
-from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX
+from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX, TOOL_RESULT_INLINE_BYTES_MAX
 from kheish.runtime.actor import Actor
 from kheish.runtime.ports import ToolCall, ToolOutput
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -36,6 +36,23 @@ async def test_a_result_that_no_record_can_hold_is_an_error_for_the_model(tmp_pa
         await kernel.until_status(await kernel.submit(), "completed")
         assert len(kernel.tools["bash"].runs) == 1
         assert "cannot record this" in kernel.provider.requests[1].messages[-1].text
+
+
+async def test_of_a_long_result_no_more_is_decoded_than_is_shown(tmp_path: Path) -> None:
+    """Sixteen megabytes that are no text would keep the event loop, and all sessions, for half a second."""
+
+    class Whole(bytes):
+        def decode(self, *arguments: Any) -> str:
+            raise AssertionError("all of it is decoded")
+
+    async def long(call: ToolCall) -> ToolOutput:
+        return ToolOutput(data=Whole(b"\xff" * (TOOL_RESULT_INLINE_BYTES_MAX + 1)))
+
+    async with Kernel(tmp_path, [reply("", ("read_file", {"path": "x"})), reply("done")]) as kernel:
+        kernel.tools["read_file"].answer = long
+        await kernel.create()
+        await kernel.until_status(await kernel.submit(), "completed")
+        assert "bytes left out" in kernel.provider.requests[1].messages[-1].text
 
 
 async def test_a_call_whose_result_cannot_be_told_is_not_run_again_and_in_doubt_after_a_restart(tmp_path: Path) -> None:
