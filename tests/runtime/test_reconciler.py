@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kheish.core import commands as c
+from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply
 from kheish.core.events import Rule
 from kheish.core.state import State
 from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX, TOOL_RESULT_INLINE_BYTES_MAX
@@ -24,6 +28,19 @@ async def test_a_reply_that_no_record_can_hold_fails_its_run_and_is_not_asked_fo
         run = await kernel.until_status(await kernel.submit(), "failed")
         assert run.error_code
         assert len(kernel.provider.requests) == 1
+
+
+async def test_a_reply_without_an_end_fails_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        while True:
+            yield ReasoningDelta(text="and again, " * 10_000)
+            await asyncio.sleep(0)
+
+    async with Kernel(tmp_path, [reply("not this")]) as kernel:
+        monkeypatch.setattr(kernel.provider, "stream", endless)
+        await kernel.create()
+        run = await kernel.until_status(await kernel.submit(), "failed")
+        assert run.error_code == "invalid_reply"
 
 
 async def test_a_result_that_no_record_can_hold_is_an_error_for_the_model(tmp_path: Path) -> None:
