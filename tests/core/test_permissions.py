@@ -291,6 +291,24 @@ def test_a_star_that_allows_does_not_let_another_command_in(pattern: str, text: 
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("deploy prod --dry-run", "allow"),
+        ("deploy prod#1 --dry-run", "allow"),
+        ("deploy prod # --dry-run", "ask"),
+        ("deploy # --dry-run", "ask"),
+        ("deploy prod\t#x --dry-run", "ask"),
+        ("deploy 'a b' --dry-run", "allow"),
+        ("deploy ' --dry-run '", "ask"),
+        ('deploy prod " --dry-run"', "ask"),
+    ],
+)
+def test_what_a_rule_says_after_a_star_is_neither_commented_out_nor_quoted(text: str, expected: str) -> None:
+    assert command(text, rule("bash(deploy * --dry-run*)")) == expected
+    assert command("git commit -m 'mend #12'", rule("bash(git commit *)")) == "allow", "there is nothing after this one"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "FOO=bar git status",
