@@ -33,6 +33,7 @@ MODES: tuple[Mode, ...] = ("default", "accept_edits", "plan", "dont_ask", "bypas
 _PATH = "path"
 """A main argument of this name is a path in the workspace."""
 _SHELL_UNSAFE = re.compile(r"[;&|`$<>\n\r(){}\\]")
+_SHELL_COMMENT = re.compile(r"(?<!\S)#")
 
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,11 @@ class Glob(msgspec.Struct, frozen=True):
         return self._may_be_star(text, at, end)
 
     def _may_be_star(self, text: str, start: int, end: int) -> bool:
-        return self.unsafe is None or self.unsafe.search(text, start, end) is None
+        if self.unsafe is None:
+            return True
+        # What a pattern says after a star counts: it must not become a comment or a part of a quoted word.
+        is_open = any(text.count(quote, start, end) % 2 for quote in "'\"") or _SHELL_COMMENT.search(text, start, end)
+        return not (self.unsafe.search(text, start, end) or (is_open and end < len(text)))
 
 
 class ParsedPattern(msgspec.Struct, frozen=True):
@@ -216,6 +221,8 @@ def _apply_mode(mode: Mode, rule: Rule, tool: str, spec: ToolSpec | None) -> tup
     if mode == "plan" and not reads:
         return "deny", "plan mode allows only tools that read"
     if rule.behavior == "allow":
+        if mode == "dont_ask" and rule.scope == "default" and spec is not None and spec.kind == "question":
+            return "deny", "dont_ask mode asks nobody: decide yourself, or say what you would have asked"
         return "allow", ""
     if mode == "accept_edits" and tool in EDIT_TOOLS and rule.scope == "default":
         return "allow", "accept_edits mode allows edits of files"

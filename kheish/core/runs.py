@@ -66,13 +66,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
     state = draft.state
     if state.ended:
         raise Conflict(f"cannot submit: session {state.session_id} was ended; create another", code="session_ended")
-    if len(command.text) > INPUT_CHARS_MAX:
-        raise Invalid(
-            f"cannot submit: the text has {len(command.text)} characters, the limit is {INPUT_CHARS_MAX}; "
-            "hand it in as an attachment"
-        )
-    if not command.text.strip() and not command.attachments:
-        raise Invalid("cannot submit: the text is empty", code="empty_input", path="$.content")
+    _check_text("submit", command.text, has_attachments=bool(command.attachments))
     if command.delivery == "steer" and command.budget is not None:
         raise Invalid("cannot give a budget to what steers: the active run has its own", path="$.budget")
     if command.delivery == "steer" and state.active:
@@ -124,6 +118,17 @@ def submit(draft: Draft, command: SubmitRun) -> str:
     return run_id
 
 
+def _check_text(verb: str, text: str, *, has_attachments: bool) -> None:
+    """Raises Invalid."""
+    if len(text) > INPUT_CHARS_MAX:
+        raise Invalid(
+            f"cannot {verb}: the text has {len(text)} characters, the limit is {INPUT_CHARS_MAX}; "
+            "hand it in as an attachment"
+        )
+    if not text.strip() and not has_attachments:
+        raise Invalid(f"cannot {verb}: the text is empty", code="empty_input", path="$.content")
+
+
 def start(draft: Draft) -> None:
     """The first of the queue."""
     limits = dict(draft.settings.tool_limits)
@@ -133,8 +138,7 @@ def start(draft: Draft) -> None:
 def edit(draft: Draft, command: EditRun) -> str:
     run = find(draft.state, command.run_id)
     check_queued(run, "edit")
-    if not command.text.strip():
-        raise Invalid("cannot edit: the text is empty", code="empty_input", path="$.content")
+    _check_text("edit", command.text, has_attachments=bool(run.attachments))
     if command.text != run.text:
         draft.emit(RunEdited(run_id=run.run_id, text=command.text))
     return run.run_id

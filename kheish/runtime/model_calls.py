@@ -18,7 +18,7 @@ from kheish.core.events import NO_USAGE
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
-from kheish.limits import DELTA_COALESCE_MS
+from kheish.limits import DELTA_COALESCE_MS, MODEL_REPLY_BYTES_MAX
 from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.ports import Providers, Recorder
 from kheish.runtime.recording import recording_of
@@ -116,7 +116,7 @@ async def _call(
 ) -> ModelReplied | ModelFailed:
     deltas = DeltaPublisher(hub, request.session_id, effect.run_id, model_call_id=effect.model_call_id)
     began_s = time.monotonic()
-    first_ms = 0
+    first_ms = chars = 0
     has_output = False
     usage = NO_USAGE
 
@@ -154,6 +154,10 @@ async def _call(
                         first_ms=first_ms,
                         duration_ms=_ms_since(began_s),
                     )
+                if not isinstance(item, ToolCallDelta):
+                    chars += len(item.text)
+                    if chars > MODEL_REPLY_BYTES_MAX:  # some servers know no limit, and some models no end
+                        return failed("invalid_reply", f"the reply has over {MODEL_REPLY_BYTES_MAX} characters")
                 if request.purpose == "reply":
                     has_output = True
                     _publish(deltas, item)

@@ -22,8 +22,6 @@ Place = tuple[int, int]
 Read = Callable[[str, int, int, int], Awaitable[list[Record]]]
 """Records of a session after a seq: so many at most, and no more after so many bytes."""
 _PAGE_MIN = 4
-
-
 _RECORD_BYTES = KIB
 """What a record in memory takes beside its line, roughly."""
 

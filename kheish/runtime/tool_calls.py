@@ -73,9 +73,11 @@ async def run_tool(
         output = ToolOutput(data=f"The tool failed: {type(error).__name__}: {error}".encode(), is_error=True)
     finally:
         deltas.flush()
-    text, blob = output.data.decode("utf-8", "replace"), ""
+    text = blob = ""
     shown_bytes = limits.output_bytes or TOOL_RESULT_INLINE_BYTES_MAX
-    if len(output.data) > shown_bytes:
+    if len(output.data) <= shown_bytes:
+        text = output.data.decode("utf-8", "replace")
+    else:  # megabytes are not decoded on the event loop
         try:
             blob = await committer.run(lambda: blobs.put(output.data))
             where = f"read_file with the path blob:{blob} pages through the whole"

@@ -11,7 +11,7 @@ from kheish.core.contracts import Reply
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.state import State
 from kheish.errors import Conflict, Forbidden, Invalid, NotFound
-from kheish.limits import RECORD_LABELS_MAX
+from kheish.limits import INPUT_CHARS_MAX, RECORD_LABELS_MAX
 from tests.core.conversation import Conversation
 
 ASK = {"questions": [{"question": "Which?", "options": [{"label": "A"}, {"label": "B"}]}]}
@@ -179,6 +179,16 @@ def test_allow_for_the_session_makes_the_exact_rule() -> None:
     assert [a.arguments["command"] for a in talk.state.approvals.values()] == ["make all"]
 
 
+def test_where_nobody_is_to_be_asked_a_question_does_not_wait_for_ever() -> None:
+    talk = Conversation(mode="dont_ask")
+    run_id = talk.submit("go")
+    talk.reply("", ("ask_user_question", ASK))
+    assert not talk.state.questions
+    assert "asks nobody" in talk.messages[-1].text
+    talk.reply("I decided myself.")
+    assert talk.status(run_id) == "completed"
+
+
 def test_a_question_waits_and_its_answer_reaches_the_model() -> None:
     talk = Conversation()
     run_id = talk.submit("go")
@@ -314,6 +324,18 @@ def test_queued_input_can_be_edited_and_withdrawn() -> None:
     talk.send(c.WithdrawRun(run_id=queued))
     assert talk.state.queue == [] and talk.status(queued) == "cancelled"
     assert talk.send(c.WithdrawRun(run_id=queued)) == [], "once is enough"
+
+
+def test_a_queued_input_is_edited_to_nothing_that_could_not_be_submitted() -> None:
+    talk = Conversation()
+    talk.submit("1")
+    queued = talk.submit("2")
+    attached = talk.submit("3", attachments=(e.Attachment(name="a", media_type="text/plain", text="a"),))
+    for text in (" ", "x" * (INPUT_CHARS_MAX + 1)):
+        with pytest.raises(Invalid, match="cannot edit"):
+            talk.send(c.EditRun(run_id=queued, text=text))
+    talk.send(c.EditRun(run_id=attached, text=""))
+    assert (talk.state.runs[queued].text, talk.state.runs[attached].text) == ("2", "")
 
 
 def test_an_input_that_has_just_started_is_not_withdrawn() -> None:

@@ -57,7 +57,7 @@ MATRIX = {
     "list_files": READS,
     "glob_search": READS,
     "grep_search": READS,
-    "ask_user_question": READS,
+    "ask_user_question": {**READS, "dont_ask": "deny"},
     "todo_write": READS,
     "write_file": EDITS,
     "edit_file": EDITS,
@@ -96,6 +96,7 @@ def test_tools_of_other_servers_are_asked_for_like_bash(mode: Mode) -> None:
         ("write_file", "ask", ("ask", "ask", "deny", "deny", "allow")),
         ("read_file", "ask", ("ask", "ask", "ask", "deny", "allow")),
         ("read_file", "allow", ("allow", "allow", "allow", "allow", "allow")),
+        ("ask_user_question", "allow", ("allow", "allow", "allow", "allow", "allow")),
     ],
 )
 def test_what_a_mode_makes_of_an_explicit_rule(tool: str, explicit: Behavior, expected: tuple[str, ...]) -> None:
@@ -287,6 +288,24 @@ def test_a_star_that_allows_does_not_let_another_command_in(pattern: str, text: 
     assert command(text, rule(pattern)) == "ask"
     assert command(text, rule(pattern), mode="dont_ask") == "deny"
     assert command(text, rule(pattern, "deny")) == "deny", "a star that denies stands for anything"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("deploy prod --dry-run", "allow"),
+        ("deploy prod#1 --dry-run", "allow"),
+        ("deploy prod # --dry-run", "ask"),
+        ("deploy # --dry-run", "ask"),
+        ("deploy prod\t#x --dry-run", "ask"),
+        ("deploy 'a b' --dry-run", "allow"),
+        ("deploy ' --dry-run '", "ask"),
+        ('deploy prod " --dry-run"', "ask"),
+    ],
+)
+def test_what_a_rule_says_after_a_star_is_neither_commented_out_nor_quoted(text: str, expected: str) -> None:
+    assert command(text, rule("bash(deploy * --dry-run*)")) == expected
+    assert command("git commit -m 'mend #12'", rule("bash(git commit *)")) == "allow", "there is nothing after this one"
 
 
 @pytest.mark.parametrize(

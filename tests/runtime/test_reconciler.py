@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from kheish.core import commands as c
+from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply
 from kheish.core.events import Rule
 from kheish.core.state import State
-from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX
+from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX, TOOL_RESULT_INLINE_BYTES_MAX
 from kheish.runtime import reconciler
 from kheish.runtime.actor import Actor
 from kheish.runtime.ports import ToolCall, ToolOutput
@@ -29,6 +31,19 @@ async def test_a_reply_that_no_record_can_hold_fails_its_run_and_is_not_asked_fo
         assert len(kernel.provider.requests) == 1
 
 
+async def test_a_reply_without_an_end_fails_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        while True:
+            yield ReasoningDelta(text="and again, " * 10_000)
+            await asyncio.sleep(0)
+
+    async with Kernel(tmp_path, [reply("not this")]) as kernel:
+        monkeypatch.setattr(kernel.provider, "stream", endless)
+        await kernel.create()
+        run = await kernel.until_status(await kernel.submit(), "failed")
+        assert run.error_code == "invalid_reply"
+
+
 async def test_a_result_that_no_record_can_hold_is_an_error_for_the_model(tmp_path: Path) -> None:
     async def large(call: ToolCall) -> ToolOutput:
         return ToolOutput(data=b"ok", metadata={"large": "x" * RECORD_BYTES_MAX})
@@ -39,6 +54,23 @@ async def test_a_result_that_no_record_can_hold_is_an_error_for_the_model(tmp_pa
         await kernel.until_status(await kernel.submit(), "completed")
         assert len(kernel.tools["bash"].runs) == 1
         assert "cannot record this" in kernel.provider.requests[1].messages[-1].text
+
+
+async def test_of_a_long_result_no_more_is_decoded_than_is_shown(tmp_path: Path) -> None:
+    """Sixteen megabytes that are no text would keep the event loop, and all sessions, for half a second."""
+
+    class Whole(bytes):
+        def decode(self, *arguments: Any) -> str:
+            raise AssertionError("all of it is decoded")
+
+    async def long(call: ToolCall) -> ToolOutput:
+        return ToolOutput(data=Whole(b"\xff" * (TOOL_RESULT_INLINE_BYTES_MAX + 1)))
+
+    async with Kernel(tmp_path, [reply("", ("read_file", {"path": "x"})), reply("done")]) as kernel:
+        kernel.tools["read_file"].answer = long
+        await kernel.create()
+        await kernel.until_status(await kernel.submit(), "completed")
+        assert "bytes left out" in kernel.provider.requests[1].messages[-1].text
 
 
 async def test_a_call_whose_result_cannot_be_told_is_not_run_again_and_in_doubt_after_a_restart(tmp_path: Path) -> None:
