@@ -50,7 +50,7 @@ def blobs_of(record: Record) -> list[str]:
     """The blobs that a record names, and cannot be without."""
     found: list[str] = []
     for event in record.events:
-        shown = [event, *(event["messages"] if event["type"] == "session.forked" else ())]
+        shown = [event, *(event.get("messages", ()) if event.get("type") == "session.forked" else ())]
         namers = [event, *(attachment for message in shown for attachment in message.get("attachments", ()))]
         found += [str(namer["blob"]) for namer in namers if namer.get("blob")]
     return found
