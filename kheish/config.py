@@ -150,22 +150,19 @@ def _decode(kind: type, value: Any) -> Any:
 def load_config(directory: Path) -> Config:
     """The configuration of a directory; defaults where there is no file. Raises Invalid, with path and line."""
     path = directory / FILE_NAME
-    text = ""
     try:
         text = path.read_text("utf-8")
-        return msgspec.convert(tomllib.loads(text), Config, dec_hook=_decode)
+        tables = tomllib.loads(text)
     except FileNotFoundError:
         return Config()
+    except (OSError, ValueError) as error:
+        raise Invalid(f"cannot read {path}: {error}", code="invalid_config", path=str(path)) from error
+    try:
+        return msgspec.convert(tables, Config, dec_hook=_decode)
     except msgspec.ValidationError as error:
         key, reason = explain(error)
-        raise fault(path, text, tuple(key.split(".")), reason) from error
-    except (OSError, ValueError) as error:
-        raise fault(path, text, (), str(error)) from error
-
-
-def fault(path: Path, text: str, place: tuple[str, ...], reason: str) -> Invalid:
-    where = locate(path, text, place)
-    return Invalid(f"cannot read {where}: {reason}", code="invalid_config", path=str(path))
+        where = locate(path, text, tuple(key.split(".")))
+        raise Invalid(f"cannot read {where}: {reason}", code="invalid_config", path=str(path)) from error
 
 
 # -- where in a file of TOML something stands -------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def blobs_of(record: Record) -> list[str]:
     for event in record.events:
         if event.get("blob"):
             found.append(str(event["blob"]))
-        copied = event.get("messages", ()) if event["type"] == "session.forked" else event.get("shown", ())
+        copied = event.get("messages", ()) if event.get("type") == "session.forked" else event.get("shown", ())
         for holder in (event, *copied):
             found += [str(a["blob"]) for a in holder.get("attachments", ()) if a.get("blob")]
     return found

@@ -264,7 +264,7 @@ class Routes:
                 "route_id": route_id,
                 "driver": route.driver,
                 "default_model": route.model,
-                "base_url": "" if url_problem(self._sent(route).base_url) else self._sent(route).base_url,
+                "base_url": "" if url_problem(url := self._sent(route).base_url) else url,
                 "api_key_env": route.key_env,
                 "auth_ref": route.auth_ref,
                 "multimodal_input": route.is_multimodal,
