@@ -128,7 +128,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 def evolve(state: State, event: e.Event, context: Context) -> None:
     """Applies one event to a state that the caller owns."""
-    budgets.pass_time(state, context)
+    if context.at_ms > state.updated_at_ms:
+        budgets.pass_time(state, context)
     EVENTS[type(event)](state, event, context)
     state.updated_at_ms = context.at_ms
     state.generation = context.generation
