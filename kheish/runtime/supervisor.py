@@ -118,7 +118,8 @@ class Supervisor:
             next_pos=self._next_pos,
             on_change=self._changed,
         )
-        self._tool_threads = Workers(asyncio.get_running_loop(), "kheish-tool", TOOL_THREADS_MAX)
+        loop = asyncio.get_running_loop()
+        self._tool_threads = Workers(loop, "kheish-tool", TOOL_THREADS_MAX, self.committer.bell)
         self._reconciler = Reconciler(
             clock=self.clock,
             providers=providers,

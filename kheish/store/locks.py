@@ -43,7 +43,7 @@ class _Held(Exception):
     """Somebody else has the lock."""
 
 
-def _lock(path: Path) -> tuple[int, Inode]:
+def _lock(path: Path | str) -> tuple[int, Inode]:
     """A descriptor that holds the lock on the file that has this name now, and that file."""
     while True:
         fd = os.open(path, _FLAGS, 0o600)
@@ -72,7 +72,7 @@ def _has_name(fd: int, path: Path) -> bool:
     return _inode_of(fd) == _inode_of(path)
 
 
-def _inode_of(file: int | Path) -> Inode | None:
+def _inode_of(file: int | Path | str) -> Inode | None:
     """The identity of a file by its descriptor or its name; None where nothing has this name."""
     try:
         found = os.stat(file) if isinstance(file, int) else os.lstat(file)
@@ -228,7 +228,7 @@ class SessionLock:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._path = directory / "session.lock"
+        self._path = os.fspath(directory / "session.lock")
         self._fd: int | None = None
         self._inode: Inode | None = None
 
@@ -245,7 +245,7 @@ class SessionLock:
 
     def has_moved(self, directory: Path) -> None:
         """The directory, with the lock that is held in it, has another name now."""
-        self._directory, self._path = directory, directory / self._path.name
+        self._directory, self._path = directory, os.fspath(directory / "session.lock")
 
     def is_held(self) -> bool:
         """Whether nobody else can have it: the locked file still has its name."""
