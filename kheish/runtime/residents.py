@@ -15,7 +15,7 @@ import msgspec
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, KheishError, NotFound, StoreError
-from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
+from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX, SESSIONS_OPENED_AT_ONCE_MAX
 from kheish.runtime.actor import Actor, Kernel
 from kheish.runtime.fold import fold_session
 from kheish.runtime.index import Index, SessionSummary
@@ -58,6 +58,7 @@ class Residents:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._unload_timer: asyncio.TimerHandle | None = None
+        self._folding = asyncio.Semaphore(SESSIONS_OPENED_AT_ONCE_MAX)
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -141,7 +142,8 @@ class Residents:
     async def _load_alone(self, session_id: str) -> None:
         row = self._index.rows.get(session_id)
         try:
-            opened, state = await self._committer.run(self._fold_from_disk, session_id, row and row.durable)
+            async with self._folding:
+                opened, state = await self._committer.run(self._fold_from_disk, session_id, row and row.durable)
         except Corrupt as error:
             self.quarantine(session_id, error)
             raise
