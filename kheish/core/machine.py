@@ -117,7 +117,7 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
 }
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """`events` go into one record (none: nothing to write); `state` is the state after them; `result` answers the
     caller: the id of what the command made or touched."""
 

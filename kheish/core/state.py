@@ -217,7 +217,7 @@ class BudgetNote(Struct, frozen=True):
     is_warned: bool = False
 
 
-class State(msgspec.Struct, kw_only=True, omit_defaults=True):
+class State(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     session_id: str = ""
     cwd: str = ""
     title: str = ""

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 _ENDS = (RunCompleted, RunFailed, RunCancelled, RunInterrupted)
 
 
-class Applied(msgspec.Struct, frozen=True):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """A durable decision: what it made or touched, the session's last seq and its state (not to be changed)."""
 
     result: str
