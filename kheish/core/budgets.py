@@ -337,7 +337,9 @@ def recheck(draft: Draft) -> None:
 
 def is_asking(state: State, run: Run) -> bool:
     """Whether the run waits for a human to raise a budget, or not."""
-    return any(a.run_id == run.run_id and a.kind == "budget" for a in state.approvals.values())
+    return bool(state.approvals) and any(
+        a.run_id == run.run_id and a.kind == "budget" for a in state.approvals.values()
+    )
 
 
 def find_reached(draft: Draft, run: Run) -> Standing | None:
@@ -471,7 +473,7 @@ def pass_time(state: State, context: Context) -> None:
     run = state.active_run
     passed_ms = context.at_ms - state.updated_at_ms
     is_same_daemon = context.generation == state.generation
-    if run is not None and passed_ms > 0 and is_same_daemon and status_of(state, run) == "running":
+    if run is not None and is_same_daemon and status_of(state, run) == "running":
         _use(state, run.run_id, Spent(wall_ms=passed_ms))
 
 

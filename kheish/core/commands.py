@@ -42,7 +42,7 @@ class Outside(Struct, frozen=True):
     """Raises that count no more."""
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What surrounds every command and outcome. `id_base` seeds the ids of whatever the decision makes;
     `is_operator` says whether the caller may decide for a human: a local person's client, never a run. `cooling` are
     the ways to a model that the daemon spares now; `outside` is what there is to know of budgets beyond the session;
@@ -61,7 +61,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     day: str = ""
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command"):
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", gc=False):
     pass
 
 

@@ -7,7 +7,7 @@ import msgspec
 from kheish.core.events import Process
 
 
-class Effect(msgspec.Struct, frozen=True, kw_only=True):
+class Effect(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def effect_id(self) -> str:
         raise NotImplementedError

@@ -117,7 +117,7 @@ EVENTS: dict[type[e.Event], Callable[[State, Any, Context], None]] = {
 }
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """`events` go into one record (none: nothing to write); `state` is the state after them; `result` answers the
     caller: the id of what the command made or touched."""
 
@@ -128,7 +128,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 def evolve(state: State, event: e.Event, context: Context) -> None:
     """Applies one event to a state that the caller owns."""
-    budgets.pass_time(state, context)
+    if context.at_ms > state.updated_at_ms:
+        budgets.pass_time(state, context)
     EVENTS[type(event)](state, event, context)
     state.updated_at_ms = context.at_ms
     state.generation = context.generation

@@ -10,7 +10,7 @@ from kheish.core.contracts import NewContext, Reply
 from kheish.core.events import NO_USAGE, Process, Usage
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome"):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="outcome", gc=False):
     pass
 
 

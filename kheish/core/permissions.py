@@ -140,9 +140,18 @@ def matches(rule: Rule, tool: str, names: Iterable[str]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _speaking_of(rules: tuple[Rule, ...], tool: str) -> tuple[Rule, ...]:
-    """The rules about a tool, whatever its arguments: there are few, and the same ones for every call."""
-    return tuple(rule for rule in rules if parse_pattern(rule.pattern, rule.behavior).tool.match(tool))
+def _deciding(rules: tuple[Rule, ...], tool: str) -> tuple[tuple[Rule, Glob | None], ...]:
+    """The rules about a tool, with what each wants of its main argument, in the order in which they decide: the first
+    that matches does. There are few, and the same ones for every call; the last one matches whatever is left."""
+
+    def rank(rule: Rule) -> tuple[int, ...]:
+        if rule.behavior == "deny":
+            return ()
+        return _SCOPES[rule.scope], *(-count for count in parse_pattern(rule.pattern, rule.behavior).specificity)
+
+    speaking = [rule for rule in rules if parse_pattern(rule.pattern, rule.behavior).tool.match(tool)]
+    ordered = sorted([*speaking, Rule(pattern="*", behavior="ask", scope="default")], key=rank)
+    return tuple((rule, parse_pattern(rule.pattern, rule.behavior).argument) for rule in ordered)
 
 
 def require_operator(is_operator: bool, principal: str, what: str) -> None:
@@ -190,19 +199,7 @@ def evaluate(
 ) -> Permission:
     """The decision with the rule that made it. `rules` are all that apply, of any scope, in order; `cwd` is the
     workspace, without which a path is known only as it is written."""
-    names = names_of(spec, arguments, cwd)
-    found = [rule for rule in _speaking_of(tuple(rules), tool) if matches(rule, tool, names)]
-    denies = [rule for rule in found if rule.behavior == "deny"]
-    if denies:
-        rule = denies[0]
-    else:
-        found.append(Rule(pattern="*", behavior="ask", scope="default"))
-
-        def rank(rule: Rule) -> tuple[int, ...]:
-            specificity = parse_pattern(rule.pattern, rule.behavior).specificity
-            return (_SCOPES[rule.scope], *(-count for count in specificity))
-
-        rule = min(found, key=rank)
+    rule = _find_deciding(tuple(rules), tool, spec, arguments, cwd)
     behavior, mode_effect = _apply_mode(mode, rule, tool, spec)
     return Permission(
         behavior=behavior,
@@ -212,6 +209,19 @@ def evaluate(
         mode=mode,
         mode_effect=mode_effect,
     )
+
+
+def _find_deciding(
+    rules: tuple[Rule, ...], tool: str, spec: ToolSpec | None, arguments: dict[str, Any], cwd: str
+) -> Rule:
+    """The names of a call are found where a rule asks for them."""
+    names: tuple[str, ...] = ()
+    *some, (last, _) = _deciding(rules, tool)
+    for rule, wanted in some:
+        names = names or (names_of(spec, arguments, cwd) if wanted else ())
+        if wanted is None or any(map(wanted.match, names)):
+            return rule
+    return last
 
 
 def _apply_mode(mode: Mode, rule: Rule, tool: str, spec: ToolSpec | None) -> tuple[Behavior, str]:

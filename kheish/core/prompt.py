@@ -128,19 +128,20 @@ def _digest(value: object) -> str:
     return canonical_digest(msgspec.to_builtins(value))[:16]
 
 
-def choose_shown(messages: Sequence[Message]) -> list[Attachment]:
-    """The images and documents that a model may be shown: the newest first, each once, until the bound is reached."""
+def attached_in(messages: Sequence[Message]) -> list[Attachment]:
+    """The images and documents that people gave with these messages."""
+    return [a for m in messages if type(m) is UserMessage for a in m.attachments if a.blob and a.media_type in VIEWABLE]
+
+
+def choose_shown(attached: Sequence[Attachment]) -> list[Attachment]:
+    """Those that a model may be shown: the newest first, each once, until the bound is reached."""
     chosen: dict[str, Attachment] = {}
     left = SHOWN_ATTACHMENTS_BYTES_MAX
-    attached = [m.attachments for m in messages if type(m) is UserMessage and m.attachments]
-    for attachments in reversed(attached):
-        for attachment in reversed(attachments):
-            if not attachment.blob or attachment.media_type not in VIEWABLE or attachment.blob in chosen:
-                continue
-            if attachment.bytes > SHOWN_ATTACHMENT_BYTES_MAX:
-                continue
-            left -= attachment.bytes
-            if left < 0:
-                return list(chosen.values())
-            chosen[attachment.blob] = attachment
+    for attachment in reversed(attached):
+        if attachment.blob in chosen or attachment.bytes > SHOWN_ATTACHMENT_BYTES_MAX:
+            continue
+        left -= attachment.bytes
+        if left < 0:
+            return list(chosen.values())
+        chosen[attachment.blob] = attachment
     return list(chosen.values())

@@ -217,7 +217,7 @@ class BudgetNote(Struct, frozen=True):
     is_warned: bool = False
 
 
-class State(msgspec.Struct, kw_only=True, omit_defaults=True):
+class State(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     session_id: str = ""
     cwd: str = ""
     title: str = ""
@@ -312,8 +312,8 @@ def last_run_status(state: State) -> str:
 def status_of(state: State, run: Run) -> RunStatus:
     """The public status: a running run with a pending human decision is waiting for it."""
     if run.phase == "running":
-        if any(a.run_id == run.run_id for a in state.approvals.values()):
+        if state.approvals and any(a.run_id == run.run_id for a in state.approvals.values()):
             return "waiting_for_approval"
-        if any(q.run_id == run.run_id for q in state.questions.values()):
+        if state.questions and any(q.run_id == run.run_id for q in state.questions.values()):
             return "waiting_for_user_question"
     return run.phase

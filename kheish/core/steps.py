@@ -49,11 +49,12 @@ def advance(draft: Draft) -> bool:
 
 def _advance_calls(draft: Draft, run: Run) -> bool:
     """Decides the first undecided call, or starts the first allowed one that there is room for."""
+    started = 0
     for call in run.calls:
         if call.phase == "requested":
             _decide(draft, run, call)
             return True
-    started = sum(call.phase == "started" for call in run.calls)
+        started += call.phase == "started"
     for call in run.calls:
         if call.phase == "allowed" and call.kind == "function" and started < TOOL_CALLS_PARALLEL_MAX:
             tool_calls.start(draft, run.run_id, call)

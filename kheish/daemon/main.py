@@ -17,7 +17,7 @@ from kheish import __version__, paths
 from kheish.daemon import lifecycle, logs
 from kheish.daemon.service_manager import ServiceManager
 from kheish.errors import KheishError
-from kheish.limits import DRAIN_GRACE_MS
+from kheish.limits import DRAIN_GRACE_MS, UNCOLLECTED_OBJECTS_MAX
 from kheish.store.atomic import make_private_dir
 from kheish.store.locks import DaemonLock
 
@@ -74,6 +74,7 @@ async def _serve(root: Path, socket: Path, lock: DaemonLock, manager: ServiceMan
         log.info("ready", extra={"version": __version__, "generation": lock.generation, "pid": os.getpid()})
         manager.notify("READY=1")
         gc.freeze()
+        gc.set_threshold(UNCOLLECTED_OBJECTS_MAX)  # runs leave no cycles behind, and much that is alive is looked at
         gc.enable()
         await stop.wait()
         log.info("stopping")

@@ -18,9 +18,10 @@ import orjson
 
 from kheish.core.codec import encode_events, encode_state
 from kheish.core.commands import Command, Context
-from kheish.core.events import Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
+from kheish.core.events import Attachment, Message, RunCancelled, RunCompleted, RunFailed, RunInterrupted
 from kheish.core.machine import Decision, decide
 from kheish.core.outcomes import Outcome
+from kheish.core.prompt import attached_in
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import KheishError, Poisoned
 from kheish.limits import CHECKPOINT_AT_IDLE_RECORDS, CHECKPOINT_EVERY_RECORDS, PACKED_WHEN_IDLE_BYTES
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 _ENDS = (RunCompleted, RunFailed, RunCancelled, RunInterrupted)
 
 
-class Applied(msgspec.Struct, frozen=True):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """A durable decision: what it made or touched, the session's last seq and its state (not to be changed)."""
 
     result: str
@@ -62,16 +63,20 @@ class Kernel(msgspec.Struct):
     """Is told of a decision that is durable, with the state before it."""
 
 
-class _Letter(msgspec.Struct, frozen=True):
+Tell = Callable[[Applied | Exception], None]
+"""Is told, on the event loop, of a message that was applied, or why it was not."""
+
+
+class _Letter(msgspec.Struct, frozen=True, gc=False):
     message: Command | Outcome
     make_context: Callable[[], Context]
-    answer: asyncio.Future[Applied]
+    tell: Tell
 
 
-class _Made(msgspec.Struct, frozen=True):
+class _Made(msgspec.Struct, frozen=True, gc=False):
     """A decision that is being written."""
 
-    answer: asyncio.Future[Applied]
+    tell: Tell
     decision: Decision
     context: Context
     pos: int
@@ -96,7 +101,7 @@ class Actor:
         self._mailbox: deque[_Letter] = deque()
         self._writing: asyncio.Future[None] | None = None
         # The transcript from the record after `_unread_seq` on; what is before it is read when it is asked for.
-        self._messages = state.entered
+        self._messages, self._attached = state.entered, attached_in(state.entered)
         self._unread_seq = checkpoint_seq
         if state.compactions:
             self._forget_transcript()
@@ -111,11 +116,16 @@ class Actor:
     def submit(self, message: Command | Outcome, make_context: Callable[[], Context]) -> asyncio.Future[Applied]:
         """Applies a message durably. The future fails with KheishError where it is refused or cannot be stored; one
         that is cancelled leaves the message to be applied."""
-        letter = _Letter(message, make_context, self._loop.create_future())
-        self._mailbox.append(letter)
+        answer: asyncio.Future[Applied] = self._loop.create_future()
+        self.post(message, make_context, partial(_settle, answer))
+        return answer
+
+    def post(self, message: Command | Outcome, make_context: Callable[[], Context], tell: Tell) -> None:
+        """The same for who does not wait: `tell` comes after whatever follows from the message has begun, or at once
+        where nothing does."""
+        self._mailbox.append(_Letter(message, make_context, tell))
         if self._writing is None:
             self._take_next()
-        return letter.answer
 
     def _take_next(self) -> None:
         """Decides letters until one has to be written."""
@@ -124,14 +134,13 @@ class Actor:
             try:
                 self._decide(letter)
             except Exception as error:
-                _fail(letter.answer, error)
+                letter.tell(error)
 
     def _decide(self, letter: _Letter) -> None:
         context = letter.make_context()
         decision = decide(self.state, letter.message, context, self.kernel.policy.settings)
         if not decision.events:
-            if not letter.answer.done():
-                letter.answer.set_result(Applied(decision.result, self.seq, self.state))
+            letter.tell(Applied(decision.result, self.seq, self.state))
             return
         by = {"principal": context.principal, "origin": context.origin}
         if not isinstance(letter.message, Outcome):
@@ -143,7 +152,7 @@ class Actor:
         framed = self.journal.frame(at=context.at_ms, gen=context.generation, pos=pos, by=by, events_json=events_json)
         self.kernel.circuits.note_decided(decision.events, context.at_ms)
         self.kernel.ledger.note(self.session_id, decision.state)
-        made = _Made(letter.answer, decision, context, pos, by, events_json, framed)
+        made = _Made(letter.tell, decision, context, pos, by, events_json, framed)
         self.kernel.committer.append(self.journal, framed, partial(self._written, made))
         self._writing = self._loop.create_future()
 
@@ -151,26 +160,31 @@ class Actor:
         assert self._writing is not None
         self._writing.set_result(None)
         self._writing = None
-        answer, decision, before = made.answer, made.decision, self.state
         try:
             if error is not None:
-                self.kernel.ledger.note(self.session_id, before)
-                _fail(answer, error)
-                return
-            self.state, self.seq, self.gen, self.pos = decision.state, made.framed.seq, made.framed.gen, made.pos
-            self._end = self.journal.end
+                self.kernel.ledger.note(self.session_id, self.state)
+                made.tell(error)
+            else:
+                self._apply(made)
+        finally:
+            self._take_next()
+
+    def _apply(self, made: _Made) -> None:
+        decision, framed, before = made.decision, made.framed, self.state
+        self.state, self.seq, self.gen, self.pos = decision.state, framed.seq, framed.gen, made.pos
+        self._end = self.journal.end
+        try:
             self._messages += decision.state.entered
+            self._attached += attached_in(decision.state.entered)
             if self._reading is None and decision.state.compactions != before.compactions:
                 self._forget_transcript()
             if self.kernel.hub.has_listeners(self.session_id):
                 self.kernel.hub.publish(_record_frame(self.session_id, made))
-            if not answer.done():
-                answer.set_result(Applied(decision.result, self.seq, self.state))
             self.kernel.on_change(self, before)
             if self.seq - self._checkpoint_seq >= CHECKPOINT_EVERY_RECORDS:
                 self._checkpoint_soon()
         finally:
-            self._take_next()
+            made.tell(Applied(decision.result, framed.seq, decision.state))
 
     def summary(self) -> SessionSummary:
         """The row of the index. The journal may be further than what was told of it."""
@@ -195,18 +209,24 @@ class Actor:
 
     def _forget_transcript(self) -> None:
         """What models are shown is in the state; who wants the rest has it read."""
-        self._messages, self._unread_seq = [], self.seq
+        self._messages, self._attached, self._unread_seq = [], [], self.seq
         self.state.entered = []
 
     async def shown(self) -> Sequence[Message]:
         """What models are shown of the transcript. Raises Corrupt or OSError where the journal cannot be read."""
         return self.state.shown if self.state.compactions else await self.messages()
 
+    @property
+    def attached(self) -> list[Attachment]:
+        """What is attached to that, once it was read; found as it came, for a transcript may be long."""
+        return attached_in(self.state.shown) if self.state.compactions else self._attached
+
     async def _read_transcript(self) -> None:
         unread = self.journal.read(until_seq=self._unread_seq)
         try:
             state = await self.kernel.committer.run(fold_records, unread, State())
             self._messages, self._unread_seq = state.entered + self._messages, 0
+            self._attached = attached_in(self._messages)
         finally:
             self._reading = None
 
@@ -245,9 +265,13 @@ class Actor:
         await self.kernel.committer.run(self.journal.close)
 
 
-def _fail(answer: asyncio.Future[Applied], error: BaseException) -> None:
-    if not answer.done():
-        answer.set_exception(error)
+def _settle(answer: asyncio.Future[Applied], found: Applied | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(found, Exception):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)
 
 
 def _record_frame(session_id: str, made: _Made) -> Frame:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import orjson
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from kheish.core.contracts import ModelRequest, ReasoningDelta, Reply, TextDelta, ToolCallDelta, UsageDelta
 from kheish.core.effects import CallModel
-from kheish.core.events import NO_USAGE
+from kheish.core.events import NO_USAGE, Attachment
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
@@ -65,9 +65,8 @@ class DeltaPublisher:
         self._hub.publish(Frame(event="delta", session_id=self._session_id, data=data, run_ids=self._run_ids))
 
 
-async def add_blobs(request: ModelRequest, blobs: Blobs, committer: Committer) -> ModelRequest:
-    """The request with the bytes of the attachments that may be shown. One that cannot be read is only named."""
-    chosen = choose_shown(request.messages)
+async def read_blobs(chosen: Sequence[Attachment], blobs: Blobs, committer: Committer) -> dict[str, bytes]:
+    """Their bytes, by sha256. One that cannot be read is only named to the model."""
 
     def read() -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -76,13 +75,14 @@ async def add_blobs(request: ModelRequest, blobs: Blobs, committer: Committer) -
                 found[attachment.blob] = blobs.read(attachment.blob, limit=attachment.bytes)
         return found
 
-    return replace(request, blobs=await committer.run(read)) if chosen else request
+    return await committer.run(read)
 
 
 async def call_model(
     effect: CallModel,
     request: ModelRequest,
     route: str,
+    attached: Sequence[Attachment] = (),
     *,
     providers: Providers,
     hub: Hub,
@@ -90,8 +90,8 @@ async def call_model(
     committer: Committer,
     recorder: Recorder | None = None,
 ) -> ModelReplied | ModelFailed:
-    """One attempt. Only cancellation escapes; everything else is an outcome."""
-    attempt = _call(effect, request, route, providers=providers, hub=hub, blobs=blobs, committer=committer)
+    """One attempt, with what is attached to the messages. Only cancellation escapes; everything else is an outcome."""
+    attempt = _call(effect, request, route, attached, providers=providers, hub=hub, blobs=blobs, committer=committer)
     recording = recorder.begin(request, route) if recorder else None
     if recorder is None or recording is None:
         return await attempt
@@ -108,6 +108,7 @@ async def _call(
     effect: CallModel,
     request: ModelRequest,
     route: str,
+    attached: Sequence[Attachment],
     *,
     providers: Providers,
     hub: Hub,
@@ -137,7 +138,8 @@ async def _call(
 
     try:
         provider = await providers.open(route)
-        request = await add_blobs(request, blobs, committer)
+        if chosen := choose_shown(attached):
+            request = replace(request, blobs=await read_blobs(chosen, blobs, committer))
         began_s = time.monotonic()
         async with contextlib.aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
 from kheish.core.budgets import find_time_left, tokens_of
+from kheish.core.commands import Context
 from kheish.core.compaction import make_plan, shorten
 from kheish.core.contracts import ModelRequest
 from kheish.core.effects import AnyEffect, CallModel, EndProcess, RunTool, WakeAt
-from kheish.core.events import Hop, Message, Process, ToolLimits
+from kheish.core.events import Attachment, Hop, Message, Process, ToolLimits
 from kheish.core.machine import pending
 from kheish.core.outcomes import (
     ModelFailed,
@@ -31,7 +33,7 @@ from kheish.core.state import Run
 from kheish.core.tool_calls import lookup
 from kheish.errors import Invalid, KheishError
 from kheish.limits import PROCESS_END_AGAIN_MS, PROCESS_KILL_GRACE_MS, TOOL_CALLS_PARALLEL_MAX
-from kheish.runtime.actor import Actor
+from kheish.runtime.actor import Actor, Applied
 from kheish.runtime.circuits import Circuits
 from kheish.runtime.model_calls import call_model
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
@@ -42,16 +44,15 @@ from kheish.store.workers import Workers
 KillTree = Callable[[Process, str, int], Awaitable[bool]]
 """Ends a process of a tool call, by the call's id, with all its descendants, within a grace in milliseconds; says
 whether there was anything to end."""
-Report = Callable[[Actor, Outcome], Awaitable[object]]
 
 
 class Handle:
-    """What is being done for one effect, or was done without an outcome that could be reported. While it reports its
-    outcome it is not cancelled."""
+    """What is being done for one effect, or was done: its task is over while its outcome is being recorded, and where
+    that could not be reported. It is then not cancelled."""
 
     def __init__(self, effect: AnyEffect) -> None:
         self.effect = effect
-        self.has_begun = self.is_reporting = False
+        self.has_begun = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -66,7 +67,7 @@ class Reconciler:
         threads: Workers,
         blobs: Blobs,
         kill_tree: KillTree,
-        report: Report,
+        make_context: Callable[[str], Context],
         on_trouble: Callable[[Actor, BaseException], None],
         recorder: Recorder | None,
     ) -> None:
@@ -77,7 +78,7 @@ class Reconciler:
         self._threads = threads
         self._blobs = blobs
         self._kill_tree = kill_tree
-        self._report = report
+        self._make_context = make_context
         self._on_trouble = on_trouble
         self._recorder = recorder
         self._handles: dict[str, dict[str, Handle]] = {}
@@ -98,7 +99,7 @@ class Reconciler:
         for effect_id, handle in list(handles.items()):
             if effect_id in owed or handle.task is None:
                 continue
-            if handle.task.done() or handle.is_reporting:
+            if handle.task.done():
                 del handles[effect_id]
                 continue
             handle.task.cancel()
@@ -122,15 +123,10 @@ class Reconciler:
             self._handles.pop(actor.session_id, None)
 
     async def _perform(self, actor: Actor, handle: Handle) -> None:
-        effect = handle.effect
+        effect, outcome = handle.effect, None
         handle.has_begun = True
         try:
             outcome = await self._outcome(actor, effect)
-            handle.is_reporting = True
-            try:
-                await self._report(actor, outcome)
-            except Invalid as error:
-                await self._report(actor, _failure(effect, outcome, error.message))
         except asyncio.CancelledError:
             pass
         except Exception as error:
@@ -143,9 +139,28 @@ class Reconciler:
         finally:
             if isinstance(effect, RunTool):
                 self._ending.pop(effect.tool_call_id, None)
+        if outcome is None:
+            self._ended(actor, handle)
+        else:
+            self._report(actor, outcome, partial(self._reported, actor, handle, outcome))
+
+    def _report(self, actor: Actor, outcome: Outcome, tell: Callable[[Applied | Exception], None]) -> None:
+        actor.post(outcome, partial(self._make_context, actor.session_id), tell)
+
+    def _reported(self, actor: Actor, handle: Handle, outcome: Outcome | None, found: Applied | Exception) -> None:
+        """`outcome`: what may be reported as a failure where it cannot be recorded."""
+        if isinstance(found, Invalid) and outcome is not None:
+            failure = _failure(handle.effect, outcome, found.message)
+            self._report(actor, failure, partial(self._reported, actor, handle, None))
+        elif isinstance(found, Exception):
+            self._on_trouble(actor, found)  # its handle stays, as above
+        else:
+            self._ended(actor, handle)
+
+    def _ended(self, actor: Actor, handle: Handle) -> None:
         handles = self._handles.get(actor.session_id, {})
-        if handles.get(effect.effect_id) is handle:  # it is still owed, or was not looked at since
-            del handles[effect.effect_id]
+        if handles.get(handle.effect.effect_id) is handle:  # it is still owed, or was not looked at since
+            del handles[handle.effect.effect_id]
             self.reconcile(actor)
 
     async def _outcome(self, actor: Actor, effect: AnyEffect) -> Outcome:
@@ -160,7 +175,7 @@ class Reconciler:
                 if run.model_call.purpose == "summary":
                     return await self._sum_up(actor, effect, run, messages)
                 request = build_request(actor.state, run, messages, actor.kernel.policy.settings.tools)
-                outcome = await self._call(actor, effect, run, request)
+                outcome = await self._call(actor, effect, run, request, actor.attached)
                 if isinstance(outcome, ModelFailed) and outcome.code == "too_large" and not run.overflows:
                     context = await asyncio.to_thread(shorten, messages)
                     return replace(outcome, context=context)
@@ -194,13 +209,19 @@ class Reconciler:
         return replace(outcome, cost_usd=cost_usd)
 
     async def _call(
-        self, actor: Actor, effect: CallModel, run: Run, request: ModelRequest
+        self,
+        actor: Actor,
+        effect: CallModel,
+        run: Run,
+        request: ModelRequest,
+        attached: Sequence[Attachment] = (),
     ) -> ModelReplied | ModelFailed:
         hop = run.chain[run.hop]
         outcome = await call_model(
             effect,
             request,
             hop.route,
+            attached,
             providers=self._providers,
             hub=actor.kernel.hub,
             blobs=self._blobs,
@@ -230,9 +251,8 @@ class Reconciler:
         assert call is not None
 
         async def announce(process: Process) -> None:
-            await self._report(
-                actor, ToolProcessMade(run_id=effect.run_id, tool_call_id=effect.tool_call_id, process=process)
-            )
+            made = ToolProcessMade(run_id=effect.run_id, tool_call_id=effect.tool_call_id, process=process)
+            await actor.submit(made, partial(self._make_context, actor.session_id))
             now = lookup(actor.state, effect.run_id, effect.tool_call_id)
             if now is None or now.phase != "started" or now.attempt != effect.attempt:
                 raise asyncio.CancelledError
@@ -270,9 +290,8 @@ class Reconciler:
         if tools and grace_ms:
             await asyncio.wait(tools, timeout=grace_ms / 1000)
         tasks = [h.task for handles in self._handles.values() for h in handles.values() if h.task is not None]
-        for handle in [h for handles in self._handles.values() for h in handles.values()]:
-            if handle.task is not None and not handle.is_reporting:
-                handle.task.cancel()
+        for task in tasks:
+            task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 

@@ -8,7 +8,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import msgspec
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound, StoreError
-from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX
+from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX, SESSIONS_OPENED_AT_ONCE_MAX
 from kheish.runtime.actor import Actor, Kernel
 from kheish.runtime.fold import fold_session
 from kheish.runtime.index import Index, SessionSummary
@@ -60,6 +59,7 @@ class Residents:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._unload_timer: asyncio.TimerHandle | None = None
+        self._folding = asyncio.Semaphore(SESSIONS_OPENED_AT_ONCE_MAX)
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -142,14 +142,14 @@ class Residents:
 
     async def _load_alone(self, session_id: str) -> None:
         row = self._index.rows.get(session_id)
-        fold = partial(self._fold_from_disk, session_id, row.durable if row is not None else None)
+        durable = row.durable if row is not None else None
         try:
             try:
-                opened, state = await self._committer.run(fold)
+                opened, state = await self._fold(session_id, durable)
             except Conflict:
                 if not await self._packer.leave(session_id):
                     raise
-                opened, state = await self._committer.run(fold)
+                opened, state = await self._fold(session_id, durable)
         except Corrupt as error:
             self.quarantine(session_id, error)
             raise
@@ -199,6 +199,10 @@ class Residents:
             )
             await actor.submit(recover, lambda: self._recovery_context(session_id))
         return actor
+
+    async def _fold(self, session_id: str, durable: tuple[int, int, int] | None) -> tuple[Opened, State]:
+        async with self._folding:
+            return await self._committer.run(self._fold_from_disk, session_id, durable)
 
     def _fold_from_disk(self, session_id: str, durable: tuple[int, int, int] | None) -> tuple[Opened, State]:
         opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)

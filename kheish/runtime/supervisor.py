@@ -19,7 +19,7 @@ from kheish.core.commands import Command, Context, CreateSession, SubmitRun
 from kheish.core.effects import CallModel
 from kheish.core.events import Rule
 from kheish.core.machine import pending
-from kheish.core.outcomes import BudgetMoved, Outcome
+from kheish.core.outcomes import BudgetMoved
 from kheish.core.state import State
 from kheish.errors import Corrupt, Draining, KheishError, NewerFormat, Poisoned, StoreError
 from kheish.ids import new_ulid
@@ -118,7 +118,8 @@ class Supervisor:
             next_pos=self._next_pos,
             on_change=self._changed,
         )
-        self._tool_threads = Workers(asyncio.get_running_loop(), "kheish-tool", TOOL_THREADS_MAX)
+        loop = asyncio.get_running_loop()
+        self._tool_threads = Workers(loop, "kheish-tool", TOOL_THREADS_MAX, self.committer.bell)
         self._reconciler = Reconciler(
             clock=self.clock,
             providers=providers,
@@ -127,7 +128,7 @@ class Supervisor:
             threads=self._tool_threads,
             blobs=self.blobs,
             kill_tree=kill_tree,
-            report=self._report,
+            make_context=self._own_context,
             on_trouble=self._trouble,
             recorder=recorder,
         )
@@ -303,11 +304,12 @@ class Supervisor:
         usage = await self.quotas.over(session_id)
         return quota_exceeded(what, usage) if usage else None
 
-    async def _report(self, actor: Actor, outcome: Outcome) -> object:
-        return await actor.submit(outcome, lambda: self._context(actor.session_id, DAEMON))
-
     async def _look_again(self, session_id: str) -> None:
-        await self._report(await self._residents.open(session_id), BudgetMoved())
+        actor = await self._residents.open(session_id)
+        await actor.submit(BudgetMoved(), partial(self._own_context, session_id))
+
+    def _own_context(self, session_id: str) -> Context:
+        return self._context(session_id, DAEMON)
 
     def _context(self, session_id: str, caller: Caller, key: str = "", body_digest: str = "") -> Context:
         at_ms = self.clock.now_ms()

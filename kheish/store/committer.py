@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 from kheish.errors import Poisoned, StoreError
 from kheish.limits import COMMIT_BATCH_BYTES_MAX, COMMITS_HELD_MAX, COMMITS_TOLD_AT_ONCE_MAX, SYNC_THREADS
+from kheish.store.bell import Bell
 from kheish.store.journal import Framed, Journal
 from kheish.store.workers import Workers
 
@@ -58,13 +58,12 @@ class Committer:
         self._is_ended = False
         self._order: deque[_Waiting] = deque()
         """What was not told yet, in the order of appending."""
-        self._is_woken = False
-        # A pipe of its own costs the loop one read each time, `call_soon_threadsafe` two, and a handle.
-        self._wake_end, self._waker_end = os.pipe()
-        loop.add_reader(self._wake_end, self._on_woken)
+        self.bell = Bell(loop)
+        """What tells the loop of commits; others may ring it and answer it until this is closed."""
+        self.bell.looks.append(self._tell_done)
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._workers = Workers(loop, "kheish-store", STORE_THREADS)
+        self._workers = Workers(loop, "kheish-store", STORE_THREADS, self.bell)
         self._begin_thread()
 
     def append(self, journal: Journal, framed: Framed, tell: Tell) -> None:
@@ -96,9 +95,7 @@ class Committer:
         await self._workers.close()
         while self._order and self._order[0].is_done:
             self._tell_done()
-        self._loop.remove_reader(self._wake_end)
-        os.close(self._wake_end)
-        os.close(self._waker_end)
+        self.bell.close()
 
     def _join(self) -> None:
         with self._lock:
@@ -113,13 +110,8 @@ class Committer:
         thread.start()
         self._threads.append(thread)
 
-    def _on_woken(self) -> None:
-        os.read(self._wake_end, SYNC_THREADS)
-        self._tell_done()
-
     def _tell_done(self) -> None:
         """A few at a time, and each by itself: one that fails keeps nobody else waiting."""
-        self._is_woken = False
         for _ in range(COMMITS_TOLD_AT_ONCE_MAX):
             if not (self._order and self._order[0].is_done):
                 return
@@ -185,9 +177,8 @@ class Committer:
     def _wake(self) -> None:
         """Has the loop tell what may be told. The thread of what others wait behind does it for them."""
         with contextlib.suppress(IndexError):  # it was told already
-            if self._order[0].is_done and not self._is_woken:
-                self._is_woken = True
-                os.write(self._waker_end, b"\0")
+            if self._order[0].is_done:
+                self.bell.ring()
 
 
 def _commit(journal: Journal, batch: list[_Waiting]) -> None:

@@ -1,7 +1,7 @@
 """Threads that do what blocks for an event loop, which is told of all that is done in the meantime at once.
 
 `run_in_executor` wakes the loop for each piece of work, through two futures and three callbacks: where much is done it
-costs more than what it is for.
+costs more than what it is for. Where very much is done the loop hears of it by a bell that others ring too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from kheish.errors import StoreError
+from kheish.store.bell import Bell
 
 T = TypeVar("T")
 
@@ -46,8 +47,11 @@ class _Done(NamedTuple):
 class Workers:
     """At most so many threads, which begin when there is work for them. Used on one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, threads_max: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, threads_max: int, bell: Bell | None = None) -> None:
         self._loop = loop
+        self._bell = bell
+        if bell is not None:
+            bell.looks.append(self._tell)
         self._name = name
         self._threads_max = threads_max
         self._threads: list[threading.Thread] = []
@@ -83,6 +87,8 @@ class Workers:
             self._work.put(None)
         await self._loop.run_in_executor(None, self._join)
         self._tell()
+        if self._bell is not None:
+            self._bell.looks.remove(self._tell)
 
     def _join(self) -> None:
         for thread in self._threads:
@@ -115,7 +121,9 @@ class Workers:
                 error = raised
             self._done.append(_Done(work.answer, result, error))
             del work, result, error
-            if not self._is_woken:
+            if self._bell is not None:
+                self._bell.ring()
+            elif not self._is_woken:
                 self._is_woken = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._tell)

@@ -98,11 +98,10 @@ class ReadFile:
 
 def _read(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
     page = Page(arguments.offset, arguments.limit)
-    with locate(root, arguments.path) as place, place.opened() as descriptor:
+    with locate(root, arguments.path) as place, place.opened() as (descriptor, size):
         if b"\0" in (chunk := os.read(descriptor, _CHUNK_BYTES))[:_SNIFF_BYTES]:
-            size = os.fstat(descriptor).st_size
             raise Unusable(f"{place.path} is a binary file of {size} bytes; look at it with bash (file, xxd, strings)")
-        rest = b""
+        rest, left = b"", size
         while chunk and not page.is_full:
             stop()
             *lines, rest = (rest + chunk).split(b"\n")
@@ -110,7 +109,8 @@ def _read(root: str, arguments: Arguments, stop: Stop) -> ToolOutput:
                 page.add(_text(line))
             if len(rest) > TOOL_OUTPUT_BYTES_MAX:
                 raise Unusable(f"{place.path} has a line of more than {TOOL_OUTPUT_BYTES_MAX} bytes; use bash")
-            chunk = os.read(descriptor, _CHUNK_BYTES)
+            left -= len(chunk)
+            chunk = os.read(descriptor, _CHUNK_BYTES) if left else b""  # some files have bytes and no size
         if rest:
             page.add(_text(rest))
         return page.output(place.path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import os
 import re
 import stat
@@ -40,20 +39,20 @@ def shown(path: str) -> str:
 class Place:
     """A walked path: an open descriptor of its directory and the last name in it ("." for the directory itself).
 
-    `path` is relative to the root with links resolved, for people. The name may not exist; it is not a link.
+    `path` is relative to the root with links resolved, for people. The name may not exist; it was not a link when it
+    was looked at, and `found` is what was there then.
     """
 
-    def __init__(self, directory: int, name: str, path: str) -> None:
+    def __init__(self, directory: int, name: str, path: str, found: os.stat_result | None = None) -> None:
         self.directory = directory
         self.name = name
         self.path = shown(path)
+        self._found = found
 
     def stat(self) -> os.stat_result | None:
         """None where nothing is there."""
-        try:
-            return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+        self._found = _look(self.name, self.directory)
+        return self._found
 
     def changing(self) -> threading.Lock:
         """Held while this file is read, changed and written: parallel edits of one file follow one another."""
@@ -71,9 +70,13 @@ class Place:
             raise Unusable(f"{self.path} may not be entered") from None
 
     def open_file(self) -> int:
-        """A descriptor of a regular file. Nothing else is opened, unless it takes the file's place this very moment,
-        and even then nothing waits and nothing is read."""
-        before = self.stat()
+        """A descriptor of a regular file."""
+        return self._open_file()[0]
+
+    def _open_file(self) -> tuple[int, int]:
+        """And its size. Nothing else is opened, unless it takes the file's place meanwhile, and even then nothing waits
+        and nothing is read."""
+        before = self._found or self.stat()
         if before is None:
             raise Unusable(self.absence())
         self.expect_file(before)
@@ -84,17 +87,19 @@ class Place:
         except PermissionError:
             raise Unusable(f"{self.path} may not be read") from None
         try:
-            self.expect_file(os.fstat(descriptor))
+            opened = os.fstat(descriptor)
+            self.expect_file(opened)
         except Unusable:
             os.close(descriptor)
             raise
-        return descriptor
+        return descriptor, opened.st_size
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[int]:
-        descriptor = self.open_file()
+    def opened(self) -> Iterator[tuple[int, int]]:
+        """A descriptor of a regular file, and its size."""
+        descriptor, size = self._open_file()
         try:
-            yield descriptor
+            yield descriptor, size
         finally:
             os.close(descriptor)
 
@@ -107,8 +112,9 @@ class Place:
 
     def read(self, bytes_max: int) -> bytes:
         """The whole file. Raises Unusable where it is larger."""
-        with os.fdopen(self.open_file(), "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > bytes_max:
+        descriptor, size = self._open_file()
+        with os.fdopen(descriptor, "rb") as file:
+            if size > bytes_max:
                 raise Unusable(f"{self.path} has {size} bytes, more than {bytes_max}; use bash")
             return file.read()
 
@@ -139,8 +145,9 @@ def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Plac
                 os.close(stack.pop())
                 names.pop()
                 continue
-            target = _read_link(name, stack[-1])
-            if target is not None:
+            found = _look(name, stack[-1])
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                target = os.readlink(name, dir_fd=stack[-1])
                 links += 1
                 if links > PATH_LINKS_MAX:
                     raise Unusable(f"{path} has more than {PATH_LINKS_MAX} links on its way")
@@ -155,7 +162,7 @@ def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Plac
                 stack.append(_enter(stack[-1], name, shown("/".join((*names, name))), make_parents))
                 names.append(name)
             else:
-                yield Place(stack[-1], name, "/".join((*names, name)))
+                yield Place(stack[-1], name, "/".join((*names, name)), found)
                 return
         yield Place(stack[-1], ".", "/".join(names) or ".")
     finally:
@@ -204,15 +211,12 @@ def _deep(path: str) -> Unusable:
     return Unusable(f"{path} is more than {DEPTH_MAX} directories deep")
 
 
-def _read_link(name: str, directory: int) -> str | None:
+def _look(name: str, directory: int) -> os.stat_result | None:
+    """What has this name, a link itself; None where nothing has."""
     try:
-        return os.readlink(name, dir_fd=directory)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return None
-        raise
 
 
 def _enter(directory: int, name: str, path: str, make: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -20,6 +21,7 @@ from unittest import mock
 
 from kheish.core.commands import SetMode
 from kheish.core.events import Mode
+from kheish.limits import UNCOLLECTED_OBJECTS_MAX
 from kheish.runtime import supervisor
 from kheish.store import atomic, committer
 from kheish.store.committer import Committer, Tell
@@ -189,6 +191,8 @@ async def _append(folder: Path) -> list[Figure]:
     bursts: dict[tuple[int, str], list[Burst]] = {}
     blocks: dict[int, list[float]] = {}
     async with manners(folder / "append", SESSIONS[-1], disk) as found:
+        gc.freeze()
+        gc.set_threshold(UNCOLLECTED_OBJECTS_MAX)  # as a daemon does
         for _ in range(ROUNDS):
             for sessions in SESSIONS:
                 for manner, (made, using) in found.items():

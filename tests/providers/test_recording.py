@@ -16,6 +16,7 @@ import pytest_asyncio
 from kheish.core.effects import CallModel
 from kheish.core.events import Attachment, UserMessage
 from kheish.core.outcomes import ModelFailed, ModelReplied
+from kheish.core.prompt import attached_in
 from kheish.debug.redaction import MASK
 from kheish.debug.service import Debugging
 from kheish.runtime.hub import Hub
@@ -64,6 +65,7 @@ class Calls:
             effect,
             make_request(*messages, attempt=attempt, model=model),
             "route",
+            attached_in(messages),
             providers=self,  # type: ignore[arg-type]
             hub=Hub(),
             blobs=self.blobs,

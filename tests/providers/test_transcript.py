@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheish.core.events import Attachment, Message, UserMessage
-from kheish.core.prompt import choose_shown
+from kheish.core.prompt import attached_in, choose_shown
 from kheish.limits import MIB
 from kheish.providers.failures import shorten
 from kheish.providers.transcript import attachment_text, read_tool_call, storable
@@ -102,7 +102,7 @@ def picture(number: int, size: int = 1, media_type: str = "image/png") -> Attach
 
 def chosen(*messages: tuple[Attachment, ...]) -> list[int]:
     transcript: list[Message] = [UserMessage(text="x", attachments=attachments) for attachments in messages]
-    return [int(attachment.blob, 16) for attachment in choose_shown(transcript)]
+    return [int(attachment.blob, 16) for attachment in choose_shown(attached_in(transcript))]
 
 
 def test_the_newest_attachments_are_shown_as_far_as_the_bound_goes() -> None:
@@ -136,4 +136,4 @@ def test_an_attachment_that_is_there_twice_counts_once() -> None:
 def test_only_what_models_take_is_shown(media_type: str, is_shown: bool) -> None:
     assert chosen((picture(1, media_type=media_type),)) == ([1] if is_shown else [])
     inline = Attachment(name="a", media_type=media_type, text="x", bytes=1)
-    assert choose_shown([UserMessage(text="x", attachments=(inline,))]) == []
+    assert attached_in([UserMessage(text="x", attachments=(inline,))]) == []

@@ -186,7 +186,7 @@ async def test_what_is_durable_is_told_in_the_order_of_appending_whichever_sync_
     commit_one = Journal.commit
     monkeypatch.setattr(atomic, "sync_data", sync)
     monkeypatch.setattr(Journal, "commit", commit)
-    monkeypatch.setattr("kheish.store.committer.os", SimpleNamespace(write=wake, read=os.read, close=os.close))
+    monkeypatch.setattr("kheish.store.bell.os", SimpleNamespace(write=wake, read=os.read, close=os.close))
     futures = [put(committer, sessions[0].journal, 1)]
     futures[0].add_done_callback(lambda _: told.append(0))
     assert first_is_in.wait(10)

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from kheish.errors import StoreError
+from kheish.store.bell import Bell
 from kheish.store.workers import Workers
 
 THREADS = 3
@@ -124,3 +125,38 @@ async def test_the_end_waits_for_all_work_and_takes_no_more() -> None:
     await closing
     assert [answer.result() for answer in answers] == [*map(str, range(50))]
     assert running() == 0
+
+
+# -- the bell -------------------------------------------------------------------------------------------------------
+
+
+async def test_at_a_ring_of_workers_everybody_looks_who_has_the_bell() -> None:
+    loop, looked = asyncio.get_running_loop(), asyncio.Event()
+    bell = Bell(loop)
+    workers = Workers(loop, "test-work", THREADS, bell)
+    bell.looks.append(looked.set)
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*[workers.run(str, number) for number in range(20)]) == [*map(str, range(20))]
+        await looked.wait()
+        await workers.close()
+    assert bell.looks == [looked.set]
+    bell.close()
+
+
+async def test_what_rings_while_it_is_answered_is_heard_again() -> None:
+    bell, heard = Bell(asyncio.get_running_loop()), asyncio.Event()
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            bell.ring()
+        else:
+            heard.set()
+
+    bell.looks.append(look)
+    bell.ring()
+    async with asyncio.timeout(10):
+        await heard.wait()
+    assert looks == [0, 1]
+    bell.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from kheish.limits import READ_FILE_LINE_CHARS_MAX, READ_FILE_LINES_MAX, TOOL_RESULT_INLINE_BYTES_MAX
@@ -50,6 +53,13 @@ async def test_an_offset_past_the_end_says_how_many_lines_there_are(place: Workp
 async def test_an_empty_file_says_so(place: Workplace) -> None:
     place.write("a.txt")
     assert await place.text("read_file", path="a.txt") == "[a.txt is empty]"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="there is no such file system here")
+async def test_a_file_that_gives_no_size_is_read_to_its_end(place: Workplace) -> None:
+    place.root = Path(f"/proc/{os.getpid()}")
+    lines = numbered(await place.text("read_file", path="smaps"))
+    assert sum(len(line) for _, line in lines) > os.sysconf("SC_PAGE_SIZE"), "the kernel gives a page at a time"
 
 
 async def test_windows_line_ends_are_not_shown(place: Workplace) -> None:

@@ -226,12 +226,9 @@ async def test_a_workspace_that_is_gone_is_an_error_in_words(place: Workplace) -
 
 
 @each_file_tool
-@pytest.mark.parametrize(
-    ("function", "swapped"),
-    [("readlink", "directory"), ("readlink", "directory/secret.txt"), ("stat", "directory/secret.txt")],
-)
+@pytest.mark.parametrize("swapped", ["directory", "directory/secret.txt"])
 async def test_a_link_swapped_in_after_the_look_is_not_followed(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch, tool: str, function: str, swapped: str
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, tool: str, swapped: str
 ) -> None:
     place.write("directory/secret.txt", "inside, secret\n")
 
@@ -239,7 +236,7 @@ async def test_a_link_swapped_in_after_the_look_is_not_followed(
         (place.root / swapped).rename(place.root / "moved")
         (place.root / swapped).symlink_to(place.outside.parent / swapped.replace("directory", "outside"))
 
-    with just_after(monkeypatch, function, os.path.basename(swapped), swap) as happened:
+    with just_after(monkeypatch, "stat", os.path.basename(swapped), swap) as happened:
         output = await place.run(tool, path="directory/secret.txt", **FILE_CALLS[tool])
         assert happened()
     assert output.is_error, output.data
