@@ -44,6 +44,8 @@ KillTree = Callable[[Process, str, int], Awaitable[bool]]
 whether there was anything to end."""
 Report = Callable[[Actor, Outcome], Awaitable[object]]
 
+_END_AGAIN_S = 1.0
+
 
 class Handle:
     """What is being done for one effect, or was done without an outcome that could be reported. While it reports its
@@ -135,9 +137,11 @@ class Reconciler:
             pass
         except Exception as error:
             # What is owed stays owed, and its handle stays: it may have taken effect, so that only recovery, which
-            # knows what may be repeated, takes it up again.
+            # knows what may be repeated, takes it up again. To end what has ended does no harm.
             self._on_trouble(actor, error)
-            return
+            if not isinstance(effect, EndProcess):
+                return
+            await asyncio.sleep(_END_AGAIN_S)
         finally:
             if isinstance(effect, RunTool):
                 self._ending.pop(effect.tool_call_id, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply
 from kheish.core.events import Rule
 from kheish.core.state import State
 from kheish.limits import RECORD_BYTES_MAX, TOOL_CALLS_PARALLEL_MAX, TOOL_RESULT_INLINE_BYTES_MAX
+from kheish.runtime import reconciler
 from kheish.runtime.actor import Actor
 from kheish.runtime.ports import ToolCall, ToolOutput
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -93,6 +95,25 @@ async def test_a_call_whose_result_cannot_be_told_is_not_run_again_and_in_doubt_
         await kernel.until_status(run_id, "completed")
         assert kernel.tools["bash"].runs == []
         assert "unknown" in kernel.provider.requests[0].messages[-1].text
+
+
+async def test_a_process_that_could_not_be_ended_is_ended_later_and_the_session_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def held(call: ToolCall) -> ToolOutput:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(reconciler, "_END_AGAIN_S", 0.0)
+    async with Kernel(tmp_path, [reply("", ("bash", {"command": "x"})), reply("done")]) as kernel:
+        kernel.end_faults = [OSError(errno.EMFILE, "Too many open files")]
+        kernel.tools["bash"].answer = held
+        await kernel.create(mode="bypass")
+        run_id = await kernel.submit()
+        await kernel.until(lambda s: bool(s.processes))
+        await kernel.send(c.CancelRun(run_id=run_id))
+        await kernel.until_status(await kernel.submit(), "completed")
+        assert len(kernel.ended) == 1
 
 
 async def test_an_approval_does_not_break_off_a_call_that_is_at_work_to_run_it_again(tmp_path: Path) -> None:
