@@ -113,7 +113,7 @@ class Life:
         elif chance < 0.78:
             self.die()
         elif chance < 0.83 and self.late:
-            self.talk.send(self.draw.choice(self.late))
+            self.talk.send(self.draw.choice(self.late[-3:]))
         else:
             self.command()
 
@@ -343,12 +343,12 @@ class Life:
         denied = {ev.tool_call_id for ev in events if isinstance(ev, e.ToolCallDecided) and ev.behavior == "deny"}
         assert not starts or max(starts.values()) == 1
         assert denied.isdisjoint(id_ for id_, _ in starts)
-        attempts: dict[str, int] = {}
+        began = ("", 0)
         for ev in events:
             if isinstance(ev, e.ModelCallStarted):
-                attempts[ev.model_call_id] = ev.attempt
+                began = ev.model_call_id, ev.attempt
             elif isinstance(ev, e.ModelCallCompleted | e.ModelCallRetrying | e.ModelCallFailed):
-                assert attempts[ev.model_call_id] == ev.attempt
+                assert (ev.model_call_id, ev.attempt) == began
         entered = Counter(ev.input_id for ev in events if isinstance(ev, e.InputEntered))
         completed = {ev.run_id for ev in events if isinstance(ev, e.RunCompleted)}
         steered = [ev for ev in events if isinstance(ev, e.InputSteered)]
