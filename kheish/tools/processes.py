@@ -9,6 +9,7 @@ tie. A process that also wipes its environment escapes; only a sandbox could hol
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -92,7 +93,8 @@ def is_descendant(pid: int, ancestor: int) -> bool:
 
 def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
     """Ends a process and all its descendants: SIGTERM, after the grace SIGKILL, until none is left. Blocks; returns
-    whether there was anything to end. A leader that has exited and was not yet waited for still names its group."""
+    whether there was anything to end. A leader that has exited and was not yet waited for still names its group. Raises
+    OSError where one cannot look, as when there is no descriptor left."""
     if process.boot_id != boot_id():
         return False
     found = False
@@ -110,6 +112,8 @@ def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
 
 def _members(process: Process, tool_call_id: str) -> set[int]:
     rows = _read_rows()
+    if os.getpid() not in rows:
+        raise OSError(errno.EMFILE, "the processes of this machine cannot be read")
     leader = rows.get(process.pid)
     mine: set[int] = set()
     if leader is not None and leader.start_ticks == process.start_ticks:
