@@ -9,6 +9,7 @@ tie. A process that also wipes its environment escapes; only a sandbox could hol
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -122,6 +123,8 @@ def _await_members(process: Process, tool_call_id: str) -> set[int]:
 
 def _members(process: Process, tool_call_id: str) -> set[int]:
     rows = _read_rows()
+    if os.getpid() not in rows:
+        raise OSError(errno.EMFILE, "the processes of this machine cannot be read")
     leader = rows.get(process.pid)
     mine: set[int] = set()
     if leader is not None and leader.start_ticks == process.start_ticks:

@@ -94,6 +94,8 @@ class Kernel:
         self.provider = Scripted(replies)
         self.tools = {name: HandTool(spec) for name, spec in TOOLS.items()}
         self.ended: list[Process] = []
+        self.end_faults: list[OSError] = []
+        """What comes of the next attempts to end one."""
         self.supervisor = Supervisor(
             root,
             generation=generation,
@@ -105,6 +107,8 @@ class Kernel:
         )
 
     async def _kill_tree(self, process: Process, tool_call_id: str, grace_ms: int) -> bool:
+        if self.end_faults:
+            raise self.end_faults.pop(0)
         self.ended.append(process)
         return True
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kheish.core.events import Process
 from kheish.limits import KIB, MIB, TOOL_OUTPUT_BYTES_MAX
 from kheish.runtime.ports import ToolOutput
+from kheish.tools import bash, processes
 from kheish.tools.bash import Output
 from kheish.tools.processes import identify, is_alive
 from tests.tools.workplace import CALL_ID, Live, Workplace
@@ -350,6 +353,33 @@ async def test_a_call_that_takes_too_long_ends_with_everything_that_it_started(r
     assert output.data.startswith(b"begin\n")
     assert output.data.endswith(b"\n[timed out after 2500 ms; the command and its children were ended]")
     assert output.metadata["timed_out"] is True
+
+
+@pytest.mark.parametrize("unseen", ["_read_rows", "_read_stat"])
+async def test_what_cannot_be_looked_at_for_a_moment_is_ended_all_the_same(
+    running: Running, monkeypatch: pytest.MonkeyPatch, unseen: str
+) -> None:
+    """As where the daemon has no descriptor left: first for the whole of /proc, or for each process in it."""
+    live, call = running(f"{LEFT['in the background']}\n{SLEEP}")
+    children = await live.children(2)
+    see, faults = getattr(processes, unseen), 2 * [OSError(errno.EMFILE, "Too many open files")]
+
+    def see_at_last(*pid: int) -> Any:
+        if faults and not pid:
+            raise faults.pop()
+        if faults:
+            if pid[0] == os.getpid():
+                faults.pop()
+            return []
+        return see(*pid)
+
+    monkeypatch.setattr(bash, "_END_AGAIN_S", 0.0)
+    monkeypatch.setattr(processes, unseen, see_at_last)
+    call.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.shield(call)
+    assert [child for child in children if is_alive(child)] == [] and not faults
 
 
 async def test_a_call_cancelled_twice_still_ends_everything_first(running: Running) -> None:
