@@ -292,6 +292,27 @@ def test_ctrl_c_leaves_the_run_at_work_and_says_how_to_come_back(kheish: DaemonP
     assert kheish.finish(run_view["run_id"])["status"] == "completed"
 
 
+def test_ctrl_c_before_it_is_listened_for_says_where_the_run_is(
+    kheish: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was submitted goes on, and whoever is not told submits it once more."""
+
+    def press(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    model = kheish.script(text("done"), name="ctrl-c-early.json")
+    with monkeypatch.context() as early:
+        early.setattr("kheish.cli.follower.Follower.__init__", press)
+        run = kheish.cli("run", "-s", "early", "--model", model, "go")
+    (view,) = kheish.client.sessions.runs("early")
+    assert run.returncode == 130 and f"detached: {view['run_id']} goes on" in run.stderr
+    assert kheish.finish(view["run_id"])["status"] == "completed"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("kheish.client.nouns.Sessions.submit", press)
+        run = kheish.cli("run", "-s", "early", "--model", model, "go")
+    assert run.returncode == 130 and "kheish runs list" in run.stderr
+
+
 def test_ctrl_c_twice_cancels_the_run(kheish: DaemonProcess) -> None:
     model = kheish.script(bash("sleep 300"), name="ctrl-c-twice.json")
     with CliProcess(kheish, "run", "-s", "twice", "--mode", "bypass", "--model", model, "go") as run:
