@@ -13,7 +13,7 @@ from kheish.cli.output import EXIT_INTERRUPTED, print_json, say
 from kheish.cli.sessions import read_text
 from kheish.cli.targets import connect, directory_session, find_session
 from kheish.client import AsyncKheish, Kheish
-from kheish.errors import Invalid
+from kheish.errors import Invalid, KheishError
 from kheish.terminal import clean
 
 if TYPE_CHECKING:
@@ -76,9 +76,11 @@ def run(
 
     try:
         return _follow(submitted, "" if key else str(view["seq"]), as_json)
-    except KeyboardInterrupt:  # before the follower listens for it
+    except (KeyboardInterrupt, KheishError) as error:  # the one before the follower listens for it
         run_id = submitted["run_id"]
         say(f"\ndetached: {run_id} goes on. `kheish logs -f {run_id}` follows it, `kheish cancel {run_id}` ends it.")
+        if isinstance(error, KheishError):
+            raise
         return EXIT_INTERRUPTED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kheish.limits import SUBSCRIBERS_MAX
+from tests.api.raw_http import Stream
 from tests.daemon_process import DaemonProcess, bash, calls, text, tool
 from tests.e2e.cli_process import CliProcess, cli_here
 
@@ -274,6 +277,18 @@ def test_without_a_terminal_it_prints_what_is_needed_and_is_status_22(kheish: Da
     (command,) = re.findall(r"^  (kheish answer .*)$", blocked.stderr, re.MULTILINE)
     assert kheish.cli(*shlex.split(command.replace("--option N", "--option 2"))[1:]).returncode == 0
     assert kheish.finish(run["run_id"])["status"] == "completed"
+
+
+def test_a_run_that_cannot_be_followed_is_named_for_it_goes_on(kheish: DaemonProcess) -> None:
+    model = kheish.script(text("done"), name="crowded.json")
+    with contextlib.ExitStack() as readers:
+        for _ in range(SUBSCRIBERS_MAX):
+            readers.enter_context(Stream(kheish, "/v1/events/stream"))
+        run = kheish.cli("run", "-s", "crowded", "--model", model, "go")
+    (view,) = kheish.client.sessions.runs("crowded")
+    assert run.returncode == 6 and "cannot subscribe" in run.stderr
+    assert f"detached: {view['run_id']} goes on" in run.stderr
+    assert kheish.finish(view["run_id"])["status"] == "completed"
 
 
 # -- Ctrl-C ---------------------------------------------------------------------------------------------------------
