@@ -232,7 +232,9 @@ def bind(path: Path) -> socket.socket:
     if not stat.S_ISDIR(directory.st_mode) or directory.st_uid != os.getuid():
         raise Forbidden(f"cannot use {path.parent}: it is not a directory of uid {os.getuid()}")
     if directory.st_mode & 0o022:
-        raise Forbidden(f"cannot listen in {path.parent}: others may write to it; choose a directory of your own")
+        raise Forbidden(
+            f"cannot listen in {path.parent}: others may write to it; `chmod go-w` it, or choose another directory"
+        )
     _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)

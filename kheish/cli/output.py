@@ -148,11 +148,11 @@ def short_ids(ids: Iterable[str]) -> Callable[[str], str]:
 
 def fail(error: KheishError) -> int:
     """Says what went wrong; returns the exit status."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        pass
-    say(paint("kheish: ", "red", sys.stderr) + clean(error.message))
+    for tell in (sys.stdout.flush, lambda: say(paint("kheish: ", "red", sys.stderr) + clean(error.message))):
+        try:
+            tell()
+        except OSError:
+            pass  # nobody reads it, and the status says it too
     return _BY_CODE.get(error.code) or _BY_STATUS.get(error.status, 1)
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from kheish.amounts import read_budget
 from kheish.cli.budgets import warn_unpriced
-from kheish.cli.output import print_json, say
+from kheish.cli.output import EXIT_INTERRUPTED, print_json, say
 from kheish.cli.sessions import read_text
 from kheish.cli.targets import connect, directory_session, find_session
 from kheish.client import AsyncKheish, Kheish
-from kheish.errors import Invalid
+from kheish.errors import Invalid, KheishError
 from kheish.terminal import clean
 
 if TYPE_CHECKING:
@@ -49,17 +49,21 @@ def run(
     attachments = [_read_attachment(path) for path in attach]
     client = connect()
     view = _open_session(client, session, cwd, mode)
-    submitted = client.sessions.submit(
-        view["session_id"],
-        content,
-        model=model,
-        delivery="steer" if steer else "interrupt" if interrupt else None,
-        attachments=attachments or None,
-        budget=limits,
-        on_budget=when_used_up,
-        pinned=pin or None,
-        key=key,
-    )
+    try:
+        submitted = client.sessions.submit(
+            view["session_id"],
+            content,
+            model=model,
+            delivery="steer" if steer else "interrupt" if interrupt else None,
+            attachments=attachments or None,
+            budget=limits,
+            on_budget=when_used_up,
+            pinned=pin or None,
+            key=key,
+        )
+    except KeyboardInterrupt:
+        say("\nthis came while the input was being submitted: `kheish runs list` says whether it was")
+        raise
     warn_unpriced(submitted["budget"])
     if detach:
         if as_json:
@@ -70,13 +74,24 @@ def run(
     if submitted["status"] == "queued" and not as_json:
         say(_queued(view, submitted), "dim")
 
+    try:
+        return _follow(submitted, "" if key else str(view["seq"]), as_json)
+    except (KeyboardInterrupt, KheishError) as error:  # the one before the follower listens for it
+        run_id = submitted["run_id"]
+        say(f"\ndetached: {run_id} goes on. `kheish logs -f {run_id}` follows it, `kheish cancel {run_id}` ends it.")
+        if isinstance(error, KheishError):
+            raise
+        return EXIT_INTERRUPTED
+
+
+def _follow(submitted: RunView, cursor: str, as_json: bool) -> int:
+    """From the cursor on: a key may name a run that was submitted long ago; any other is newer than what the session
+    had before."""
     import asyncio
 
     from kheish.cli.follower import Follower
 
     async def follow() -> int:
-        # A key may name a run that was submitted long ago; any other is newer than what the session had before.
-        cursor = "" if key else str(view["seq"])
         return await Follower(AsyncKheish(origin="cli"), submitted, cursor=cursor, as_json=as_json).follow()
 
     return asyncio.run(follow())

@@ -59,7 +59,7 @@ def _print(report: UsageReport, as_json: bool) -> None:
         ],
     )  # fmt: skip
     if not report["is_whole"]:
-        say("there is more than was read: choose a later --since")
+        say("there is more than was read: choose a later --since, and see `kheish status` for damaged sessions")
 
 
 def _cost(row: UsageRow) -> str:

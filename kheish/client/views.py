@@ -1354,7 +1354,8 @@ class Usage(TypedDict):
 
 
 class UsageReport(TypedDict):
-    """Of the model calls that were completed since then. `is_whole`: nothing was left out because there is too much."""
+    """Of the model calls that were completed since then. `is_whole`: nothing was left out because there is too much, or
+    because a session is damaged."""
 
     by: Literal["model", "route", "session", "day"]
     since_ms: int

@@ -24,7 +24,8 @@ class UsageRow(View, frozen=True):
 
 
 class UsageReport(View, frozen=True):
-    """Of the model calls that were completed since then. `is_whole`: nothing was left out because there is too much."""
+    """Of the model calls that were completed since then. `is_whole`: nothing was left out because there is too much, or
+    because a session is damaged."""
 
     by: By
     since_ms: int

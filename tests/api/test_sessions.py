@@ -399,6 +399,25 @@ def test_a_damaged_session_is_read_up_to_its_fault(own: DaemonProcess) -> None:
     assert "line 3" in rest.json["detail"], "the header is line 1"
 
 
+def test_a_damaged_session_does_not_hide_what_the_others_used(own: DaemonProcess) -> None:
+    """Also where nobody has opened it since it was damaged."""
+    for name in ("sound", "hurt"):
+        own.finish(own.submit(own.session(name), "go"))
+    whole = ask(own, "GET", "/v1/usage?by=session").json
+    own.kill()
+    (journal,) = (own.state / "sessions" / "hurt").glob("journal-*.jsonl")
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b'"seq":2', b'"seq":8')
+    journal.write_bytes(b"\n".join(lines))
+    own.start()
+    for _ in range(2):
+        left = ask(own, "GET", "/v1/usage?by=session")
+        assert left.status == 200 and not left.json["is_whole"] and whole["is_whole"]
+        assert left.json["rows"] == [row for row in whole["rows"] if row["name"] == "sound"]
+    (warning,) = ask(own, "GET", "/v1/status").json["warnings"]
+    assert warning["session_id"] == "hurt", "who asks why not all of it was counted is told"
+
+
 def test_a_refused_session_leaves_nothing_behind(own: DaemonProcess) -> None:
     """A tool call's process may not choose a mode, and its attempt makes no directory."""
     command = (

@@ -94,6 +94,12 @@ def test_closed_outputs_do_not_stop_it(shared_daemon: DaemonProcess) -> None:
     assert shared_daemon.shell("kheish ps -a <&-").returncode == 0
 
 
+def test_the_status_is_the_same_where_nobody_reads_what_went_wrong(shared_daemon: DaemonProcess) -> None:
+    assert shared_daemon.shell("kheish logs nobody 2>/dev/full").returncode == 5
+    gone = shared_daemon.shell("mkfifo said; (exec 3>said; kheish logs nobody 2>&3; echo $?) & : < said; wait")
+    assert gone.stdout == "5\n"
+
+
 def test_a_directory_that_is_gone_is_named_as_the_cause(shared_daemon: DaemonProcess) -> None:
     gone = shlex.quote(str(shared_daemon.folder / "gone"))
     for command, status in {"ps": 0, "logs": 2, "run hi": 2, "run -s new hi": 2}.items():

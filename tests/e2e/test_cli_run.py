@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kheish.limits import SUBSCRIBERS_MAX
+from tests.api.raw_http import Stream
 from tests.daemon_process import DaemonProcess, bash, calls, text, tool
 from tests.e2e.cli_process import CliProcess, cli_here
 
@@ -276,6 +279,18 @@ def test_without_a_terminal_it_prints_what_is_needed_and_is_status_22(kheish: Da
     assert kheish.finish(run["run_id"])["status"] == "completed"
 
 
+def test_a_run_that_cannot_be_followed_is_named_for_it_goes_on(kheish: DaemonProcess) -> None:
+    model = kheish.script(text("done"), name="crowded.json")
+    with contextlib.ExitStack() as readers:
+        for _ in range(SUBSCRIBERS_MAX):
+            readers.enter_context(Stream(kheish, "/v1/events/stream"))
+        run = kheish.cli("run", "-s", "crowded", "--model", model, "go")
+    (view,) = kheish.client.sessions.runs("crowded")
+    assert run.returncode == 6 and "cannot subscribe" in run.stderr
+    assert f"detached: {view['run_id']} goes on" in run.stderr
+    assert kheish.finish(view["run_id"])["status"] == "completed"
+
+
 # -- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +305,27 @@ def test_ctrl_c_leaves_the_run_at_work_and_says_how_to_come_back(kheish: DaemonP
     assert f"kheish logs -f {run_view['run_id']}" in run.err
     (kheish.work / "gate").touch()
     assert kheish.finish(run_view["run_id"])["status"] == "completed"
+
+
+def test_ctrl_c_before_it_is_listened_for_says_where_the_run_is(
+    kheish: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was submitted goes on, and whoever is not told submits it once more."""
+
+    def press(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    model = kheish.script(text("done"), name="ctrl-c-early.json")
+    with monkeypatch.context() as early:
+        early.setattr("kheish.cli.follower.Follower.__init__", press)
+        run = kheish.cli("run", "-s", "early", "--model", model, "go")
+    (view,) = kheish.client.sessions.runs("early")
+    assert run.returncode == 130 and f"detached: {view['run_id']} goes on" in run.stderr
+    assert kheish.finish(view["run_id"])["status"] == "completed"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("kheish.client.nouns.Sessions.submit", press)
+        run = kheish.cli("run", "-s", "early", "--model", model, "go")
+    assert run.returncode == 130 and "kheish runs list" in run.stderr
 
 
 def test_ctrl_c_twice_cancels_the_run(kheish: DaemonProcess) -> None:

@@ -85,8 +85,10 @@ async def submit_input(app: App, session_id: str, call: Call[SubmitInput, Any]) 
 async def find_repeated(app: App, session_id: str, call: Call[Any, Any]) -> Applied | None:
     """What the same request with the same key did before, whatever would stand in its way now: a route that is gone, a
     paused queue. Raises NotFound."""
+    if not call.key:
+        return None
     state, seq = await app.supervisor.reader.state(session_id)
-    use = state.keys.get(call.key) if call.key else None
+    use = state.keys.get(call.key)
     return Applied(use.result, seq, state) if use is not None and use.body_digest == call.body_digest else None
 
 

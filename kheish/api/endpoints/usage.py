@@ -12,6 +12,7 @@ import msgspec
 from kheish.api.router import Call, Endpoint
 from kheish.core.codec import decode_events
 from kheish.core.usage import By, Meter
+from kheish.errors import KheishError
 from kheish.limits import USAGE_LOOK_BACK_MS, USAGE_RECORDS_MAX
 from kheish.store.records import Record
 from kheish.wire.body import Body
@@ -43,21 +44,29 @@ async def get_run_usage(app: App, call: Call[None, RunUsageQuery]) -> UsageRepor
 
 
 async def get_usage(app: App, call: Call[None, UsageQuery]) -> UsageReport:
-    """Reads journals, the sessions with the newest change first, until USAGE_RECORDS_MAX records are read."""
+    """Reads journals, the sessions with the newest change first, until USAGE_RECORDS_MAX records are read. One that is
+    damaged hides no other."""
     since_ms = call.query.since_ms
     meter = Meter(call.query.by, since_ms, await app.supervisor.providers.prices())
-    rows = [row for row in app.supervisor.index.rows.glances() if row.updated_at_ms >= since_ms and not row.problem]
+    reader = app.supervisor.reader
+    rows = [row for row in app.supervisor.index.rows.glances() if row.updated_at_ms >= since_ms]
     left = USAGE_RECORDS_MAX
+    is_whole = True
     for row in sorted(rows, key=lambda row: -row.updated_at_ms):
         meter.begin_session()
         look_from_ms = max(0, since_ms - USAGE_LOOK_BACK_MS)
-        async with contextlib.aclosing(app.supervisor.reader.read_since(row.session_id, look_from_ms)) as pages:
-            async for page in pages:
-                await asyncio.to_thread(_meter, meter, row.session_id, page)
-                left -= len(page)
-                if left <= 0:
-                    return usage_report(meter, is_whole=False)
-    return usage_report(meter)
+        try:
+            async with contextlib.aclosing(reader.read_since(row.session_id, look_from_ms)) as pages:
+                async for page in pages:
+                    await asyncio.to_thread(_meter, meter, row.session_id, page)
+                    left -= len(page)
+                    if left <= 0:
+                        return usage_report(meter, is_whole=False)
+        except (KheishError, OSError):
+            is_whole = False
+            async for _ in reader.peek_each([] if row.problem else [row.session_id]):
+                pass  # it is looked at as a whole, and the status names it from now on
+    return usage_report(meter, is_whole=is_whole)
 
 
 def _meter(meter: Meter, session_id: str, records: Iterable[Record], run_id: str = "") -> None:
