@@ -165,9 +165,9 @@ def test_a_tool_call_cannot_widen_what_it_may_do(daemon: DaemonProcess) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[permissions]\nalow = []", "unknown field `alow`"),
-        ("[permission]\nallow = []", "unknown field `permission`"),
-        ("[permissions]\nallow = [3]", "$.permissions.allow"),
+        ("[permissions]\nalow = []", "line 2: unknown key alow in permissions"),
+        ("[permission]\nallow = []", "line 1: unknown key permission"),
+        ("[permissions]\nallow = [3]", "line 2: permissions.allow[0]: Expected"),
         ("[permissions]\ndeny = ['bash)']", "cannot read the rule 'bash)'"),
         ("[permissions", "at end of document"),
         (b"\xff", "can't decode"),
