@@ -35,7 +35,8 @@ def run_daemon() -> int:
     try:
         make_private_dir(root)
         make_private_dir(root / "daemon")
-        os.chmod(root / "daemon", 0o700)  # also where it was restored with other modes
+        if os.stat(root / "daemon").st_mode & 0o077:  # it was restored with other modes
+            os.chmod(root / "daemon", 0o700)
         lock = DaemonLock(root).acquire()
         try:
             with logs.to_file(paths.log_path(root)):

@@ -38,18 +38,30 @@ def assert_serves(daemon: FailingDaemon, generation: int) -> None:
     assert daemon.texts("s") == ["before", "after"]
 
 
-@pytest.mark.parametrize("left", ["a dead socket", "a file", "a link to nowhere", "nothing"])
-def test_what_lies_in_the_place_of_the_socket_is_replaced(root_of_the_dead: FailingDaemon, left: str) -> None:
+@pytest.mark.parametrize("left", ["a dead socket", "nothing"])
+def test_the_socket_of_a_dead_daemon_is_replaced(root_of_the_dead: FailingDaemon, left: str) -> None:
     daemon = root_of_the_dead
     assert daemon.socket.is_socket()
-    if left != "a dead socket":
+    if left == "nothing":
         daemon.socket.unlink()
-    if left == "a file":
-        daemon.socket.write_text("not a socket")
-    elif left == "a link to nowhere":
-        daemon.socket.symlink_to(daemon.folder / "nowhere")
     daemon.begin()
     assert_serves(daemon, generation=2)
+
+
+@pytest.mark.parametrize("left", ["a file", "a link to nowhere"])
+def test_what_is_no_socket_in_the_place_of_one_is_left_alone(root_of_the_dead: FailingDaemon, left: str) -> None:
+    """No daemon leaves such a thing, so that it is somebody's; once it is gone the next daemon goes on."""
+    daemon = root_of_the_dead
+    daemon.socket.unlink()
+    if left == "a file":
+        daemon.socket.write_text("not a socket")
+    else:
+        daemon.socket.symlink_to(daemon.folder / "nowhere")
+    refused = daemon.cli("daemon", "run")
+    assert refused.returncode == 1 and f"cannot listen at {daemon.socket}: what is there is no socket" in refused.stderr
+    daemon.socket.unlink()
+    daemon.begin()
+    assert_serves(daemon, generation=3)
 
 
 @pytest.mark.parametrize(
