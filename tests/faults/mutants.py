@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kheish.core import approvals, commands, machine, recovery, runs
 from kheish.core.events import ToolCallDied
 from kheish.daemon import wiring
-from kheish.runtime import actor
+from kheish.runtime import actor, residents
 from kheish.store import atomic, blobs, committer, journal, locks, session_dir
 from kheish.tools import bash
 
@@ -115,7 +115,11 @@ def _ask_again() -> None:
 
 
 def _same_generation() -> None:
+    async def stay(self: Any, generation: int) -> None:
+        pass
+
     _replace(locks.DaemonLock, "_last_generation", lambda self: 0)
+    _replace(residents.Residents, "rise_above", stay)
 
 
 def _skip_data_sync() -> None:
