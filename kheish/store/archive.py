@@ -203,8 +203,13 @@ def _begin_session(path: Path) -> tuple[Path, SessionLock]:
     while True:
         building = unfinished_path(path)
         os.mkdir(building, 0o700)
-        with contextlib.suppress(Conflict, FileNotFoundError):
+        try:
             return building, SessionLock(building).acquire()
+        except (Conflict, FileNotFoundError):
+            continue
+        except OSError:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
 
 
 def _read_manifest(tar: tarfile.TarFile) -> Manifest:

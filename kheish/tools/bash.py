@@ -30,7 +30,6 @@ _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec "$@" </dev/null'
 _COMMAND_BYTES_MAX = 128 * KIB - 1  # what Linux takes as one argument
 _READ_BYTES = 64 * KIB
 _DRAIN_S = 1.0
-_END_AGAIN_S = 1.0
 _TIMEOUT_MS_MAX = 3_600_000
 
 
@@ -142,7 +141,7 @@ class Running:
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
-        found = await self._end_tree(grace_ms)
+        found = await asyncio.to_thread(kill_tree, self.process, self._call.tool_call_id, grace_ms)
         await self.exited
         self._popen.wait()
         with contextlib.suppress(TimeoutError):
@@ -150,14 +149,6 @@ class Running:
                 await self.output_ended.wait()
         self._stop_reading()
         return found
-
-    async def _end_tree(self, grace_ms: int) -> bool:
-        """Tried again where one could not even look: who is left now would be ended by nobody."""
-        while True:
-            try:
-                return await asyncio.to_thread(kill_tree, self.process, self._call.tool_call_id, grace_ms)
-            except OSError:
-                await asyncio.sleep(_END_AGAIN_S)
 
 
 class Bash:

@@ -382,14 +382,19 @@ def test_a_mode_is_changed_and_asked_for_by_later_calls(api: DaemonProcess) -> N
     assert api.finish(submit(api, "mode", "SHELL")["run_id"])["status"] == "completed"
 
 
+def damage(daemon: DaemonProcess, session_id: str) -> None:
+    """Changes a byte of the second record, while no daemon runs."""
+    (journal,) = (daemon.state / "sessions" / session_id).glob("journal-*.jsonl")
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b'"seq":2', b'"seq":8')
+    journal.write_bytes(b"\n".join(lines))
+
+
 def test_a_damaged_session_is_read_up_to_its_fault(own: DaemonProcess) -> None:
     own.finish(own.submit(own.session("hurt"), "go"))
     records = own.records("hurt")
     own.kill()
-    (journal,) = (own.state / "sessions" / "hurt").glob("journal-*.jsonl")
-    lines = journal.read_bytes().split(b"\n")
-    lines[2] = lines[2].replace(b'"seq":2', b'"seq":8')
-    journal.write_bytes(b"\n".join(lines))
+    damage(own, "hurt")
     own.start()
     page = ask(own, "GET", "/v1/sessions/hurt/events").json
     assert [item["seq"] for item in page["items"]] == [1]
@@ -405,10 +410,7 @@ def test_a_damaged_session_does_not_hide_what_the_others_used(own: DaemonProcess
         own.finish(own.submit(own.session(name), "go"))
     whole = ask(own, "GET", "/v1/usage?by=session").json
     own.kill()
-    (journal,) = (own.state / "sessions" / "hurt").glob("journal-*.jsonl")
-    lines = journal.read_bytes().split(b"\n")
-    lines[2] = lines[2].replace(b'"seq":2', b'"seq":8')
-    journal.write_bytes(b"\n".join(lines))
+    damage(own, "hurt")
     own.start()
     for _ in range(2):
         left = ask(own, "GET", "/v1/usage?by=session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,22 +20,22 @@ ATTACHED = b"\xff" * 100_000
 LONG = "a long story " * 2_000
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallSegments]:
-    made = SmallSegments(tmp_path_factory.mktemp("h"))
+def begun(folder: Path) -> Iterator[SmallSegments]:
+    made = SmallSegments(folder)
     try:
         yield made.begin()
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallSegments]:
+    yield from begun(tmp_path_factory.mktemp("h"))
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallSegments]:
-    made = SmallSegments(tmp_path_factory.mktemp("t"))
-    try:
-        yield made.begin()
-    finally:
-        made.close()
+    yield from begun(tmp_path_factory.mktemp("t"))
 
 
 def talk(daemon: SmallSegments, session_id: str, *replies: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -22,6 +23,7 @@ from kheish.store import archive
 from kheish.store.archive import export_session, import_session
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import checkpoint_name
+from kheish.store.locks import SessionLock
 from kheish.store.packed import is_packed
 from kheish.store.records import Record, segment_name
 from kheish.store.session_dir import clear_unfinished
@@ -111,6 +113,20 @@ def test_a_live_session_is_exported_up_to_its_last_whole_line(full: Session, oth
         file.write(b'{"v":1,"seq":9')
     assert import_session(other, io.BytesIO(exported(full))).last_seq == 8
     assert numbers(Session.open(other).opened.tail) == list(range(1, 9))
+
+
+def test_an_import_that_gets_no_lock_leaves_nothing(
+    full: Session, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = io.BytesIO(exported(full))
+
+    def fail(lock: SessionLock) -> SessionLock:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SessionLock, "acquire", fail)
+    with pytest.raises(OSError, match="No space left"):
+        import_session(other, archived)
+    assert list((other / "sessions").iterdir()) == []
 
 
 @pytest.mark.parametrize("written_after", [0, 1])

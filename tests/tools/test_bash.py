@@ -16,7 +16,7 @@ import pytest
 from kheish.core.events import Process
 from kheish.limits import KIB, MIB, TOOL_OUTPUT_BYTES_MAX
 from kheish.runtime.ports import ToolOutput
-from kheish.tools import bash, processes
+from kheish.tools import processes
 from kheish.tools.bash import Output
 from kheish.tools.processes import identify, is_alive
 from tests.tools.workplace import CALL_ID, Live, Workplace
@@ -373,7 +373,6 @@ async def test_what_cannot_be_looked_at_for_a_moment_is_ended_all_the_same(
             return []
         return see(*pid)
 
-    monkeypatch.setattr(bash, "_END_AGAIN_S", 0.0)
     monkeypatch.setattr(processes, unseen, see_at_last)
     call.cancel()
     async with asyncio.timeout(10):
