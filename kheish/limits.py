@@ -9,6 +9,8 @@ MIB = 1024 * KIB
 RECORD_BYTES_MAX = 4 * MIB
 SEGMENT_BYTES_MAX = 8 * MIB
 SEGMENT_RECORDS_MAX = 20_000
+SESSION_LOOK_EVERY_S = 1.0
+"""How often whoever writes a session sees whether its directory is still there."""
 CHECKPOINT_EVERY_RECORDS = 500
 CHECKPOINT_AT_IDLE_RECORDS = 32
 CHECKPOINTS_KEPT = 2

@@ -181,13 +181,14 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
             if os.path.lexists(path):
                 raise session_exists(manifest.session)
             atomic.make_private_dir(path.parent)
-            building, lock = _begin_session(path)
+            lock = _begin_session(path)
+            building = lock.directory
             _extract(tar, manifest, building, Blobs(root))
         walk = Walk(building, manifest.session)
         end = walk.end()
         if walk.torn or (end.seq, end.gen) != (manifest.last_seq, manifest.gen):
             raise _bad("the journal does not end where the manifest says")
-        publish(building, path)
+        publish(lock, path)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Invalid(f"cannot import: this is not a whole session archive ({error})", code="bad_archive") from error
     finally:
@@ -198,14 +199,14 @@ def import_session(root: Path, src: BinaryIO) -> Manifest:
     return manifest
 
 
-def _begin_session(path: Path) -> tuple[Path, SessionLock]:
-    """An unfinished session with its lock, under which a daemon that starts leaves it alone."""
+def _begin_session(path: Path) -> SessionLock:
+    """An unfinished session, locked, so that a daemon that starts leaves it alone."""
     while True:
         building = unfinished_path(path)
         os.mkdir(building, 0o700)
         try:
-            return building, SessionLock(building).acquire()
-        except (Conflict, FileNotFoundError):
+            return SessionLock(building).acquire()
+        except (Conflict, FileNotFoundError):  # it took what it found between the two for one that a crash left
             continue
         except OSError:
             shutil.rmtree(building, ignore_errors=True)

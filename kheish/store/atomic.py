@@ -56,9 +56,14 @@ def sync_dir(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, DIR_FLAGS)
     try:
-        os.fsync(fd)
+        sync_names(fd)
     finally:
         os.close(fd)
+
+
+def sync_names(fd: int) -> None:
+    """Make the names in an open directory durable."""
+    os.fsync(fd)
 
 
 def make_private_dir(path: Path) -> None:

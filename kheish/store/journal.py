@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from kheish.errors import Conflict, Invalid, Poisoned
-from kheish.limits import RECORD_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX
+from kheish.limits import RECORD_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX, SESSION_LOOK_EVERY_S
 from kheish.store import atomic
 from kheish.store.locks import SessionLock
 from kheish.store.records import (
@@ -99,6 +100,7 @@ class Journal:
         self._offset = position.offset
         self.other_bytes = other_bytes
         """What the session's other files took when it was opened, and the segments that were closed since."""
+        self._looked_at = 0.0
         self._begin = begin
         self.is_taken = False
         """Whether it could not be made because there is one of its name."""
@@ -182,7 +184,8 @@ class Journal:
         if self._failure:
             raise self._poisoned()
         assert records[0].seq == self._durable.seq + 1, "records are committed in the order of framing"
-        self._check_lock()
+        if time.monotonic() >= self._looked_at + SESSION_LOOK_EVERY_S:
+            self._check_lock()
         try:
             self._append(records)
         except Conflict as error:
@@ -223,7 +226,6 @@ class Journal:
     def end_segment(self) -> None:
         """Begin the next segment before this one is full, so that it is closed; only when nothing is left to commit.
         Raises OSError or Poisoned, and then the journal is to be closed."""
-        self._check_lock()
         line, header = frame_header(self.session_id, self._segment + 1, self._seq + 1, self._chain)
         self._begin_segment(line, header)
         self._segment, self._segment_records, self._segment_bytes = header.segment, 0, len(line)
@@ -266,6 +268,7 @@ class Journal:
 
     def _begin_segment(self, line: bytes, header: Header) -> None:
         """A new segment is durable, with its name, before anything is written to it; the old one was synced."""
+        self._check_lock()
         path = self.directory / segment_name(header.first_seq)
         atomic.create_file(path, line)
         atomic.sync_dir(self.directory)
@@ -282,6 +285,7 @@ class Journal:
 
     def _recover(self, records: Sequence[Framed]) -> None:
         """Put the records that are not durable into a new file and go on there."""
+        self._check_lock()
         first = records[0]
         count = next((at for at, record in enumerate(records) if at and record.header is not None), len(records))
         if first.header is not None and first.header_line is not None:
@@ -300,8 +304,7 @@ class Journal:
         self._append(records[count:])
 
     def _note(self, records: Sequence[Framed]) -> None:
-        """These records are durable at the current offset, and whoever takes the session from now on finds them."""
-        self._check_lock()
+        """These records are durable at the current offset."""
         for record in records:
             self._offset += len(record.line)
             position = Position(record.seq, self._header.first_seq, self._offset, record.sum, record.gen)
@@ -309,8 +312,11 @@ class Journal:
         self._durable = position
 
     def _check_lock(self) -> None:
+        """What is written to an open file is nobody else's, wherever its directory went; but names are, and there is no
+        use in acknowledging what nobody finds."""
         if self._lock is not None and not self._lock.is_held():
-            raise self.poison("its session.lock was deleted or replaced, and another process may write it")
+            raise self.poison("its directory was moved, deleted or replaced")
+        self._looked_at = time.monotonic()
 
     def _poisoned(self) -> Poisoned:
         return Poisoned(

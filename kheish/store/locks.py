@@ -1,9 +1,11 @@
 """Who may write: one daemon per state root, one writer per session, and a generation that only grows.
 
-flock(2) on files that are never unlinked: record locks vanish with any descriptor of the file, and an unlinked lock
-file gives two holders two inodes, hence the comparison of the descriptor with the name after locking. The content of
-a lock file is information, never the lock. A generation is durable before it is used, so that a reader can tell a
-stale writer's records (fencing; a smaller generation after a larger one is a fork).
+flock(2) on what is never unlinked: record locks vanish with any descriptor of the file, and an unlinked lock file gives
+two holders two inodes, hence the comparison of the descriptor with the name after locking. The content of the daemon's
+lock file is information, never the lock. A session's lock is on its directory itself: who gets another directory of
+the same name gets other files too, and can neither harm nor be harmed by who holds the first one. A generation is
+durable before it is used, so that a reader can tell a stale writer's records (fencing; a smaller generation after a
+larger one is a fork).
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ from pathlib import Path
 import msgspec
 
 from kheish.errors import Conflict, Corrupt, StoreError
-from kheish.store.atomic import make_private_dir, sync_data, write_all
+from kheish.store.atomic import DIR_FLAGS, make_private_dir, sync_data, sync_names, write_all
 from kheish.store.documents import read_document, write_document
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_DIR_FLAGS = DIR_FLAGS | os.O_NOFOLLOW
 _OWNER_BYTES_MAX = 4096
 _LOOK_S, _OWNER_LOOKS = 0.02, 50
-_SESSION_LOCK = "session.lock"
 Inode = tuple[int, int]
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# The last one is NFS, where whoever locks exclusively must be able to write.
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -45,10 +48,10 @@ class _Held(Exception):
     """Somebody else has the lock."""
 
 
-def _lock(path: Path | str) -> tuple[int, Inode]:
-    """A descriptor that holds the lock on the file that has this name now, and that file."""
+def _lock(path: Path, flags: int) -> tuple[int, Inode]:
+    """A descriptor that holds the lock on what has this name now, and what that is."""
     while True:
-        fd = os.open(path, _FLAGS, 0o600)
+        fd = os.open(path, flags, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             inode = _inode_of(fd)
@@ -74,7 +77,7 @@ def _has_name(fd: int, path: Path) -> bool:
     return _inode_of(fd) == _inode_of(path)
 
 
-def _inode_of(file: int | Path | str) -> Inode | None:
+def _inode_of(file: int | Path) -> Inode | None:
     """The identity of a file by its descriptor or its name; None where nothing has this name."""
     try:
         found = os.stat(file) if isinstance(file, int) else os.lstat(file)
@@ -147,7 +150,7 @@ class DaemonLock:
         make_private_dir(self._root / "daemon")
         for is_last_try in (False, True):
             try:
-                self._fd, _ = _lock(self._root / "daemon.lock")
+                self._fd, _ = _lock(self._root / "daemon.lock", _FILE_FLAGS)
                 break
             except _Held:
                 if is_last_try:
@@ -229,32 +232,37 @@ class DaemonLock:
 
 
 class SessionLock:
-    """The lock of one session's single writer."""
+    """The lock of one session's single writer: on its directory, which keeps it under another name."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._path = f"{directory}/{_SESSION_LOCK}"
+        self.directory = directory
         self._fd: int | None = None
         self._inode: Inode | None = None
 
     def acquire(self) -> SessionLock:
-        """Raises Conflict `session_locked`."""
+        """Raises Conflict `session_locked`, or FileNotFoundError."""
         try:
-            self._fd, self._inode = _lock(self._path)
+            self._fd, self._inode = _lock(self.directory, _DIR_FLAGS)
         except _Held:
             raise Conflict(
-                f"cannot write to session {self._directory.name}: another process has it open; close that one first",
+                f"cannot write to session {self.directory.name}: another process has it open; close that one first",
                 code="session_locked",
             ) from None
         return self
 
-    def has_moved(self, directory: Path) -> None:
-        """The directory, with the lock that is held in it, has another name now."""
-        self._directory, self._path = directory, f"{directory}/{_SESSION_LOCK}"
+    def rename(self, path: Path) -> None:
+        """Give the locked directory another name. Raises OSError where something else has it."""
+        os.replace(self.directory, path)
+        self.directory = path
+
+    def sync_names(self) -> None:
+        """Make the names in the directory durable."""
+        assert self._fd is not None
+        sync_names(self._fd)
 
     def is_held(self) -> bool:
-        """Whether nobody else can have it: the locked file still has its name."""
-        return self._fd is not None and _inode_of(self._path) == self._inode
+        """Whether nobody else can have it: the locked directory still has its name."""
+        return self._fd is not None and _inode_of(self.directory) == self._inode
 
     def release(self) -> None:
         if self._fd is not None:

@@ -136,20 +136,19 @@ def make_sessions_dir(root: Path) -> None:
 def _make(path: Path, data: bytes) -> tuple[SessionLock, int]:
     """A session whose first segment holds this: its lock, and a descriptor that writes on. Nobody else can have had
     either. Raises Conflict `session_exists`."""
-    building = unfinished_path(path)
-    lock, fd = SessionLock(building), -1
+    building, fd = unfinished_path(path), -1
+    lock = SessionLock(building)
     try:
         _make_building(building)
         lock.acquire()
         fd = atomic.begin_file(f"{building}/{segment_name(1)}", data)
-        publish(building, path)
+        publish(lock, path)
     except BaseException:
         if fd >= 0:
             os.close(fd)
         lock.release()
         shutil.rmtree(building, ignore_errors=True)
         raise
-    lock.has_moved(path)
     return lock, fd
 
 
@@ -224,7 +223,6 @@ def clear_unfinished(root: Path) -> None:
             with contextlib.suppress(Conflict, FileNotFoundError):  # somebody is making it, or has made it just now
                 lock = SessionLock(Path(entry.path)).acquire()
                 try:
-                    # Once its lock file is gone somebody may have made another, and goes on in what is left.
                     shutil.rmtree(entry.path, ignore_errors=True)
                 finally:
                     lock.release()
@@ -235,13 +233,16 @@ def unfinished_path(path: Path) -> Path:
     return Path(f"{path.parent}/{_UNFINISHED_PREFIX}{path.name}-{random.getrandbits(32):08x}")
 
 
-def publish(building: Path, path: Path) -> None:
-    """Give a finished directory, whose files are synced, its name. On failure it has the first one again, and the
-    caller deletes it. Raises Conflict `session_exists`.
+def publish(lock: SessionLock, path: Path) -> None:
+    """Give a finished directory, whose files are synced and whose lock is held, its name. On failure it has the first
+    one again, and the caller deletes it. Raises Conflict `session_exists`.
     """
-    atomic.sync_dir(building)
+    building = lock.directory
+    lock.sync_names()
+    if os.path.lexists(path):  # for one that has lost all its files is none that may be made anew
+        raise session_exists(path.name)
     try:
-        os.replace(building, path)  # not over what has anything in it, as each session has its lock
+        lock.rename(path)  # which replaces nothing that has anything in it
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise session_exists(path.name) from error
@@ -250,7 +251,7 @@ def publish(building: Path, path: Path) -> None:
         atomic.sync_dir(path.parent)
     except OSError as error:  # whether the name is durable is not known: who is refused is to find none
         try:
-            os.replace(path, building)
+            lock.rename(building)
             atomic.sync_dir(path.parent)
         except OSError:
             raise OSError(error.errno, f"{error.strerror} (it may be there after a restart)") from error

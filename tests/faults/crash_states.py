@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kheish.errors import KheishError
-from kheish.store import atomic, blobs, journal, session_dir, vacuum, verify
+from kheish.store import atomic, blobs, journal, locks, session_dir, vacuum, verify
 from kheish.store.archive import export_session, import_session
 from kheish.store.blobs import Blobs
 from kheish.store.documents import read_document, write_document
@@ -389,6 +389,7 @@ def _no_sync(patch: Callable[[object, str, object], None]) -> None:
 def _no_dir_sync(patch: Callable[[object, str, object], None]) -> None:
     for module in (atomic, blobs):
         patch(module, "sync_dir", lambda path: None)
+    patch(locks, "sync_names", lambda fd: None)
 
 
 def _rename_unsynced(patch: Callable[[object, str, object], None]) -> None:

@@ -129,6 +129,7 @@ def _skip_data_sync() -> None:
 def _skip_dir_sync() -> None:
     for module in (atomic, blobs):
         _replace(module, "sync_dir", lambda path: None)
+    _replace(locks, "sync_names", lambda fd: None)
 
 
 def _rename_unsynced() -> None:

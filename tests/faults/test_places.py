@@ -104,10 +104,10 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", IN_ITS_PLACE)
-@pytest.mark.parametrize("place", ["journal-000000000001.jsonl", "session.lock"])
-def test_a_session_whose_file_is_none_stands_still_and_the_others_go_on(
-    two_sessions: FailingDaemon, place: str, kind: str
+def test_a_session_whose_journal_is_no_file_stands_still_and_the_others_go_on(
+    two_sessions: FailingDaemon, kind: str
 ) -> None:
+    place = "journal-000000000001.jsonl"
     daemon, bad = two_sessions, two_sessions.state / "sessions" / "bad"
     kept = daemon.folder / "kept"
     (bad / place).rename(kept)
@@ -117,9 +117,8 @@ def test_a_session_whose_file_is_none_stands_still_and_the_others_go_on(
     assert run(daemon, "good") == "completed"
     assert "bad" in refused(lambda: daemon.submit("bad")).message
     assert [session["session_id"] for session in daemon.client.sessions.list()] == ["good", "bad"]
-    if place != "session.lock":
-        (warning,) = daemon.client.daemon.status()["warnings"]
-        assert warning["session_id"] == "bad"
+    (warning,) = daemon.client.daemon.status()["warnings"]
+    assert warning["session_id"] == "bad"
     assert names(bad) == before, "nothing was emptied, moved or made"
     daemon.kill()
 

@@ -254,7 +254,7 @@ def test_a_manifest_that_is_no_text_is_refused(full: Session, other: Path) -> No
         "session/../../escape",
         "session/journal-000000000001.jsonl/../x",
         "blobs/../escape",
-        "session/session.lock",
+        "session/other",
         "session/.tmp-x",
         "blobs/aa",
     ],

@@ -187,7 +187,7 @@ def test_a_repair_that_fails_can_be_repeated(session: Session, disk: FailingDisk
     (aside,) = again.opened.set_aside
     assert aside.read_bytes() == b"torn"
     assert path.read_bytes() == whole
-    assert sorted(name.name for name in session.path.iterdir()) == sorted([path.name, "session.lock", aside.name])
+    assert sorted(name.name for name in session.path.iterdir()) == sorted([path.name, aside.name])
     again.close()
 
 

@@ -6,11 +6,12 @@ import errno
 import fcntl
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from kheish.errors import Conflict, Corrupt, Poisoned, StoreError
-from kheish.store import locks
+from kheish.store import journal, locks
 from kheish.store.locks import DaemonLock, SessionLock, read_owner
 from tests.store.sessions import SESSION, Session, frame, make_empty, numbers
 
@@ -213,51 +214,74 @@ def test_a_lock_file_that_was_replaced_is_locked_anew(root: Path, monkeypatch: p
     assert path.exists()
 
 
-def test_a_session_whose_lock_file_was_deleted_or_replaced_is_not_held(root: Path) -> None:
+def _replace(directory: Path) -> None:
+    """Put a session back from a backup while it is in use."""
+    backup = directory.with_name("backup")
+    shutil.copytree(directory, backup)
+    shutil.rmtree(directory)
+    backup.rename(directory)
+
+
+GONE: dict[str, Callable[[Path], object]] = {
+    "moved": lambda directory: directory.rename(directory.parent.parent / "elsewhere"),
+    "deleted": shutil.rmtree,
+    "replaced": _replace,
+}
+
+
+@pytest.mark.parametrize("directory_is", GONE)
+def test_a_session_whose_directory_is_gone_is_not_held(root: Path, directory_is: str) -> None:
     session = Session.create(root)
-    path = session.path / "session.lock"
     session.close()
-    for spoil in (path.unlink, lambda: os.replace(_make(path.with_name("other")), path)):
-        lock = SessionLock(session.path).acquire()
-        assert lock.is_held()
-        spoil()
-        assert not lock.is_held()
-        lock.release()
+    lock = SessionLock(session.path).acquire()
+    assert lock.is_held()
+    GONE[directory_is](session.path)
+    assert not lock.is_held()
+    lock.release()
     assert not lock.is_held()
 
 
-@pytest.mark.parametrize("lock_is", ["deleted", "replaced"])
-def test_who_lost_the_lock_writes_nothing_any_more(root: Path, lock_is: str) -> None:
+def test_nothing_that_is_deleted_in_a_session_gives_it_to_another(root: Path) -> None:
+    session = Session.create(root)
+    for path in session.path.iterdir():
+        path.unlink()
+    with pytest.raises(Conflict) as caught:
+        Session.open(root)
+    assert caught.value.code == "session_locked"
+
+
+@pytest.mark.parametrize("directory_is", GONE)
+def test_who_lost_the_directory_is_told_and_writes_nothing_any_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch, directory_is: str
+) -> None:
     session = Session.create(root)
     session.append(1)
-    path, journal = session.path / "session.lock", session.segments[-1]
-    before = journal.read_bytes()
-    path.unlink()
-    if lock_is == "replaced":
-        _make(path)
-    with pytest.raises(Poisoned, match=r"session\.lock was deleted or replaced"):
+    GONE[directory_is](session.path)
+    monkeypatch.setattr(journal, "SESSION_LOOK_EVERY_S", 0)
+    before = _bytes_of(root / "sessions")
+    with pytest.raises(Poisoned, match="directory was moved, deleted or replaced"):
         session.journal.commit([frame(session.journal, 2)])
-    assert (session.journal.durable_seq, journal.read_bytes()) == (1, before)
+    assert (session.journal.durable_seq, _bytes_of(root / "sessions")) == (1, before)
     session.close()
 
 
-def test_who_lost_the_lock_begins_no_segment_in_the_journal_of_a_successor(root: Path) -> None:
-    """Such as a daemon that puts a session away which it does not hold any more."""
+def test_who_lost_the_directory_harms_no_successor_before_it_is_told(root: Path) -> None:
+    """The time until the next look is no risk: what it has open is not what the successor has."""
     stale = Session.create(root)
     stale.append(1)
-    (stale.path / "session.lock").unlink()
+    GONE["replaced"](stale.path)
     successor = Session.open(root)
     successor.append(1)
-    with pytest.raises(Poisoned, match=r"session\.lock was deleted or replaced"):
+    stale.append(2)
+    with pytest.raises(Poisoned, match="directory was moved, deleted or replaced"):
         stale.journal.end_segment()
     stale.close()
     successor.append(1)
     assert numbers(successor.reopen().opened.tail) == [1, 2, 3]
 
 
-def _make(path: Path) -> Path:
-    path.touch()
-    return path
+def _bytes_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_file_system_without_flock_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
