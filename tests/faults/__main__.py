@@ -3,7 +3,7 @@ the scene, some of them again while it recovers; `states`, every state of the di
 store; `races` of two daemons; `others`, the tests of whatever else may happen.
 
     python -m tests.faults [--part PART ...] [--seed N] [--jobs N] [--write]
-                           [--points A:B] [--twice N] [--thrice N] [--states N] [--races N]
+                           [--points A:B] [--twice N] [--thrice N] [--states N] [--orders N] [--races N]
     python -m tests.faults --list                                               the points, numbered
     python -m tests.faults --point POINT [--then N:MOMENT ...]                  one life
     python -m tests.faults --mutant NAME                                        with a daemon that is broken on purpose
@@ -91,7 +91,7 @@ async def _live(options: argparse.Namespace, folder: Path) -> Found:
 
 
 def explore(options: argparse.Namespace, folder: Path) -> Found:
-    explored = crash_states.explore_all(options.states, options.seed, options.jobs)
+    explored = crash_states.explore_all(options.states, options.seed, options.jobs, options.orders)
     violations = [f"{name}, {each}" for name, scene in explored.items() for each in scene.violations]
     return crash_states.table(explored), violations
 
@@ -155,6 +155,9 @@ def main() -> int:
         default=crash_states.STATES_DEFAULT,
         metavar="N",
         help="crash states a scene at most",
+    )
+    parser.add_argument(
+        "--orders", type=int, default=1, metavar="N", help="orders in which the threads of a scene come"
     )
     parser.add_argument("--races", type=int, default=1000, metavar="N", help="races of two daemons")
     parser.add_argument("--write", action="store_true", help="write what was found into the document")

@@ -97,12 +97,14 @@ def check_session(state: State, root: Path, session_id: str) -> str:
 
 
 class Scene(NamedTuple):
-    """`prepare` makes what is durably there before; `play` is recorded; `check` says what became of it."""
+    """`prepare` makes what is durably there before; `play` is recorded; `check` says what became of it. With threads
+    it is another scene for each order in which they come."""
 
     promise: str
     prepare: Callable[[Path], None]
     play: Callable[[Recorder], None]
     check: Callable[[State, Path], str]
+    has_threads: bool = False
 
 
 def _nothing(root: Path) -> None:
@@ -176,7 +178,7 @@ def _play_crowd(recorder: Recorder) -> None:
         _append(recorder, session, 2)
         session.close()
 
-    Turns(recorder, seed=1).run(be_new, be_put_away)
+    Turns(recorder).run(be_new, be_put_away)
 
 
 def _prepare_torn(root: Path) -> None:
@@ -355,7 +357,7 @@ SCENES = {
     "session": Scene("appends, segments and checkpoints", _nothing, _play_session, _check_one),
     "new session": Scene("the first records of a session", _nothing, _play_new, _check_one),
     "group": Scene("two sessions, several records a sync", _nothing, _play_group, _check_two),
-    "crowd": Scene("two sessions at once", _nothing, _play_crowd, _check_two),
+    "crowd": Scene("two sessions at once", _nothing, _play_crowd, _check_two, has_threads=True),
     "recovery": Scene("a torn tail, recovered", _prepare_torn, _play_recovery, _check_one),
     "failed sync": Scene("a sync that fails", _nothing, _play_failed_sync, _check_one),
     "blobs": Scene("blobs and the records that name them", _nothing, _play_blobs, _check_one),
@@ -455,10 +457,11 @@ def broken(mutant: str) -> Iterator[None]:
 # -- the exploration -------------------------------------------------------------------------------------------------
 
 
-def record(scene: Scene) -> Recording:
+def record(scene: Scene, order: int = 1) -> Recording:
+    """What a scene does; `order` is the seed of the order in which its threads come."""
     with memory() as folder:
         scene.prepare(folder)
-        with Recorder(folder) as recorder:
+        with Recorder(folder, order) as recorder:
             scene.play(recorder)
         return recorder.recording()
 
@@ -478,6 +481,15 @@ class Explored(NamedTuple):
     states: int
     outcomes: Counter[str]
     violations: list[str]
+
+    @staticmethod
+    def sum(parts: list[Explored], operations: int) -> Explored:
+        return Explored(
+            operations,
+            sum(part.states for part in parts),
+            sum((part.outcomes for part in parts), Counter()),
+            [violation for part in parts for violation in part.violations],
+        )
 
 
 def explore(
@@ -530,20 +542,19 @@ def memory() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def explore_all(states: int, seed: int, jobs: int) -> dict[str, Explored]:
-    """Every scene, each shared by so many processes."""
+def explore_all(states: int, seed: int, jobs: int, orders: int) -> dict[str, Explored]:
+    """Every scene, in so many orders where it has threads, each shared by so many processes."""
     results = {}
     with ProcessPoolExecutor(jobs) as pool, broken(""):
         for name, scene in SCENES.items():
-            recording = record(scene)
-            shares = [pool.submit(_explore_share, name, recording, states, seed, Share(at, jobs)) for at in range(jobs)]
-            parts = [share.result() for share in shares]
-            results[name] = Explored(
-                len(recording.operations),
-                sum(part.states for part in parts),
-                sum((part.outcomes for part in parts), Counter()),
-                [violation for part in parts for violation in part.violations],
-            )
+            recordings = [record(scene, order) for order in range(1, orders + 1 if scene.has_threads else 2)]
+            parts = [
+                pool.submit(_explore_share, name, recording, states, seed, Share(at, jobs))
+                for recording in recordings
+                for at in range(jobs)
+            ]
+            operations = max(len(recording.operations) for recording in recordings)
+            results[name] = Explored.sum([part.result() for part in parts], operations)
             print(f"{name}: {results[name].states} states", file=sys.stderr, flush=True)
     return results
 

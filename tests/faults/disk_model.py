@@ -76,10 +76,12 @@ class Recording(NamedTuple):
 
 
 class Recorder:
-    """Records what this process does below a folder, while it is entered. `marks` are the scene's own."""
+    """Records what this process does below a folder, while it is entered. `marks` are the scene's own, and `order` is
+    the seed of the order in which its threads come."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, order: int = 1) -> None:
         self.folder = Path(os.path.realpath(folder))
+        self.order = order
         self.operations: list[Operation] = []
         self.fail_sync: Callable[[int], bool] = lambda inode: False
         """Whether a sync of the file with that inode fails."""

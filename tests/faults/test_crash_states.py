@@ -26,3 +26,9 @@ def test_a_store_that_syncs_too_little_or_repairs_nothing_is_found(name: str) ->
         scene = SCENES[MUTANTS[name].scene]
         explored = explore(scene, record(scene), states=MUTANT_STATES, seed=1, stop_at=1)
     assert explored.violations
+
+
+def test_threads_come_in_an_order_that_is_the_same_for_the_same_number_only() -> None:
+    with broken(""):
+        first, again, another = ([*map(type, record(SCENES["crowd"], order).operations)] for order in (1, 1, 2))
+    assert first == again != another

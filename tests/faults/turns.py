@@ -10,11 +10,11 @@ from tests.faults.disk_model import Recorder
 
 
 class Turns:
-    """Threads that take turns, each up to its next change to the disk, in an order that a seed gives."""
+    """Threads that take turns, each up to its next change to the disk, in the recorder's order."""
 
-    def __init__(self, recorder: Recorder, seed: int) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._chooser = random.Random(seed)
+        self._chooser = random.Random(recorder.order)
         self._gates: dict[int, threading.Lock] = {}
         self._errors: list[BaseException] = []
         self._mine = threading.local()
