@@ -14,7 +14,6 @@ from kheish.errors import Corrupt, KheishError, NewerFormat
 from kheish.ids import time_of
 from kheish.limits import JOURNAL_OFFSET_EVERY_RECORDS
 from kheish.store.records import Record
-from kheish.store.session_dir import Loaded, Opened
 
 ID_CLOCK_MS = 1_000
 """How far the clock of ids and that of records may be apart."""
@@ -30,28 +29,37 @@ class Read(Protocol):
     ) -> Iterator[Record]: ...
 
 
+def fold_record(record: Record, state: State) -> None:
+    """Applies a stored record to a state. Raises NewerFormat, or Corrupt for one that is whole but cannot come after
+    those before it."""
+    context = context_of(record)
+    try:
+        for event in decode_events(record.events_json):
+            evolve(state, event, context)
+    except NewerFormat:
+        raise
+    except Exception as error:
+        reason = f"record {record.seq} does not follow from those before it: {error!r}"
+        raise Corrupt(f"cannot use the journal: {reason}; nothing was changed", reason=reason, valid_after=0) from error
+
+
 def fold_records(records: Iterable[Record], state: State) -> State:
-    """The state after these stored records, on top of the one given (which is changed). Raises NewerFormat, or Corrupt
-    for a record that is whole but cannot come after those before it."""
+    """The state after these records, on top of the one given (which is changed)."""
     for record in records:
-        context = context_of(record)
-        try:
-            for event in decode_events(record.events_json):
-                evolve(state, event, context)
-        except NewerFormat:
-            raise
-        except Exception as error:
-            reason = f"record {record.seq} does not follow from those before it: {error!r}"
-            raise Corrupt(
-                f"cannot use the journal: {reason}; nothing was changed", reason=reason, valid_after=0
-            ) from error
+        fold_record(record, state)
     return state
 
 
-def fold_session(session: Opened | Loaded, until_seq: int | None = None) -> State:
-    """The state of a session as it was found on the disk, up to a seq."""
-    tail = session.tail if until_seq is None else [record for record in session.tail if record.seq <= until_seq]
-    return fold_records(tail, decode_state(session.checkpoint) if session.checkpoint else State())
+def fold_session(checkpoint: bytes | None, records: Iterable[Record], until_seq: int | None = None) -> State:
+    """The state of a session as it is found on the disk, up to a seq; without the transcript, which may be long, where
+    models are not shown that any more."""
+    state = decode_state(checkpoint) if checkpoint else State()
+    for record in records:
+        if until_seq is None or record.seq <= until_seq:
+            fold_record(record, state)
+        if state.compactions:
+            state.entered.clear()
+    return state
 
 
 def fold_run(read: Read, end_seq: int, session_id: str, run_id: str) -> State:

@@ -22,11 +22,10 @@ from kheish.store.session_dir import Opened, SessionDir, session_info
 
 
 class Found(NamedTuple):
-    """A session's row; and, where it is left open, the session with its state, and of its records the last: all that
-    are owed something are held at once."""
+    """A session's row; and, where it is left open, the session."""
 
     row: SessionSummary
-    held: tuple[Opened, State] | None = None
+    held: Opened[State] | None = None
 
 
 def is_owed(state: State) -> bool:
@@ -40,16 +39,13 @@ def find_sessions(root: Path, rows: Mapping[str, SessionSummary], session_ids: I
 
 def _find(root: Path, session_id: str, row: SessionSummary | None) -> Found:
     try:
-        opened = SessionDir.open(root, session_id, reducer=REDUCER_VERSION)
+        opened = SessionDir.open(root, session_id, fold_session, reducer=REDUCER_VERSION)
     except (KheishError, OSError):
         return Found(row or _summarize_unopened(root, session_id))
-    stays_open = False
+    state, stays_open = opened.state, False
     try:
-        state = fold_session(opened)
         stays_open = bool(state.created_at_ms) and (bool(opened.set_aside) or is_owed(state))
-        row = row or _summarize(session_id, opened, state, stays_open)
-        held = opened._replace(checkpoint=None, tail=opened.tail[-1:])
-        return Found(row, (held, state) if stays_open else None)
+        return Found(row or _summarize(session_id, opened, stays_open), opened if stays_open else None)
     except (KheishError, OSError) as error:
         stays_open = False
         return Found(row or SessionSummary(session_id=session_id, problem=str(error)))
@@ -58,14 +54,13 @@ def _find(root: Path, session_id: str, row: SessionSummary | None) -> Found:
             opened.journal.close()
 
 
-def _summarize(session_id: str, opened: Opened, state: State, is_owed: bool) -> SessionSummary:
-    end = opened.journal.end
-    if opened.tail or not end.seq:
-        last = opened.tail[-1] if opened.tail else None
-    elif end.seq < end.segment_first_seq:
-        last = next(opened.journal.read(end.seq))
-    else:
-        last = read_ending_at(opened.journal.directory, end)
+def _summarize(session_id: str, opened: Opened[State], is_owed: bool) -> SessionSummary:
+    state, end, last = opened.state, opened.journal.end, opened.last
+    if last is None and end.seq:
+        if end.seq < end.segment_first_seq:
+            last = next(opened.journal.read(end.seq))
+        else:
+            last = read_ending_at(opened.journal.directory, end)
     row = summarize(
         state,
         end.seq,
@@ -85,11 +80,10 @@ def _summarize_unopened(root: Path, session_id: str) -> SessionSummary:
     left): what is owed to these is tried again."""
     info = session_info(root, session_id)
     try:
-        loaded = SessionDir.read_only(root, session_id, reducer=REDUCER_VERSION)
-        state = fold_session(loaded)
+        loaded = SessionDir.read_only(root, session_id, fold_session, reducer=REDUCER_VERSION)
     except (KheishError, OSError) as error:
         return SessionSummary(session_id=session_id, problem=str(error), is_owed=isinstance(error, OSError))
-    last = loaded.last
+    state, last = loaded.state, loaded.last
     row = summarize(
         state,
         last.seq if last else 0,

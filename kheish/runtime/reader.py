@@ -77,9 +77,10 @@ class Reader:
         found = {}
         for session_id, seq in until.items():
             with contextlib.suppress(KheishError, OSError):
-                loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
+                fold = partial(fold_session, until_seq=seq)
+                loaded = SessionDir.read_only(self._root, session_id, fold, reducer=REDUCER_VERSION)
                 if loaded.fault is None:
-                    found[session_id] = fold_session(loaded, seq)
+                    found[session_id] = loaded.state
         return found
 
     async def _peeked(self, session_id: str, read: dict[str, State]) -> State:

@@ -128,7 +128,7 @@ class Residents:
     # -- opening -------------------------------------------------------------------------------------------------
 
     def _begin(self, session_id: str) -> Actor:
-        actor = Actor(self._kernel, session_id, SessionDir.new(self._root, session_id).journal, State(), 0)
+        actor = Actor(self._kernel, session_id, SessionDir.new(self._root, session_id), State(), 0)
         self._actors[session_id] = actor
         self.use(actor)
         return actor
@@ -145,17 +145,17 @@ class Residents:
         durable = row.durable if row is not None else None
         try:
             try:
-                opened, state = await self._fold(session_id, durable)
+                opened = await self._fold(session_id, durable)
             except Conflict:
                 if not await self._packer.leave(session_id):
                     raise
-                opened, state = await self._fold(session_id, durable)
+                opened = await self._fold(session_id, durable)
         except Corrupt as error:
             self.quarantine(session_id, error)
             raise
         except OSError as error:
             raise StoreError.of_disk(f"open session {session_id}", error) from error
-        await self.take_in(session_id, opened, state)
+        await self.take_in(session_id, opened)
 
     async def rise_above(self, generation: int) -> None:
         """Takes a newer generation than one that another state root has written in: along a session (generation,
@@ -164,21 +164,22 @@ class Residents:
             raised = await self._committer.run(self._raise_generation, generation + 1)
             self._kernel.generation = max(self._kernel.generation, raised)  # another may have raised it further
 
-    async def take_in(self, session_id: str, opened: Opened, state: State) -> None:
-        """A session that was opened and folded, by a caller who has made sure that nobody else opens it. Raises
+    async def take_in(self, session_id: str, opened: Opened[State]) -> None:
+        """A session that was opened by a caller who has made sure that nobody else opens it. Raises
         KheishError; it is not held then."""
         try:
-            actor = await self._recover(session_id, opened, state)
+            actor = await self._recover(session_id, opened)
         except BaseException:
             await self._committer.run(opened.journal.close)
             raise
         self._actors[session_id] = actor
         self.use(actor)
-        if state.session_id:
+        if opened.state.session_id:
             self._on_opened(actor)
 
-    async def _recover(self, session_id: str, opened: Opened, state: State) -> Actor:
+    async def _recover(self, session_id: str, opened: Opened[State]) -> Actor:
         """The actor of an opened session, after it has noted what died with the last daemon."""
+        state = opened.state
         row = self._index.rows.get(session_id)
         if row is None or row.gen < opened.journal.gen:
             try:
@@ -186,8 +187,8 @@ class Residents:
             except OSError as error:
                 raise StoreError.of_disk(f"note the generation of session {session_id}", error) from error
         actor = Actor(self._kernel, session_id, opened.journal, state, opened.checkpoint_seq)
-        if opened.tail:
-            actor.pos = opened.tail[-1].pos
+        if opened.last is not None:
+            actor.pos = opened.last.pos
         elif row is not None:
             actor.pos = row.pos
         if state.session_id:
@@ -200,17 +201,12 @@ class Residents:
             await actor.submit(recover, lambda: self._recovery_context(session_id))
         return actor
 
-    async def _fold(self, session_id: str, durable: tuple[int, int, int] | None) -> tuple[Opened, State]:
-        async with self._folding:
-            return await self._committer.run(self._fold_from_disk, session_id, durable)
+    async def _fold(self, session_id: str, durable: tuple[int, int, int] | None) -> Opened[State]:
+        def work() -> Opened[State]:
+            return SessionDir.open(self._root, session_id, fold_session, reducer=REDUCER_VERSION, durable=durable)
 
-    def _fold_from_disk(self, session_id: str, durable: tuple[int, int, int] | None) -> tuple[Opened, State]:
-        opened = SessionDir.open(self._root, session_id, reducer=REDUCER_VERSION, durable=durable)
-        try:
-            return opened, fold_session(opened)
-        except BaseException:
-            opened.journal.close()
-            raise
+        async with self._folding:
+            return await self._committer.run(work)
 
     # -- putting away --------------------------------------------------------------------------------------------
 

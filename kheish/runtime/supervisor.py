@@ -208,14 +208,14 @@ class Supervisor:
         self._is_begun = True
 
     async def _take_up(
-        self, session_id: str, held: tuple[Opened, State] | None = None, again_s: float = _TAKE_UP_AGAIN_S
+        self, session_id: str, held: Opened[State] | None = None, again_s: float = _TAKE_UP_AGAIN_S
     ) -> None:
         """Opens a session that is owed something, if it is not open. One that is damaged is read-only; where only its
         lock or the disk stands in the way, it is tried again."""
         if self.is_draining:
             return
         try:
-            await (self._residents.take_in(session_id, *held) if held else self._residents.open(session_id))
+            await (self._residents.take_in(session_id, held) if held else self._residents.open(session_id))
         except (Corrupt, NewerFormat) as error:
             self._residents.quarantine(session_id, error)
         except KheishError as error:

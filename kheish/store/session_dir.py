@@ -13,9 +13,9 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -36,23 +36,29 @@ _LOCK_PATIENCE_S = 1.0
 _LOCK_LOOK_S = 0.005
 
 
-class Opened(NamedTuple):
-    """A session ready for its actor: fold `tail` over `checkpoint`, note what was `set_aside`, append to `journal`."""
+S = TypeVar("S")
 
-    checkpoint: bytes | None
+Fold = Callable[[bytes | None, Iterable[Record]], S]
+"""Makes a session's state of a checkpoint's, if there is one, and of the records after it, as they are read: they may
+be too many to be held."""
+
+
+class Opened(NamedTuple, Generic[S]):
+    """A session ready for its actor: the folded state, what was `set_aside` to note, and the journal to append to.
+    `last` is the last record, unless that is the checkpoint's."""
+
+    state: S
     checkpoint_seq: int
-    tail: list[Record]
+    last: Record | None
     set_aside: list[Path]
     journal: Journal
 
 
-class Loaded(NamedTuple):
-    """A session as it can be read without its lock. `last` is its last record, which may lie before the tail; `fault`
-    is where reading had to stop."""
+class Loaded(NamedTuple, Generic[S]):
+    """A session as it can be read without its lock. `last` is its last record; `fault` is where reading had to stop."""
 
-    checkpoint: bytes | None
+    state: S
     checkpoint_seq: int
-    tail: list[Record]
     last: Record | None
     torn: TornTail | None
     fault: Corrupt | None
@@ -86,7 +92,7 @@ class SessionDir:
     """The ways into a session's directory."""
 
     @staticmethod
-    def new(root: Path, session_id: str) -> Opened:
+    def new(root: Path, session_id: str) -> Journal:
         """A session that is made with its first records, durably and all at once; until then it is nowhere but here.
         Its first commit raises Conflict `session_exists` where the name is taken."""
         path = session_path(root, session_id)
@@ -95,37 +101,46 @@ class SessionDir:
         def begin(records: bytes) -> tuple[SessionLock, int]:
             return _make(path, line + records)
 
-        position = Position(0, 1, len(line), header.first_prev, 0)
-        return Opened(None, 0, [], [], Journal(path, header, position, OffsetIndex(), begin=begin))
+        return Journal(path, header, Position(0, 1, len(line), header.first_prev, 0), OffsetIndex(), begin=begin)
 
     @staticmethod
-    def open(root: Path, session_id: str, *, reducer: int, durable: tuple[int, int, int] | None = None) -> Opened:
-        """Take the session's lock, repair a torn tail and return what to fold. `durable`: the last record, the first
-        seq of its segment and the size of that, where the journal is known to be durable up to there.
+    def open(
+        root: Path, session_id: str, fold: Fold[S], *, reducer: int, durable: tuple[int, int, int] | None = None
+    ) -> Opened[S]:
+        """Take the session's lock, fold it, and repair a torn tail. `durable`: the last record, the first seq of its
+        segment and the size of that, where the journal is known to be durable up to there.
 
-        Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat or OSError.
+        Raises NotFound, Conflict `session_locked`, Corrupt (nothing was changed then), NewerFormat, OSError, or what
+        `fold` raises.
         """
         path = _existing(root, session_id)
         lock = _lock(path)
         try:
-            return _open(path, reducer, lock, durable)
+            return _open(path, fold, reducer, lock, durable)
         except BaseException:
             lock.release()
             raise
 
     @staticmethod
-    def read_only(root: Path, session_id: str, *, reducer: int) -> Loaded:
+    def read_only(root: Path, session_id: str, fold: Fold[S], *, reducer: int) -> Loaded[S]:
         """The state up to the last whole record, or up to the fault, without lock or repair."""
-        reading, fault, last = _Reading(_existing(root, session_id), reducer), None, None
-        try:
-            for _ in reading:
-                pass
-            if reading.checkpoint is not None and not reading.tail:
+        reading = _Reading(_existing(root, session_id), reducer)
+        faults: list[Corrupt] = []
+
+        def until_fault() -> Iterator[Record]:
+            try:
+                yield from reading
+            except Corrupt as error:
+                faults.append(error)
+
+        state = reading.fold(fold, until_fault())
+        last = reading.last
+        if last is None and reading.checkpoint is not None and not faults:
+            try:
                 last = read_ending_at(reading.walk.directory, reading.checkpoint.position)
-        except Corrupt as error:
-            fault = error
-        last = reading.tail[-1] if reading.tail else last
-        return Loaded(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, last, reading.walk.torn, fault)
+            except Corrupt as error:
+                faults.append(error)
+        return Loaded(state, reading.checkpoint_seq, last, reading.walk.torn, faults[0] if faults else None)
 
 
 def make_sessions_dir(root: Path) -> None:
@@ -281,29 +296,32 @@ def _lock(path: Path) -> SessionLock:
         time.sleep(_LOCK_LOOK_S)
 
 
-def _open(path: Path, reducer: int, lock: SessionLock, durable: tuple[int, int, int] | None) -> Opened:
+def _open(
+    path: Path, fold: Fold[S], reducer: int, lock: SessionLock, durable: tuple[int, int, int] | None
+) -> Opened[S]:
     atomic.clear_temps(path)
     reading = _Reading(path, reducer)
-    for _ in reading:
-        pass
+    state = reading.fold(fold, iter(reading))
     header, position = reading.walk.header, reading.walk.position
     assert header is not None and position is not None
     if reading.walk.torn is not None:
         repair(path, reading.walk.torn, position.seq)
     if (position.seq, header.first_seq, position.offset) != durable:
-        _settle(path / segment_name(header.first_seq), header, position, reading.tail)
+        _settle(path / segment_name(header.first_seq), header, position, reading.newest)
     other_bytes = sum(file_sizes(path).values()) - position.offset
     torn = set_aside(path, position.seq)
     journal = Journal(path, header, position, reading.index, lock, other_bytes)
-    return Opened(reading.checkpoint_state, reading.checkpoint_seq, reading.tail, torn, journal)
+    return Opened(state, reading.checkpoint_seq, reading.last, torn, journal)
 
 
 class _Reading:
-    """The newest good checkpoint and, by iteration, the proven records after it."""
+    """The newest good checkpoint and, by iteration, the proven records after it; of these the `last`, and the lines of
+    the `newest` segment."""
 
     def __init__(self, path: Path, reducer: int) -> None:
         self.index = OffsetIndex()
-        self.tail: list[Record] = []
+        self.last: Record | None = None
+        self.newest: list[bytes] = []
         self._witness_seq = 0
         checkpoint = None
         for found in good_checkpoints(path):
@@ -312,15 +330,25 @@ class _Reading:
                 checkpoint = found
                 break
         self.checkpoint = checkpoint
-        self.checkpoint_state = bytes(checkpoint.state) if checkpoint else None
         self.checkpoint_seq = checkpoint.seq if checkpoint else 0
         self.walk = Walk(path, path.name, checkpoint.position if checkpoint else None)
 
+    def fold(self, fold: Fold[S], records: Iterator[Record]) -> S:
+        """Of all that there are, as many of them as it wants to know of."""
+        state = fold(bytes(self.checkpoint.state) if self.checkpoint else None, records)
+        for _ in records:
+            pass
+        return state
+
     def __iter__(self) -> Iterator[Record]:
+        header = None
         for record in self.walk:
             assert self.walk.position is not None
             self.index.note(self.walk.position)
-            self.tail.append(record)
+            if self.walk.header is not header:
+                header, self.newest = self.walk.header, []
+            self.newest.append(record.line)
+            self.last = record
             yield record
         position = self.walk.position
         assert position is not None
@@ -332,15 +360,13 @@ class _Reading:
             )
 
 
-def _settle(path: Path, header: Header, position: Position, tail: list[Record]) -> None:
-    """Write what was read of the newest segment's tail over itself, as it was read, and sync it with its name.
+def _settle(path: Path, header: Header, position: Position, lines: list[bytes]) -> None:
+    """Write the lines that were read of the newest segment over themselves, and sync it with its name.
 
     What lies before a checkpoint was durable when that was made. Whoever made the session may have died before its
     name was durable.
     """
-    data = b"".join([record.line for record in tail if record.seq >= header.first_seq])
-    if position.seq < header.first_seq:
-        data = reframe_header(header)
+    data = reframe_header(header) if position.seq < header.first_seq else b"".join(lines)
     if not data:
         return
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

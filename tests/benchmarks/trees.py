@@ -14,7 +14,7 @@ from unittest import mock
 from kheish.core.codec import decode_events, encode_state
 from kheish.core.machine import evolve
 from kheish.core.state import REDUCER_VERSION, State
-from kheish.runtime.fold import context_of
+from kheish.runtime.fold import context_of, fold_session
 from kheish.store import atomic
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.records import Record
@@ -76,7 +76,7 @@ def no_syncs() -> Iterator[None]:
     def nothing(_: object) -> None:
         pass
 
-    with mock.patch.multiple(atomic, sync_data=nothing, sync_file=nothing, sync_dir=nothing):
+    with mock.patch.multiple(atomic, **dict.fromkeys(("sync_data", "sync_file", "sync_dir", "sync_names"), nothing)):
         yield
 
 
@@ -101,7 +101,7 @@ class Tree:
 
     def _cast(self, name: str, pieces: Iterable[Piece], marks: Marks, seq: int, state: bytes) -> None:
         make_empty(self.root, name)
-        journal = SessionDir.open(self.root, name, reducer=REDUCER_VERSION).journal
+        journal = SessionDir.open(self.root, name, fold_session, reducer=REDUCER_VERSION).journal
         framed = []
         for record, events in pieces:
             self.pos += 1

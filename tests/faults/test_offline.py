@@ -16,6 +16,7 @@ import pytest
 from kheish.cli import sessions
 from kheish.core.state import REDUCER_VERSION
 from kheish.daemon import maintenance
+from kheish.runtime.fold import fold_session
 from kheish.store.segments import list_segments, read_records
 from kheish.store.session_dir import SessionDir, clear_unfinished, session_names
 from tests.faults.syscalls import Syscalls, read_log
@@ -49,7 +50,7 @@ def vacuum(root: Path) -> None:
 
 def put_away(root: Path) -> None:
     """What the daemon does to a session that wrote much."""
-    opened = SessionDir.open(root, "s", reducer=REDUCER_VERSION)
+    opened = SessionDir.open(root, "s", fold_session, reducer=REDUCER_VERSION)
     if opened.journal.end.seq >= opened.journal.end.segment_first_seq:
         opened.journal.end_segment()
     opened.journal.close()
@@ -134,7 +135,7 @@ def test_killed_at_any_call_it_is_done_or_not_and_done_again(
             shutil.rmtree(root / "sessions" / "s")
             take_in(folder / "out.kheish")
         clear_unfinished(root)
-        SessionDir.open(root, "s", reducer=REDUCER_VERSION).journal.close()
+        SessionDir.open(root, "s", fold_session, reducer=REDUCER_VERSION).journal.close()
         assert [found.faults for found in maintenance.verify(root)] == [[]]
         assert [record.line for record in read_records(root / "sessions" / "s")] == lines
         assert not list((root / "sessions").rglob(".*")), "nothing is left behind"

@@ -33,7 +33,7 @@ from kheish.core.permissions import DEFAULT_RULES
 from kheish.core.retrace import Retrace
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.daemon import maintenance
-from kheish.runtime.fold import context_of, fold_records
+from kheish.runtime.fold import context_of, fold_records, fold_session
 from kheish.store.blobs import Blobs
 from kheish.store.checkpoint import save_checkpoint
 from kheish.store.records import Record
@@ -132,7 +132,7 @@ class Writer:
 
     def __init__(self, root: Path) -> None:
         make_empty(root, SESSION)
-        self.journal = SessionDir.open(root, SESSION, reducer=REDUCER_VERSION).journal
+        self.journal = SessionDir.open(root, SESSION, fold_session, reducer=REDUCER_VERSION).journal
         self.state = State()
         self.settings = Settings(tools=TOOLS, rules=DEFAULT_RULES, policy_revision="5f0c2a9d11e47b36")
         self.generation = 1

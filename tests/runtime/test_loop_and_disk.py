@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kheish.core.state import REDUCER_VERSION
+from kheish.runtime.fold import fold_session
 from kheish.store.records import segment_name
 from kheish.store.session_dir import SessionDir
 from tests.runtime.kernel import Kernel, reply
@@ -52,7 +53,7 @@ async def test_nothing_on_the_disk_is_looked_at_or_changed_by_the_loop(tmp_path:
     assert on_loop == []
     with (tmp_path / "sessions" / "s" / segment_name(1)).open("ab") as file:
         file.write(b"torn")
-    SessionDir.open(tmp_path, "s", reducer=REDUCER_VERSION).journal.close()
+    SessionDir.open(tmp_path, "s", fold_session, reducer=REDUCER_VERSION).journal.close()
     kernel = Kernel(tmp_path, [reply("done")], generation=2)
     on_loop.clear()
     async with kernel:

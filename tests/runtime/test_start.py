@@ -22,7 +22,7 @@ from kheish.errors import Corrupt, NotFound
 from kheish.runtime import index as index_module
 from kheish.runtime import residents, supervisor
 from kheish.runtime.actor import Actor
-from kheish.runtime.found import find_sessions
+from kheish.runtime.fold import fold_session
 from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
 from kheish.runtime.supervisor import Supervisor
@@ -320,7 +320,7 @@ async def test_a_session_whose_records_do_not_follow_from_each_other_keeps_no_ot
         await kernel.create("good")
         await kernel.create("imported")
     for name in ("odd", "imported"):
-        journal = SessionDir.open(tmp_path, name, reducer=REDUCER_VERSION).journal
+        journal = SessionDir.open(tmp_path, name, fold_session, reducer=REDUCER_VERSION).journal
         events = b'[{"type":"run.completed","run_id":"run_1","at_ms":1}]'
         journal.commit([journal.frame(at=1, gen=1, pos=9, by={}, events_json=events)])
         journal.close()
@@ -450,10 +450,10 @@ async def test_owed_work_goes_on_when_all_of_it_is_taken_up(
     may_go = asyncio.Event()
     take_in = Residents.take_in
 
-    async def take_in_late(self: Residents, session_id: str, opened: Opened, state: State) -> None:
+    async def take_in_late(self: Residents, session_id: str, opened: Opened[State]) -> None:
         if session_id == "b":
             await may_go.wait()
-        await take_in(self, session_id, opened, state)
+        await take_in(self, session_id, opened)
 
     monkeypatch.setattr(Residents, "take_in", take_in_late)
     kernel = Kernel(tmp_path, [never], generation=2)
@@ -489,20 +489,6 @@ async def test_owed_work_goes_on_whatever_is_wrong_with_what_another_session_sho
     async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
         await kernel.until_status(run_id, "completed", "b")
         assert "a fault of ours" in kernel.supervisor.index.rows["a"].problem
-
-
-async def test_of_a_session_that_is_found_to_be_owed_something_its_records_are_not_held(tmp_path: Path) -> None:
-    async with Kernel(tmp_path, [never]) as kernel:
-        await kernel.create()
-        run_id = await kernel.submit()
-    (found,) = find_sessions(tmp_path, {}, ["s"])
-    assert found.held is not None
-    opened, state = found.held
-    try:
-        assert [record.seq for record in opened.tail] == [found.row.seq] and found.row.seq > 1
-        assert state.active == run_id
-    finally:
-        opened.journal.close()
 
 
 async def test_of_sessions_from_other_places_the_newest_generation_counts(tmp_path: Path) -> None:
@@ -576,7 +562,7 @@ async def test_what_is_known_to_be_durable_is_opened_without_a_write(
         await kernel.state("other")
         await kernel.state("waits")
         assert settled == []
-    other = SessionDir.open(tmp_path, "other", reducer=REDUCER_VERSION).journal
+    other = SessionDir.open(tmp_path, "other", fold_session, reducer=REDUCER_VERSION).journal
     framed = other.frame(at=1, gen=2, pos=1_000, by={"principal": "p", "origin": "o"}, events_json=b"[]")
     settled.clear()
     async with Kernel(tmp_path, [], generation=3) as kernel:
@@ -593,7 +579,7 @@ async def test_a_segment_that_was_only_begun_is_made_durable_at_the_start(
     monkeypatch.setattr("kheish.runtime.actor.CHECKPOINT_AT_IDLE_RECORDS", 1)
     async with Kernel(tmp_path, [reply("done")]) as kernel:
         await kernel.create()
-    journal = SessionDir.open(tmp_path, "s", reducer=REDUCER_VERSION).journal
+    journal = SessionDir.open(tmp_path, "s", fold_session, reducer=REDUCER_VERSION).journal
     journal.end_segment()
     journal.close()
     synced: list[str] = []

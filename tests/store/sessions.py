@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kheish.store import session_dir
 from kheish.store.checkpoint import save_checkpoint
@@ -39,6 +39,17 @@ def fold(records: Iterable[Record]) -> bytes:
     return b'{"state":%d}' % state
 
 
+class Kept(NamedTuple):
+    """What a fold is given."""
+
+    checkpoint: bytes | None
+    tail: list[Record]
+
+
+def keep(checkpoint: bytes | None, records: Iterable[Record]) -> Kept:
+    return Kept(checkpoint, list(records))
+
+
 def make_empty(root: Path, session_id: str = SESSION) -> Path:
     """A session without a record, such as a daemon of an earlier version left where it died."""
     path = session_path(root, session_id)
@@ -51,7 +62,7 @@ def make_empty(root: Path, session_id: str = SESSION) -> Path:
 class Session:
     """An open session, with the little that the tests do to it."""
 
-    def __init__(self, root: Path, session_id: str, opened: Opened) -> None:
+    def __init__(self, root: Path, session_id: str, opened: Opened[Kept]) -> None:
         self.root = root
         self.path = root / "sessions" / session_id
         self.opened = opened
@@ -66,11 +77,12 @@ class Session:
     @classmethod
     def new(cls, root: Path, session_id: str = SESSION) -> Session:
         """One that is made with its first records."""
-        return cls(root, session_id, SessionDir.new(root, session_id))
+        opened = Opened(Kept(None, []), 0, None, [], SessionDir.new(root, session_id))
+        return cls(root, session_id, opened)
 
     @classmethod
     def open(cls, root: Path, session_id: str = SESSION, reducer: int = REDUCER) -> Session:
-        return cls(root, session_id, SessionDir.open(root, session_id, reducer=reducer))
+        return cls(root, session_id, SessionDir.open(root, session_id, keep, reducer=reducer))
 
     def append(self, count: int = 1, *, gen: int = 1, **extra: Any) -> None:
         """Append records one commit each, numbered by their seq."""

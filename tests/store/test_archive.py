@@ -102,7 +102,7 @@ def test_a_round_trip(full: Session, other: Path) -> None:
     assert Blobs(other).read(sha) == b"large tool output"
     assert verify_session(other / "sessions" / SESSION) == []
     again = Session.open(other)
-    assert numbers(again.opened.tail) == list(range(1, 9))
+    assert numbers(again.opened.state.tail) == list(range(1, 9))
     again.append(2, gen=3)
     again.close()
     assert os.listdir(other / "sessions") == [SESSION]
@@ -112,7 +112,7 @@ def test_a_live_session_is_exported_up_to_its_last_whole_line(full: Session, oth
     with full.segments[-1].open("ab") as file:
         file.write(b'{"v":1,"seq":9')
     assert import_session(other, io.BytesIO(exported(full))).last_seq == 8
-    assert numbers(Session.open(other).opened.tail) == list(range(1, 9))
+    assert numbers(Session.open(other).opened.state.tail) == list(range(1, 9))
 
 
 def test_an_import_that_gets_no_lock_leaves_nothing(
@@ -146,7 +146,7 @@ def test_a_session_that_is_put_away_and_packed_meanwhile_is_exported_as_it_was(
     assert [path.name for path in full.segments if is_packed(path)] == [f"{segment_name(n)}.gz" for n in (1, 4, 7)]
     out.seek(0)
     last_seq = import_session(other, out).last_seq
-    assert numbers(Session.open(other).opened.tail) == list(range(1, last_seq + 1))
+    assert numbers(Session.open(other).opened.state.tail) == list(range(1, last_seq + 1))
     assert last_seq in (8, 8 + written_after)
 
 
@@ -167,7 +167,7 @@ def test_what_a_failed_write_left_is_taken_along_and_not_read(
     import_session(other, io.BytesIO(exported(session)))
     assert verify_session(other / "sessions" / SESSION) == []
     again = Session.open(other)
-    assert again.opened.set_aside == [] and numbers(again.opened.tail) == [1, 2, 3, 4, 5]
+    assert again.opened.set_aside == [] and numbers(again.opened.state.tail) == [1, 2, 3, 4, 5]
     again.append(1)
     again.close()
 
@@ -300,7 +300,7 @@ def refused_or_whole(other: Path, archive: bytes) -> bool:
         return False
     assert verify_session(other / "sessions" / SESSION) == []
     again = Session.open(other)
-    assert numbers(again.opened.tail) == list(range(1, 9))
+    assert numbers(again.opened.state.tail) == list(range(1, 9))
     again.close()
     shutil.rmtree(other / "sessions" / SESSION)
     return True
@@ -341,7 +341,7 @@ def test_a_daemon_that_starts_meanwhile_leaves_an_import_alone(
 
     monkeypatch.setattr(archive, "_extract", extract_and_start)
     import_session(tmp_path, out)
-    assert numbers(Session.open(tmp_path).opened.tail) == [1, 2, 3]
+    assert numbers(Session.open(tmp_path).opened.state.tail) == [1, 2, 3]
 
 
 def test_imports_and_starts_of_a_daemon_do_not_get_in_each_others_way(root: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kheish.store.framing import seal
 from kheish.store.records import frame_record, segment_name
 from kheish.store.segments import Walk
 from kheish.store.session_dir import SessionDir
-from tests.store.sessions import REDUCER, SESSION, Session, built, numbers
+from tests.store.sessions import REDUCER, SESSION, Session, built, keep, numbers
 
 COUNT = 12
 
@@ -70,14 +70,14 @@ def test_cut_at_every_byte_opens_and_goes_on(ram_root: Path) -> None:
     for size in range(line_starts(whole)[1], len(whole)):
         path.write_bytes(whole[:size])
         session = Session.open(ram_root)
-        kept = len(session.opened.tail)
+        kept = len(session.opened.state.tail)
         good = max(start for start in (*line_starts(whole), len(whole)) if start <= size)
         assert [aside.read_bytes() for aside in session.opened.set_aside] == [whole[good:size]] * (good < size)
         for aside in session.opened.set_aside:
             aside.unlink()
         session.append(2)
         session = session.reopen()
-        assert numbers(session.opened.tail) == prefix(kept + 2)
+        assert numbers(session.opened.state.tail) == prefix(kept + 2)
         assert session.opened.set_aside == []
         session.close()
 
@@ -109,12 +109,12 @@ def test_a_flip_never_changes_the_file_on_opening(journal: Path, ram_root: Path)
     changed[len(changed) // 2] ^= 1
     journal.write_bytes(changed)
     with pytest.raises(Corrupt) as caught:
-        SessionDir.open(ram_root, SESSION, reducer=REDUCER)
+        SessionDir.open(ram_root, SESSION, keep, reducer=REDUCER)
     assert caught.value.details["valid_after"] > 0
     assert journal.read_bytes() == changed
-    loaded = SessionDir.read_only(ram_root, SESSION, reducer=REDUCER)
+    loaded = SessionDir.read_only(ram_root, SESSION, keep, reducer=REDUCER)
     assert loaded.fault is not None
-    assert numbers(loaded.tail) == prefix(len(loaded.tail))
+    assert numbers(loaded.state.tail) == prefix(len(loaded.state.tail))
 
 
 def test_every_missing_line(journal: Path) -> None:

@@ -62,7 +62,7 @@ def test_what_the_failed_write_left_is_not_read(session: Session, disk: FailingD
     assert session.opened.set_aside == []
     session.append(1)
     session = session.reopen()
-    assert numbers(session.opened.tail) == [1, 2, 3, 4, 5, 6, 7]
+    assert numbers(session.opened.state.tail) == [1, 2, 3, 4, 5, 6, 7]
     session.close()
 
 
@@ -123,7 +123,7 @@ def test_after_a_restart_what_could_be_read_is_made_durable_first(session: Sessi
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atomic, "write_all", lambda fd, data: (writes.append(len(data)), write_all(fd, data)))
         session = session.reopen()
-    tail = session.opened.tail
+    tail = session.opened.state.tail
     assert numbers(tail) == [1, 2, 3, 4]  # never acknowledged, and legal either way
     assert writes == [sum(len(record.line) for record in tail)]
     assert disk.data_syncs[-1].endswith(segment_name(1))
@@ -227,7 +227,7 @@ def test_the_kernel_limits_the_file(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(root)], capture_output=True, text=True, check=True)
     assert done.stdout == "4\n"
     session = Session.open(root)
-    assert numbers(session.opened.tail) == [1, 2, 3, 4]
+    assert numbers(session.opened.state.tail) == [1, 2, 3, 4]
     assert len(session.opened.set_aside) == 1
     session.append(1)
     session.close()
@@ -247,4 +247,4 @@ def test_a_session_whose_file_cannot_be_closed_well_can_be_opened_again(
     with monkeypatch.context() as patched:
         patched.setattr(os, "close", close_badly)
         session.close()
-    assert numbers(Session.open(session.root).opened.tail) == [1, 2]
+    assert numbers(Session.open(session.root).opened.state.tail) == [1, 2]

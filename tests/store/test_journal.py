@@ -151,11 +151,11 @@ def test_a_rotation_that_a_crash_cut_short(session: Session, small_segments: int
     session = session.reopen()
     (aside,) = session.opened.set_aside
     assert aside.read_bytes() == header[:size]
-    assert numbers(session.opened.tail) == [1, 2, 3]
+    assert numbers(session.opened.state.tail) == [1, 2, 3]
     session.append(2)
     session = session.reopen()
     assert session.opened.set_aside == []
-    assert numbers(session.opened.tail) == [1, 2, 3, 4, 5]
+    assert numbers(session.opened.state.tail) == [1, 2, 3, 4, 5]
     assert [path.name for path in session.segments] == [segment_name(1), segment_name(4)]
     session.close()
 

@@ -277,7 +277,7 @@ def test_who_lost_the_directory_harms_no_successor_before_it_is_told(root: Path)
         stale.journal.end_segment()
     stale.close()
     successor.append(1)
-    assert numbers(successor.reopen().opened.tail) == [1, 2, 3]
+    assert numbers(successor.reopen().opened.state.tail) == [1, 2, 3]
 
 
 def _bytes_of(folder: Path) -> dict[Path, bytes]:

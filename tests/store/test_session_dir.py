@@ -6,24 +6,25 @@ import contextlib
 import errno
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from kheish.errors import Conflict, Corrupt, Invalid, NotFound, Poisoned, StoreError
 from kheish.limits import CHECKPOINTS_KEPT
-from kheish.store import atomic
+from kheish.store import atomic, segments
 from kheish.store.checkpoint import checkpoint_name, good_checkpoints, list_checkpoints, save_checkpoint
 from kheish.store.records import Record, parse_line, segment_name
 from kheish.store.session_dir import SessionDir, clear_unfinished, list_sessions, session_path
-from tests.store.sessions import NOW_MS, REDUCER, SESSION, Session, built, fold, frame, make_empty, numbers
+from tests.store.sessions import NOW_MS, REDUCER, SESSION, Session, built, fold, frame, keep, make_empty, numbers
 
 
 def state_of(session: Session) -> bytes:
     """Checkpoint plus tail, folded as the caller would."""
-    opened = session.opened
-    state = int(opened.checkpoint.split(b":")[1][:-1]) if opened.checkpoint else 0
-    for number in numbers(opened.tail):
+    kept = session.opened.state
+    state = int(kept.checkpoint.split(b":")[1][:-1]) if kept.checkpoint else 0
+    for number in numbers(kept.tail):
         state = (state * 31 + number) % 1_000_003
     return b'{"state":%d}' % state
 
@@ -33,9 +34,9 @@ def state_of(session: Session) -> bytes:
 
 def test_a_new_session_is_empty(root: Path) -> None:
     session = Session.create(root)
-    assert session.opened.checkpoint is None
+    assert session.opened.state.checkpoint is None
     assert session.opened.checkpoint_seq == 0
-    assert session.opened.tail == []
+    assert session.opened.state.tail == []
     assert session.opened.set_aside == []
     assert session.journal.next_seq == 1
     assert session.journal.session_id == SESSION
@@ -131,7 +132,7 @@ def test_no_such_session(root: Path) -> None:
     with pytest.raises(NotFound):
         Session.open(root)
     with pytest.raises(NotFound):
-        SessionDir.read_only(root, SESSION, reducer=REDUCER)
+        SessionDir.read_only(root, SESSION, keep, reducer=REDUCER)
     clear_unfinished(root)
 
 
@@ -166,7 +167,7 @@ def test_an_opening_that_finds_too_few_descriptors_keeps_none(root: Path, spare:
         for _ in range(spare):
             os.close(taken.pop())
         with contextlib.suppress(OSError):
-            SessionDir.open(root, SESSION, reducer=REDUCER).journal.close()
+            SessionDir.open(root, SESSION, keep, reducer=REDUCER).journal.close()
         for _ in range(spare):
             taken.append(os.open(os.devnull, os.O_RDONLY))
     finally:
@@ -184,7 +185,7 @@ def test_checkpoint_and_tail_give_the_same_state(session: Session, small_segment
     session.checkpoint(seq)
     session = session.reopen()
     assert session.opened.checkpoint_seq == seq
-    assert numbers(session.opened.tail) == list(range(seq + 1, 11))
+    assert numbers(session.opened.state.tail) == list(range(seq + 1, 11))
     assert state_of(session) == fold(session.journal.read())
     session.append(3)
     assert numbers(session.walk()) == list(range(1, 14))
@@ -200,7 +201,7 @@ def test_deleting_every_checkpoint_loses_nothing(session: Session, small_segment
         path.unlink()
         session = session.reopen()
         assert state_of(session) == expected
-    assert session.opened.checkpoint is None
+    assert session.opened.state.checkpoint is None
     session.close()
 
 
@@ -244,8 +245,8 @@ def test_a_checkpoint_of_another_reducer_is_passed_over(session: Session) -> Non
     session.checkpoint(4)
     session.close()
     session = Session.open(session.root, reducer=REDUCER + 1)
-    assert session.opened.checkpoint is None
-    assert numbers(session.opened.tail) == [1, 2, 3, 4, 5]
+    assert session.opened.state.checkpoint is None
+    assert numbers(session.opened.state.tail) == [1, 2, 3, 4, 5]
     session.close()
 
 
@@ -262,9 +263,9 @@ def test_a_journal_that_ends_before_a_checkpoint_is_corrupt_not_torn(session: Se
         with pytest.raises(Corrupt):
             Session.open(session.root, reducer=reducer)
         assert path.read_bytes() == kept
-        loaded = SessionDir.read_only(session.root, SESSION, reducer=reducer)
+        loaded = SessionDir.read_only(session.root, SESSION, keep, reducer=reducer)
         assert loaded.fault is not None
-        assert (loaded.checkpoint is not None) == (reducer == REDUCER)
+        assert (loaded.state.checkpoint is not None) == (reducer == REDUCER)
 
 
 def test_a_torn_tail_after_a_checkpoint_is_cut(session: Session) -> None:
@@ -275,7 +276,7 @@ def test_a_torn_tail_after_a_checkpoint_is_cut(session: Session) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     session = session.reopen()
     assert len(session.opened.set_aside) == 1
-    assert numbers(session.opened.tail) == [4]
+    assert numbers(session.opened.state.tail) == [4]
     session.close()
 
 
@@ -331,8 +332,52 @@ def test_opening_reads_the_tail_alone(session: Session, monkeypatch: pytest.Monk
     session.segments[0].write_bytes(b"rubbish")
     session = Session.open(session.root)
     assert len(parsed) == 3
-    assert numbers(session.opened.tail) == [118, 119, 120]
+    assert numbers(session.opened.state.tail) == [118, 119, 120]
     session.close()
+
+
+def test_records_are_folded_as_they_are_read(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that has no checkpoint, as each has after the states' form changed, may be of any length."""
+    session.append(20)
+    session.close()
+    read: list[int] = []
+    parse_line = segments.parse_line
+
+    def noted(line: bytes) -> Record:
+        record = parse_line(line)
+        read.append(record.seq)
+        return record
+
+    def last_seq(checkpoint: bytes | None, records: Iterable[Record]) -> int:
+        seq = 0
+        for seq, record in enumerate(records, 1):
+            assert record.seq == seq == read[-1]
+        return seq
+
+    monkeypatch.setattr(segments, "parse_line", noted)
+    loaded = SessionDir.read_only(session.root, SESSION, last_seq, reducer=REDUCER)
+    assert loaded.state == 20
+    read.clear()
+    opened = SessionDir.open(session.root, SESSION, last_seq, reducer=REDUCER)
+    opened.journal.close()
+    assert opened.state == 20
+
+
+def test_what_a_fold_does_not_want_is_proven_all_the_same(session: Session) -> None:
+    def nothing(checkpoint: bytes | None, records: Iterable[Record]) -> None:
+        pass
+
+    session.append(3)
+    session.close()
+    opened = SessionDir.open(session.root, SESSION, nothing, reducer=REDUCER)
+    opened.journal.close()
+    assert opened.last is not None and opened.last.seq == opened.journal.end.seq == 3
+    data = session.segments[-1].read_bytes()
+    session.segments[-1].write_bytes(data.replace(b'"number":2', b'"number":9'))
+    with pytest.raises(Corrupt):
+        SessionDir.open(session.root, SESSION, nothing, reducer=REDUCER)
+    fault = SessionDir.read_only(session.root, SESSION, nothing, reducer=REDUCER).fault
+    assert fault is not None and fault.details["line"] == 3
 
 
 def test_an_opening_without_a_tail_writes_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +421,7 @@ def test_the_last_record_is_known_wherever_the_checkpoint_stands(session: Sessio
         for checkpoint in (None, count):
             if checkpoint:
                 session.checkpoint(checkpoint)
-            last = SessionDir.read_only(session.root, SESSION, reducer=REDUCER).last
+            last = SessionDir.read_only(session.root, SESSION, keep, reducer=REDUCER).last
             assert last is not None
             assert (last.seq, last.events[0]["number"]) == (count, count)
     session.close()
@@ -388,8 +433,8 @@ def test_reading_beside_the_writer(session: Session) -> None:
     with session.segments[0].open("ab") as file:
         file.write(b'{"v":1,')
     before = session.segments[0].read_bytes()
-    loaded = SessionDir.read_only(session.root, SESSION, reducer=REDUCER)
-    assert (loaded.checkpoint_seq, numbers(loaded.tail), loaded.fault) == (2, [3, 4], None)
+    loaded = SessionDir.read_only(session.root, SESSION, keep, reducer=REDUCER)
+    assert (loaded.checkpoint_seq, numbers(loaded.state.tail), loaded.fault) == (2, [3, 4], None)
     assert loaded.torn is not None
     assert session.segments[0].read_bytes() == before
 

@@ -43,7 +43,7 @@ from kheish.store.session_dir import SessionDir, list_sessions
 from kheish.store.vacuum import vacuum_session
 from kheish.store.verify import verify_session
 from tests.store.disk import FailingDisk
-from tests.store.sessions import REDUCER, SESSION, Session, built, fold, numbers
+from tests.store.sessions import REDUCER, SESSION, Session, built, fold, keep, numbers
 
 pytestmark = pytest.mark.usefixtures("small_segments", "small_members")
 COUNT = 11
@@ -108,7 +108,7 @@ def test_a_segment_that_is_ended_early_can_be_packed_and_what_follows_it_reads_o
     session.close()
     vacuum_session(session.path)
     assert names(session.path) == [f"{segment_name(first)}.gz" for first in (1, 3)] + [segment_name(4)]
-    loaded = SessionDir.read_only(ram_root, SESSION, reducer=REDUCER)
+    loaded = SessionDir.read_only(ram_root, SESSION, keep, reducer=REDUCER)
     assert loaded.fault is None and loaded.last is not None and loaded.last.seq == 3
     again = Session.open(ram_root)
     assert again.journal.end == session.journal.end and again.journal.end.segment_first_seq == 4
@@ -127,8 +127,8 @@ def test_a_checkpoint_at_an_empty_segment_stands_on_a_record(ram_root: Path) -> 
     session.checkpoint(2)
     session.close()
     vacuum_session(session.path)
-    loaded = SessionDir.read_only(ram_root, SESSION, reducer=REDUCER)
-    assert (loaded.checkpoint_seq, loaded.tail, loaded.fault) == (2, [], None)
+    loaded = SessionDir.read_only(ram_root, SESSION, keep, reducer=REDUCER)
+    assert (loaded.checkpoint_seq, loaded.state.tail, loaded.fault) == (2, [], None)
     assert loaded.last is not None and loaded.last.seq == 2
 
 
@@ -178,7 +178,7 @@ def test_what_an_index_and_a_checkpoint_know_of_a_segment_stays_true(
     for seq in range(1, COUNT + 1):
         assert numbers(read_records(session.path, seq, index=index)) == list(range(seq, COUNT + 1))
     again = Session.open(ram_root)
-    assert (again.opened.checkpoint_seq, numbers(again.opened.tail)) == (4, list(range(5, COUNT + 1)))
+    assert (again.opened.checkpoint_seq, numbers(again.opened.state.tail)) == (4, list(range(5, COUNT + 1)))
     again.close()
     assert verify_session(session.path, fold, reducer=REDUCER) == []
 
@@ -332,7 +332,7 @@ def test_one_that_is_told_to_end_leaves_what_was_done_and_nothing_else(directory
 def test_opening_waits_out_the_moment_for_which_a_vacuum_holds_the_lock(directory: Path) -> None:
     lock = SessionLock(directory).acquire()
     threading.Timer(0.05, lock.release).start()
-    SessionDir.open(directory.parent.parent, SESSION, reducer=REDUCER).journal.close()
+    SessionDir.open(directory.parent.parent, SESSION, keep, reducer=REDUCER).journal.close()
 
 
 def test_it_clears_what_nothing_needs(ram_root: Path) -> None:
