@@ -66,10 +66,12 @@ def list_checkpoints(directory: Path) -> list[tuple[int, Path]]:
 def save_checkpoint(journal: Journal, seq: int, *, reducer: int, state: bytes, at: int) -> None:
     """Store the state after record `seq`, which must be durable, and delete all but the newest few checkpoints.
 
-    Blocking; runs beside the committer. A failure harms nothing but the next opening's speed.
+    Blocking; runs beside the committer. A failure harms nothing but the next opening's speed. Raises OSError, Corrupt,
+    or Poisoned where the directory is not the session's any more.
     """
     if not 0 < seq <= journal.durable_seq:
         raise StoreError(f"cannot save a checkpoint: record {seq} is not durable", code="not_durable", seq=seq)
+    journal.check_held()
     place = journal.locate(seq)
     body = b'{"v":%d,"seq":%d,"session":%b,"segment_first_seq":%d,"offset":%d,"chain":"%b","gen":%d,"at":%d,' % (
         FORMAT,

@@ -185,7 +185,7 @@ class Journal:
             raise self._poisoned()
         assert records[0].seq == self._durable.seq + 1, "records are committed in the order of framing"
         if time.monotonic() >= self._looked_at + SESSION_LOOK_EVERY_S:
-            self._check_lock()
+            self.check_held()
         try:
             self._append(records)
         except Conflict as error:
@@ -204,6 +204,13 @@ class Journal:
         """Make the session read-only from here on; returns the error to report."""
         self._failure = self._failure or reason
         return self._poisoned()
+
+    def check_held(self) -> None:
+        """Raises Poisoned where the directory is not the one that was opened. What is written to an open file is nobody
+        else's, wherever its directory went; but names are, and there is no use in acknowledging what nobody finds."""
+        if self._lock is not None and not self._lock.is_held():
+            raise self.poison("its directory was moved, deleted or replaced")
+        self._looked_at = time.monotonic()
 
     def read(self, from_seq: int = 1, limit: int | None = None, until_seq: int | None = None) -> Iterator[Record]:
         """Durable records, from any thread, through this journal's index of offsets."""
@@ -268,7 +275,7 @@ class Journal:
 
     def _begin_segment(self, line: bytes, header: Header) -> None:
         """A new segment is durable, with its name, before anything is written to it; the old one was synced."""
-        self._check_lock()
+        self.check_held()
         path = self.directory / segment_name(header.first_seq)
         atomic.create_file(path, line)
         atomic.sync_dir(self.directory)
@@ -285,7 +292,7 @@ class Journal:
 
     def _recover(self, records: Sequence[Framed]) -> None:
         """Put the records that are not durable into a new file and go on there."""
-        self._check_lock()
+        self.check_held()
         first = records[0]
         count = next((at for at, record in enumerate(records) if at and record.header is not None), len(records))
         if first.header is not None and first.header_line is not None:
@@ -310,13 +317,6 @@ class Journal:
             position = Position(record.seq, self._header.first_seq, self._offset, record.sum, record.gen)
             self.index.note(position)
         self._durable = position
-
-    def _check_lock(self) -> None:
-        """What is written to an open file is nobody else's, wherever its directory went; but names are, and there is no
-        use in acknowledging what nobody finds."""
-        if self._lock is not None and not self._lock.is_held():
-            raise self.poison("its directory was moved, deleted or replaced")
-        self._looked_at = time.monotonic()
 
     def _poisoned(self) -> Poisoned:
         return Poisoned(
