@@ -25,6 +25,7 @@ from kheish.errors import Draining, Invalid, KheishError, StoreError
 from kheish.limits import KIB, LOOK_THREADS, REQUEST_BODY_BYTES_MAX, STREAM_RETRY_MS
 from kheish.runtime.supervisor import Supervisor
 from kheish.secrets.service import Secrets
+from kheish.store.atomic import is_of_files
 from kheish.store.workers import Workers
 from kheish.wire.body import IDEMPOTENCY_KEY
 from kheish.wire.budgets import budget_view
@@ -96,7 +97,7 @@ class App:
         except Exception as error:
             log.exception("%s %s", scope["method"], scope["path"])
             problem = KheishError("cannot answer: an internal error, see `kheish daemon logs`", code="internal_error")
-            if isinstance(error, OSError) and error.errno:  # not of a timeout
+            if isinstance(error, OSError) and is_of_files(error):
                 problem = StoreError.of_disk("answer", error)
             await _send_problem(problem, send)
 

@@ -23,8 +23,7 @@ The daemon's API on its Unix socket; any host name will do. A body has at most {
 read as JSON whatever its content type. Without `limit` a list has {PAGE_ITEMS_DEFAULT} items; more than
 {PAGE_ITEMS_MAX} are never given. At most {CONNECTIONS_MAX} connections and {SUBSCRIBERS_MAX} streams are open at once.
 HEAD is answered as GET without a body. Where there is no endpoint the answer is 404 `endpoint_not_found`; where it does
-not take the method, 405 `method_not_allowed` with an Allow header. A fault of the daemon itself is 500
-`internal_error`."""
+not take the method, 405 `method_not_allowed` with an Allow header."""
 _JSON_LIMITS = """\
 Any JSON value. An integer has at most 64 bits, and objects and arrays are nested at most about 250 deep: what is beyond
 is refused."""

@@ -51,7 +51,7 @@ CODES: dict[int, tuple[str, ...]] = {
 
 ANY = (
     "invalid_request", "malformed_request", "forbidden", "request_timeout", "body_too_large", "head_too_large",
-    "too_many_connections",
+    "too_many_connections", "internal_error",
 )  # fmt: skip
 """What every endpoint may answer."""
 OF_SESSION = ("session_not_found", "session_locked", "session_corrupt", "format_too_new", "disk_failed")

@@ -2,7 +2,8 @@
 
 A reader is subscribed before the journal is read, so nothing falls between. Frames:
 
-    record     id: the seq (the global stream: `<generation>.<position>`); one journal record
+    record     id: the seq (the global stream: `<generation>.<position>`, and `.<session id>` where the next record
+               has the same, which is of a session from another state root); one journal record
     sync       the replay has ended; what follows is live
     delta      no id; live text that is not in the journal
     heartbeat  no id; nothing happened for a while
@@ -29,7 +30,7 @@ from kheish.runtime.supervisor import Supervisor
 from kheish.store.records import Record
 
 _SEQ = re.compile(r"\d{1,15}\Z")
-_GLOBAL = re.compile(r"(\d{1,15})\.(\d{1,15})\Z")
+_GLOBAL = re.compile(r"(\d{1,15})\.(\d{1,15})(?:\.([A-Za-z0-9._-]{1,128}))?\Z")
 TAIL = "tail"
 
 Kind = Literal["session", "global", "delta"]
@@ -60,13 +61,14 @@ def parse_seq(cursor: str) -> int:
     return int(cursor)
 
 
-def parse_global(cursor: str) -> tuple[int, int]:
+def parse_global(cursor: str) -> tuple[tuple[int, int], str]:
+    """(generation, position), and of which sessions what has this place was seen: those up to this id, or all."""
     match = _GLOBAL.match(cursor)
     if match is None:
         raise Invalid(
             f"cannot use the cursor {cursor!r}: it is `generation.position`, or `tail`", code="invalid_cursor"
         )
-    return int(match.group(1)), int(match.group(2))
+    return (int(match[1]), int(match[2])), match[3] or ""
 
 
 class Streams:
@@ -125,10 +127,11 @@ class Streams:
         subscription = self._supervisor.hub.subscribe(has_deltas=has_deltas)
         try:
             end = self._supervisor.position
-            after = end if cursor in ("", TAIL) else parse_global(cursor)
+            after, through = (end, "") if cursor in ("", TAIL) else parse_global(cursor)
             gathered = bytearray()
-            async for session_id, record in self._supervisor.reader.replay(after, end):
-                gathered += encode("record", public_record(session_id, record), f"{record.gen}.{record.pos}")
+            async for session_id, record, is_shared in self._supervisor.reader.replay(after, end, through):
+                event_id = f"{record.gen}.{record.pos}" + (f".{session_id}" if is_shared else "")
+                gathered += encode("record", public_record(session_id, record), event_id)
                 if len(gathered) >= STREAM_CHUNK_BYTES:
                     yield bytes(gathered)
                     gathered.clear()

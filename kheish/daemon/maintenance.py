@@ -74,6 +74,8 @@ def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verifie
             if error.code == "session_not_found":
                 raise
             faults = [Fault(str(directory), 0, 0, error.message)]
+        except OSError as error:
+            faults = [Fault(str(directory), 0, 0, error.strerror or str(error))]
         results.append(Verified(name, faults))
     return results
 
@@ -97,10 +99,18 @@ def vacuum(root: Path, session_ids: Iterable[str] | None = None) -> Iterator[Vac
     names = list(session_ids) if session_ids is not None else [info.session_id for info in list_sessions(root)]
     for name in names:
         directory = session_path(root, name)
-        before, code, problem = sum(file_sizes(directory).values()), "", ""
+        before, code, problem = _bytes_in(directory), "", ""
         try:
             vacuum_session(directory)
         except (KheishError, OSError) as error:
             refusal = StoreError.of_disk(f"pack session {name}", error) if isinstance(error, OSError) else error
             code, problem = refusal.code, refusal.message
-        yield Vacuumed(name, before, sum(file_sizes(directory).values()), code, problem)
+        yield Vacuumed(name, before, _bytes_in(directory), code, problem)
+
+
+def _bytes_in(directory: Path) -> int:
+    """0 where that cannot be seen, such as of a session that was deleted meanwhile."""
+    try:
+        return sum(file_sizes(directory).values())
+    except OSError:
+        return 0

@@ -168,17 +168,19 @@ class Reader:
         read, until = self._reader(session_id)
         return await self._committer.run(find_made, read, until, id_) if until else 0
 
-    def replay(self, after: tuple[int, int], until: tuple[int, int]) -> AsyncIterator[tuple[str, Record]]:
-        """Durable records of all sessions between two (generation, position), in the order they were published; without
-        those of a session that cannot be read."""
+    def replay(
+        self, after: tuple[int, int], until: tuple[int, int], through: str = ""
+    ) -> AsyncIterator[tuple[str, Record, bool]]:
+        """Durable records of all sessions between two (generation, position), in the order they were published, as
+        `replay.replay` says; without those of a session that cannot be read."""
         rows = self._index.rows.glances()
-        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) > after}
+        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) >= after}
         places = {session_id: OffsetIndex() for session_id in seqs}
 
         def read(session_id: str, after_seq: int, limit: int, bytes_max: int) -> Awaitable[list[Record]]:
             return self.read_records(session_id, after_seq, limit, bytes_max, places[session_id])
 
-        return replay(read, seqs, after, until)
+        return replay(read, seqs, after, until, through)
 
     async def find_run(self, run_id: str) -> tuple[str, str]:
         """(session id, full run id) of a run id or an unambiguous prefix of one."""

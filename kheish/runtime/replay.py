@@ -1,8 +1,9 @@
 """The stored records of many sessions as one stream, in the order in which they were published.
 
 Along a session (generation, position) grows, so that each is entered at its first record after the cursor, and the
-sessions are merged. A page of each is held as long as there is room for it; of a session for which there is none only
-its place is kept, and it is read again when its turn has come.
+sessions are merged. Records of a session from another state root may have the places of others: of one place they come
+in the order of their sessions' ids. A page of each is held as long as there is room for it; of a session for which
+there is none only its place is kept, and it is read again when its turn has come.
 """
 
 from __future__ import annotations
@@ -99,15 +100,18 @@ def _size(record: Record) -> int:
 
 
 async def replay(
-    read: Read, last_seqs: Mapping[str, int], after: Place, until: Place
-) -> AsyncIterator[tuple[str, Record]]:
-    """(session id, record) of what was published after a place, up to another one, both included."""
-    sources = [_Source(read, session_id) for session_id in last_seqs]
+    read: Read, last_seqs: Mapping[str, int], after: Place, until: Place, through: str = ""
+) -> AsyncIterator[tuple[str, Record, bool]]:
+    """(session id, record) of what was published after a place, up to another one, which is included; and whether the
+    next one has the same place. `through`: at the first place only the sessions up to this id were seen."""
+    sources = [_Source(read, session_id) for session_id in sorted(last_seqs)]
     held_bytes = 0
 
     async def enter(source: _Source) -> None:
         nonlocal held_bytes
-        await source.enter(last_seqs[source.session_id], after, _page_items(len(sources)))
+        is_seen = not through or source.session_id <= through
+        start = after if is_seen else (after[0], after[1] - 1)
+        await source.enter(last_seqs[source.session_id], start, _page_items(len(sources)))
         if held_bytes > REPLAY_HELD_BYTES_MAX:
             source.let_go()
         held_bytes += source.held_bytes
@@ -117,7 +121,7 @@ async def replay(
     heap = [(source.place, number) for number, source in enumerate(sources) if source.place]
     heapq.heapify(heap)
     while heap and heap[0][0] <= until:
-        number = heap[0][1]
+        place, number = heap[0]
         source = sources[number]
         held_bytes -= source.held_bytes
         record = await source.take(_page_items(len(heap)))
@@ -129,7 +133,7 @@ async def replay(
         else:
             heapq.heappop(heap)
         if record is not None:
-            yield source.session_id, record
+            yield source.session_id, record, bool(heap) and heap[0][0] == place
 
 
 def _page_items(sources: int) -> int:

@@ -21,6 +21,8 @@ READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 DIR_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
+_FAILURES_OF_DISKS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE, errno.EISDIR)
+
 TEMP_PREFIX = ".tmp-"
 """Names that start so are unfinished and may be deleted by whoever holds the lock over their directory."""
 
@@ -150,6 +152,11 @@ def open_file(path: Path) -> int:
 def is_shortage(error: OSError) -> bool:
     """Whether this process lacks descriptors or memory for now, and nothing is wrong with what it looked for."""
     return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def is_of_files(error: OSError) -> bool:
+    """Whether a file or its disk is at fault, and no socket or child: that names a file, or fails as only disks do."""
+    return bool(error.filename) or error.errno in _FAILURES_OF_DISKS or is_shortage(error)
 
 
 def read_file(path: Path) -> bytes:

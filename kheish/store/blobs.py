@@ -6,6 +6,7 @@ Writing is idempotent: equal content is one file, and a reader sees all of it or
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from kheish.errors import Corrupt, Invalid, NotFound
 from kheish.limits import MIB
 from kheish.store.atomic import (
     CREATE_FLAGS,
-    clear_temps,
+    TEMP_PREFIX,
     make_private_dir,
     open_file,
     read_file,
@@ -63,30 +64,39 @@ class Blobs:
     def put_chunks(self, chunks: Iterable[bytes]) -> str:
         """As `put`, in bounded memory."""
         self._make_dir(self._directory)
-        temp = temp_beside(self._directory / "blob")
+        temp, fd = self._begin()
         hasher = hashlib.sha256()
-        fd = os.open(temp, CREATE_FLAGS, 0o600)
         try:
-            try:
-                for chunk in chunks:
-                    hasher.update(chunk)
-                    write_all(fd, chunk)
-                sync_file(fd)
-            finally:
-                os.close(fd)
+            for chunk in chunks:
+                hasher.update(chunk)
+                write_all(fd, chunk)
+            sync_file(fd)
             sha = hasher.hexdigest()
             path = self.path(sha)
             self._make_dir(path.parent)
-            added_bytes = 0 if path.exists() else os.stat(temp).st_size
+            added_bytes = 0 if path.exists() else os.fstat(fd).st_size
             os.replace(temp, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temp)
             raise
+        finally:
+            os.close(fd)
         with self._counting:
             self.bytes_total += added_bytes
         sync_dir(path.parent)
         return sha
+
+    def _begin(self) -> tuple[Path, int]:
+        """An unfinished blob, locked for as long as it is written: a daemon that starts beside an import leaves it
+        alone."""
+        while True:
+            temp = temp_beside(self._directory / "blob")
+            fd = os.open(temp, CREATE_FLAGS, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return temp, fd
+            os.close(fd)  # it was deleted before it was locked
 
     def measure(self) -> None:
         """Looks at every blob; what is put meanwhile may count twice or not at all. Raises OSError."""
@@ -99,9 +109,12 @@ class Blobs:
             self.bytes_total = found
 
     def clear_unfinished(self) -> None:
-        """Delete what a crash left of blobs in the making; only under the daemon's lock."""
+        """Delete what a crash left of blobs in the making."""
         with contextlib.suppress(FileNotFoundError):
-            clear_temps(self._directory)
+            for name in os.listdir(self._directory):
+                if name.startswith(TEMP_PREFIX):
+                    with contextlib.suppress(FileNotFoundError, BlockingIOError):  # or somebody is making it
+                        _delete_unlocked(self._directory / name)
 
     def holds(self, data: bytes) -> bool:
         """Whether these bytes are stored already."""
@@ -164,6 +177,16 @@ class Blobs:
             return os.fdopen(open_file(self.path(sha)), "rb")
         except FileNotFoundError:
             raise _missing(sha) from None
+
+
+def _delete_unlocked(path: Path) -> None:
+    """Raises BlockingIOError where somebody has it locked."""
+    fd = open_file(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(fd)
 
 
 def _missing(sha: str) -> NotFound:

@@ -86,8 +86,12 @@ class _Check:
             following = self.segments[index + 1][1] if index + 1 < len(self.segments) else None
             try:
                 self._check_segment(path, following, wanted)
-            except Corrupt as damage:
-                self._report(path, damage.details["line"], damage.details["offset"], damage.details["reason"])
+            except (Corrupt, OSError) as damage:
+                if isinstance(damage, Corrupt):
+                    self._report(path, damage.details["line"], damage.details["offset"], damage.details["reason"])
+                else:
+                    self._report(path, 0, 0, damage.strerror or str(damage))
+                    self._header = None
                 next_first = first_seq_of(following.name) if following else None
                 self._seq, self._chain = (next_first or 1) - 1, None
         for checkpoint in checkpoints:
@@ -217,9 +221,9 @@ def _replaced_from(following: Path | None) -> int | None:
     """The seq from which on the next segment replaces this one's records."""
     if following is None:
         return None
-    with open_segment(following) as file:
-        try:
+    try:
+        with open_segment(following) as file:
             header = parse_header(file.readline(RECORD_BYTES_MAX + 1), following)
-        except (BadLine, KheishError):
-            return None
+    except (BadLine, KheishError, OSError):
+        return None
     return header.first_seq if header.replaces_tail else None

@@ -16,7 +16,10 @@ OptionalSession = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^$
 Cursor = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15})?$"})]
 """The seq to go on after, or nothing."""
 StreamCursor = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15}|tail)?$"})]
-GlobalCursor = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15}\.[0-9]{1,15}|tail)?$"})]
+GlobalCursor = Annotated[
+    str,
+    msgspec.Meta(extra_json_schema={"pattern": r"^([0-9]{1,15}\.[0-9]{1,15}(\.[A-Za-z0-9._-]{1,128})?|tail)?$"}),
+]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

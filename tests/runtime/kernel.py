@@ -134,7 +134,8 @@ class Kernel:
 
     async def replayed(self, *after: int) -> list[tuple[str, Record]]:
         """What was published after a (generation, position)."""
-        return [item async for item in self.supervisor.reader.replay((after[0], after[1]), (1_000_000, 0))]
+        replayed = self.supervisor.reader.replay((after[0], after[1]), (1_000_000, 0))
+        return [(session_id, record) async for session_id, record, _ in replayed]
 
     async def until(self, wanted: Callable[[State], bool], session_id: str = "s") -> State:
         """The state once it is as wanted, told by the hub."""

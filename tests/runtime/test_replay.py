@@ -68,7 +68,7 @@ def test_every_record_after_the_cursor_comes_once_and_in_order(
 
     async def collect() -> list[tuple[str, int]]:
         last = {name: len(ps) for name, ps in places.items()}
-        return [(name, r.seq) async for name, r in replay(sessions.read, last, low, high)]
+        return [(name, r.seq) async for name, r, _ in replay(sessions.read, last, low, high)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PAGE_ITEMS_MAX", page_items)
@@ -76,6 +76,37 @@ def test_every_record_after_the_cursor_comes_once_and_in_order(
         patch.setattr(module, "REPLAY_HELD_BYTES_MAX", room)
         found = asyncio.run(collect())
     assert found == [(name, seq) for place, name, seq in order if low < place <= high and seq < broken.get(name, 1_000)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.tuples(st.integers(1, 2), st.integers(1, 4))), max_size=20),
+    st.integers(1, 3),
+)
+def test_of_records_that_share_a_place_each_comes_once_wherever_a_follower_is_cut_off(
+    published: list[tuple[str, Place]], page_items: int
+) -> None:
+    """As those of sessions from other state roots do. It comes again with the id of the last one that it had."""
+    places = {name: sorted({place for n, place in published if n == name}) for name, _ in published}
+    sessions = Sessions(places, {})
+    last = {name: len(ps) for name, ps in places.items()}
+
+    async def follow() -> list[tuple[Place, str]]:
+        found: list[tuple[Place, str]] = []
+        after, through = (0, 0), ""
+        while True:
+            replayed = replay(sessions.read, last, after, (9, 9), through)
+            async with contextlib.aclosing(replayed) as source:  # type: ignore[type-var]
+                async for name, r, is_shared in source:
+                    found.append(((r.gen, r.pos), name))
+                    after, through = (r.gen, r.pos), name if is_shared else ""
+                    break
+                else:
+                    return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PAGE_ITEMS_MAX", page_items)
+        patch.setattr(module, "_PAGE_MIN", 1)
+        assert asyncio.run(follow()) == sorted({(place, name) for name, place in published})
 
 
 @pytest.mark.parametrize("failing_read", range(1, 11))
@@ -95,7 +126,7 @@ def test_a_replay_that_cannot_read_for_now_fails_and_leaves_nothing_out_and_noth
     async def follow(after: int) -> list[int]:
         found = []
         try:
-            async for _, record in replay(read, {"a": 39}, (1, after), (1, 39)):
+            async for _, record, _ in replay(read, {"a": 39}, (1, after), (1, 39)):
                 found.append(record.seq)
         except StoreError:
             found += await follow(after + len(found))
@@ -158,7 +189,7 @@ async def test_a_long_session_among_many_is_not_read_from_its_beginning_for_each
     async with Kernel(tmp_path, [], generation=2) as kernel:
         read = kernel.supervisor.reader
         with counting(monkeypatch) as checked:
-            seqs = [record.seq async for _, record in read.replay((0, 0), end)]
+            seqs = [record.seq async for _, record, _ in read.replay((0, 0), end)]
         assert seqs == list(range(1, 402))
         assert len(checked) < len(seqs) * JOURNAL_OFFSET_EVERY_RECORDS / 2
         with counting(monkeypatch) as checked:

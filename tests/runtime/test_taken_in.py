@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kheish.api.streams import Streams
+from kheish.client.follow import SseParser
 from kheish.daemon import maintenance
 from kheish.store.journal import Framed, Journal
 from kheish.store.records import Record
@@ -51,6 +54,29 @@ async def test_a_follower_misses_nothing_of_a_session_that_was_taken_in(
         assert tail_of(await kernel.replayed(*seen), 2) == [("theirs", 12), ("theirs", 13)]
         places = [(r.gen, r.pos) for session_id, r in await kernel.replayed(0, 0) if session_id == "theirs"]
         assert places == sorted(places)
+
+
+async def test_who_is_cut_off_anywhere_goes_on_after_the_id_it_has_where_a_session_from_elsewhere_has_the_same_places(
+    tmp_path: Path,
+) -> None:
+    archive = await archive_of(tmp_path / "there", 1)
+    async with Kernel(tmp_path / "here", [reply("done")]) as kernel:
+        await kernel.create("ours")
+        await kernel.until_status(await kernel.submit(session_id="ours"), "completed", "ours")
+        maintenance.import_(tmp_path / "here", archive)
+        await kernel.state("theirs")
+        streams = Streams(kernel.supervisor)
+
+        async def follow(cursor: str) -> list[tuple[str, str]]:
+            async with contextlib.aclosing(streams.everything(cursor)) as chunks:  # type: ignore[type-var]
+                frames = SseParser().feed(await anext(chunks))
+            return [(frame.id, frame.data["session_id"]) for frame in frames if frame.event == "record"]
+
+        whole = await follow("0.0")
+        ids = [event_id for event_id, _ in whole]
+        assert {"1.1.ours", "1.1"} <= set(ids) and len(set(ids)) == len(ids)
+        for at, event_id in enumerate(ids, 1):
+            assert await follow(event_id) == whole[at:]
 
 
 async def test_a_record_that_is_being_written_while_a_generation_begins_is_ahead_of_who_begins_to_follow(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,37 @@ def test_a_failed_blob_leaves_no_rubbish(root: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError):
         blobs.put(b"hello")
     assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_a_blob_that_somebody_is_making_is_left_alone_and_what_a_death_left_is_deleted(root: Path) -> None:
+    """An import makes them beside a daemon that starts."""
+    left = root / "blobs" / ".tmp-left"
+    Blobs(root).put(b"another")
+    left.write_bytes(b"left")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"one"
+        Blobs(root).clear_unfinished()
+        assert not left.exists()
+        yield b"two"
+
+    assert Blobs(root).read(Blobs(root).put_chunks(chunks())) == b"onetwo"
+
+
+def test_a_blob_that_was_cleared_before_it_was_locked_is_begun_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Blobs(root).put(b"another")
+    flock, clears = fcntl.flock, [Blobs(root).clear_unfinished]
+
+    def flock_late(fd: int, operation: int) -> None:
+        if clears:
+            clears.pop()()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    assert Blobs(root).read(Blobs(root).put(b"one")) == b"one"
+    assert not list((root / "blobs").glob(".tmp-*"))
 
 
 def test_where_no_directory_can_be_made_it_says_so() -> None:

@@ -178,6 +178,21 @@ def test_blobs_are_read_back(session: Session) -> None:
     assert faults[1].reason == f"blob {gone} is missing"
 
 
+def test_a_segment_that_cannot_be_read_is_a_fault_and_hides_no_other(session: Session, small_segments: int) -> None:
+    session.append(9)
+    session.close()
+    _, second, third = session.segments
+    second.unlink()
+    second.mkdir()
+    lines = third.read_bytes().splitlines(keepends=True)
+    third.write_bytes(b"".join([*lines[:2], lines[2].replace(b"happened", b"hAppened"), *lines[3:]]))
+    faults = verify_session(session.path)
+    assert [(fault.file, fault.line, fault.reason) for fault in faults] == [
+        (str(second), 0, "Not a regular file"),
+        (str(third), 3, "checksum"),
+    ]
+
+
 def test_faults_are_bounded(session: Session) -> None:
     with session.segments[0].open("ab") as file:
         file.write(b"rubbish\n" * 1000)

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 
 class StreamQuery(Body, frozen=True):
-    """`cursor` is `<generation>.<position>` of the last record seen, or `tail`. Without `deltas` only records
-    come."""
+    """`cursor` is the id of the last frame, `<generation>.<position>` or longer, or `tail`. Without `deltas` only
+    records come."""
 
     cursor: GlobalCursor = ""
     deltas: bool = True

@@ -1,0 +1,47 @@
+"""What is done to all sessions is done to each, whatever is wrong with another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kheish.daemon import maintenance
+from kheish.store.records import segment_name
+from tests.runtime.kernel import Kernel
+
+
+@pytest.fixture
+async def root(tmp_path: Path) -> Path:
+    async with Kernel(tmp_path, []) as kernel:
+        for name in "abc":
+            await kernel.create(name)
+    return tmp_path
+
+
+def make_unreadable(directory: Path) -> None:
+    path = directory / segment_name(1)
+    path.unlink()
+    path.mkdir()
+
+
+def delete(directory: Path) -> None:
+    directory.rename(directory.parent.parent / "deleted")
+
+
+@pytest.mark.parametrize("happen", [make_unreadable, delete])
+def test_every_session_is_verified_and_packed_where_one_cannot_be_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch, happen: Callable[[Path], None]
+) -> None:
+    """Such as one that is deleted after the sessions were listed."""
+    names = ["a", "b", "c"]
+    happen(root / "sessions" / "b")
+    assert [(item.session_id, bool(item.faults)) for item in maintenance.verify(root, names)] == [
+        ("a", False),
+        ("b", True),
+        ("c", False),
+    ]
+    packed = list(maintenance.vacuum(root, names))
+    assert [item.session_id for item in packed] == names
+    assert [item.problem for item in packed if item.session_id != "b"] == ["", ""]
