@@ -114,6 +114,7 @@ class Renderer:
         self._calls: dict[str, str] = {}
         self._requests: dict[str, tuple[str, str]] = {}
         self._labels: dict[tuple[str, str, str], str] = {}
+        self._steered: dict[str, str] = {}
         self._summary_call = ""
 
     def lines(self, record: RecordView) -> Iterator[tuple[str, str]]:
@@ -165,6 +166,10 @@ class Renderer:
                     f"generation {record['generation']} goes on{note}",
                     "yellow",
                 )
+            case "run.submitted" if event.get("input_id"):
+                self._steered.pop(event["input_id"], None)
+                text = one_line(event["text"], WIDTH)
+                return f"the run did not take this in; it comes next, as {event['run_id']}: {text}", "yellow"
             case "run.submitted":
                 return f"{who} ({origin}): {one_line(event['text'], WIDTH)}", "bold"
             case "run.edited":
@@ -175,7 +180,11 @@ class Renderer:
                 return f"{who} paused the queue", "yellow"
             case "queue.resumed":
                 return f"{who} let the queue go on", ""
+            case "input.entered":
+                self._steered.pop(event["input_id"], None)
+                return None
             case "input.steered":
+                self._steered[event["input_id"]] = event["run_id"]
                 return f"{who} ({origin}) steers: {one_line(event['text'], WIDTH)}", "bold"
             case "run.completed":
                 return "run completed", "green"
@@ -183,7 +192,9 @@ class Renderer:
                 return f"run failed ({event['code']}): {one_line(event['message'], WIDTH)}", "red"
             case "run.cancelled" | "run.interrupted":
                 how = event["type"].partition(".")[2]
-                return f"run {how} by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
+                lost = [*self._steered.values()].count(event["run_id"])
+                note = f" (before it took in {counted(lost, 'input')} that steered it)" if lost else ""
+                return f"run {how} by {who}{note}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
             case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])

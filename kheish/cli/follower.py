@@ -153,11 +153,12 @@ class Follower:
 
     def _show_record(self, record: RecordView) -> None:
         for event in record["events"]:
-            if event.get("run_id") not in (None, self._run_id):
+            is_passed_on = event["type"] == "run.submitted" and bool(event.get("input_id"))
+            if event.get("run_id") not in (None, self._run_id) and not is_passed_on:
                 continue
             is_own = self._note(event)
             lines = [*self._renderer.lines({**record, "events": [event]})]
-            if not (self._as_json or is_own or event["type"] in _QUIET):
+            if not (self._as_json or is_own or (event["type"] in _QUIET and not is_passed_on)):
                 for text, color in lines:
                     self._tell(text, color)
 

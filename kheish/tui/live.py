@@ -543,11 +543,13 @@ class Conversation:
                 kept = f"; {counted(torn, 'torn byte')} set aside" if torn else ""
                 self._note(record, change, f"daemon restarted, {at}{kept}", "warning")
             case "run.submitted":
+                self._inputs.pop(event.get("input_id", ""), None)  # the run before it did not take it in
+                self.queue = [queued for queued in self.queue if queued.id != event.get("input_id")]
                 self._inputs[event["run_id"]] = record, event
                 self._routes[event["run_id"]] = f"{event['route']}/{event['model']}"
                 for hop in event.get("hops", ()) or (event,):
                     self._windows[hop["route"], hop["model"]] = hop.get("window_tokens", 0)
-                queued = Queued(event["run_id"], event["text"], who, is_steered=False)
+                queued = Queued(event["run_id"], event["text"], event.get("principal") or who, is_steered=False)
                 self.queue.insert(0 if event.get("first") else len(self.queue), queued)
             case "run.edited":
                 for queued in self.queue:
@@ -609,7 +611,7 @@ class Conversation:
         said_in, event = given
         names = [a["name"] for a in event.get("attachments", ())]  # type: ignore[attr-defined]
         text = queued.text if queued else event["text"]  # type: ignore[typeddict-item]
-        by, origin = said_in["by"].get("principal", ""), said_in["by"].get("origin", "")
+        by, origin = (str(event.get(name) or said_in["by"].get(name, "")) for name in ("principal", "origin"))
         said = Said(record["seq"], record["at_ms"], text, by, origin, how, names)
         said.is_shell = str(event.get("route", "")) == SHELL_ROUTE
         self._add(said, change)
