@@ -326,9 +326,12 @@ def _shrink_message(message: Message, bytes_max: int) -> Message:
         case ToolMessage():
             return replace(message, text=cut_text(message.text, bytes_max))
         case AssistantMessage():
-            requests = message.tool_requests
+            requests, kept = message.tool_requests, {}
+            if requests and len(signed := msgspec.json.encode(message.provider_state)) <= bytes_max // 2:
+                kept, bytes_max = message.provider_state, bytes_max - len(signed)
             share = max(0, bytes_max // (len(requests) + 1))
             return AssistantMessage(
+                provider_state=kept,
                 text=cut_text(message.text, share),
                 tool_requests=tuple(
                     replace(r, arguments=_cut_arguments(r.arguments, share), malformed=cut_text(r.malformed, share))

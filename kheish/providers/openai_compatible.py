@@ -8,6 +8,7 @@ calls that go back where they came from.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,11 @@ TAKEN: dict[str, frozenset[str]] = {
     "generativelanguage.googleapis.com": frozenset(("image/png", "image/jpeg", "image/webp")),
 }
 """What servers take that do not take every kind of image and document on this wire."""
+
+_SIGNS_CALLS = re.compile(r"(?:.*/)?gemini-(?![12][.-])")
+_UNSIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""These models refuse calls of which none is signed, unless this says that it is no mistake
+(https://ai.google.dev/gemini-api/docs/thought-signatures): another model made them, or what signed them was cut."""
 
 
 async def connect(*, api_key: str, base_url: str, multimodal: bool = False) -> OpenAICompatible:
@@ -100,7 +106,7 @@ class OpenAICompatible:
 
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
     """The request as Chat Completions take it; `blobs` holds what is shown of its attachments."""
-    messages = [to_message(message, server, blobs) for message in request.messages if not _is_empty(message)]
+    messages = [to_message(message, server, request.model, blobs) for message in request.messages if not _is_empty(message)]
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
     limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
     body: Json = {
@@ -127,7 +133,7 @@ def _is_empty(message: Message) -> bool:
     return isinstance(message, AssistantMessage) and not (message.text.strip() or message.tool_requests)
 
 
-def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Json:
+def to_message(message: Message, server: str, model: str, blobs: Mapping[str, bytes]) -> Json:
     match message:
         case UserMessage():
             return {"role": "user", "content": to_content(message, TAKEN.get(server, VIEWABLE), blobs)}
@@ -136,6 +142,8 @@ def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Jso
             kept = message.provider_state.get(DRIVER, {})
             extra = kept["extra_content"] if kept.get("server") == server else {}
             if message.tool_requests:
+                if not extra and server.endswith(".googleapis.com") and _SIGNS_CALLS.match(model):
+                    extra = {message.tool_requests[0].provider_id: _UNSIGNED}
                 made["tool_calls"] = [
                     {
                         "id": call.tool_call_id,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheish.core import commands as c
 from kheish.core import events as e
@@ -150,6 +151,18 @@ def test_the_input_of_the_active_run_stays_also_where_others_came_after_it_and_i
         assert plan is not None and plan.left_out
         talk = [*plan.with_summary("s").shown, said("also"), *step("y" * 9_000), said("last"), *step("z" * 9_000)]
         assert [m.text[:9] for m in talk if isinstance(m, UserMessage)].count("the task:") == 1
+
+
+def test_calls_that_are_cut_stay_signed_unless_what_signs_them_is_too_long() -> None:
+    for size, is_signed in ((200, True), (20_000, False)):
+        signed = {"driver": {"extra_content": {"p0": "s" * size}}}
+        reply, result = step("w" * 30_000, "r" * 9_000)
+        assert isinstance(reply, AssistantMessage)
+        newest = [replace(reply, provider_state=signed), result]
+        plan = divide([said("first"), *step("y" * 9_000), *newest], said("first"), 2_000, 8_000)
+        assert plan is not None and isinstance(plan.kept[0], AssistantMessage)
+        assert plan.kept[0].provider_state == (signed if is_signed else {})
+        assert estimate_tokens((*plan.head, *plan.kept)) <= 2_000
 
 
 def test_inputs_that_no_model_has_seen_are_not_cut_nor_their_pictures_left_out() -> None:
