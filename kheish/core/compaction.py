@@ -189,13 +189,15 @@ def divide(
     messages: Sequence[Message], own: UserMessage, kept_tokens: int, room_tokens: int, left_out_before: int = 0
 ) -> Plan | None:
     """What stays takes `kept_tokens` at most: two eighths `own`, the input of the active run; one each the first input,
-    the last one and those that are pinned; what these leave the newest units, the newest of all in any case. Inputs that
-    no model has seen come on top, up to half the room. Where nothing is left out, `own` is not cut."""
+    the last one and those that are pinned; what these leave the newest units, the newest of all in any case. Inputs
+    that no model has seen come on top, up to half the room. Where nothing is left out, `own` is not cut."""
     units, share = split(messages), kept_tokens // 8
     room = _choose_inputs(units, own, share)
     unseen = takewhile(lambda message: type(message) is UserMessage, reversed(messages))
     unseen_tokens = min(estimate_tokens(unseen), room_tokens // 2, CONTEXT_KEPT_TOKENS_MAX)
-    tail_tokens = kept_tokens + unseen_tokens - sum(min(estimate_tokens(units[place]), tokens) for place, tokens in room.items())
+    tail_tokens = (
+        kept_tokens + unseen_tokens - sum(min(estimate_tokens(units[place]), tokens) for place, tokens in room.items())
+    )
     left_tokens, tail = tail_tokens, len(units)
     while tail:
         left_tokens -= estimate_tokens(units[tail - 1])

@@ -20,7 +20,7 @@ from kheish.core.prompt import VIEWABLE
 from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.providers.failures import BY_FINISH_REASON, request_id, translate
-from kheish.providers.transcript import Media, attachment_text, media_of, read_tool_call, storable, tool_name
+from kheish.providers.transcript import Bound, Media, attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -106,7 +106,9 @@ class OpenAICompatible:
 
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
     """The request as Chat Completions take it; `blobs` holds what is shown of its attachments."""
-    messages = [to_message(message, server, request.model, blobs) for message in request.messages if not _is_empty(message)]
+    messages = [
+        to_message(message, server, request.model, blobs) for message in request.messages if not _is_empty(message)
+    ]
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
     limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
     body: Json = {
@@ -185,6 +187,7 @@ class Reader:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[Json] = []
+        self._bound = Bound()
         self._by_index: dict[int, Json] = {}
         self._finish_reason = ""
         self._refused = False
@@ -216,15 +219,17 @@ class Reader:
     def _add(self, part: Any) -> str:
         """Adds a piece to the call that it belongs to. Returns the name of a tool when a call begins."""
         name = (part.function.name if part.function else "") or ""
+        arguments = (part.function.arguments if part.function else "") or ""
+        self._bound.take(name, arguments)
         call = self._find(part)
         begins = call is None
         if call is None:
-            call = {"id": part.id or f"call_{len(self._calls)}", "name": "", "raw": "", "extra": None}
+            call = {"id": part.id or f"call_{len(self._calls)}", "name": "", "raw": [], "extra": None}
             self._calls.append(call)
             if part.index is not None:
                 self._by_index[part.index] = call
         call["name"] = call["name"] or name
-        call["raw"] += (part.function.arguments if part.function else "") or ""
+        call["raw"].append(arguments)
         call["extra"] = getattr(part, "extra_content", None) or call["extra"]
         return call["name"] if begins else ""
 
@@ -247,7 +252,7 @@ class Reader:
         if failure := BY_FINISH_REASON.get(reason):
             raise ProviderError(f"the reply ended with the finish_reason {self._finish_reason}", code=failure)
         extra = {call["id"]: call["extra"] for call in self._calls if call["extra"]}
-        calls = tuple(read_tool_call(call["id"], call["name"], call["raw"]) for call in self._calls)
+        calls = tuple(read_tool_call(call["id"], call["name"], "".join(call["raw"])) for call in self._calls)
         return Reply(
             text=storable("".join(self._text)),
             stop_reason="tool_use" if calls else "refused" if self._refused else STOP_REASONS.get(reason, "end"),
