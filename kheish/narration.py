@@ -20,6 +20,7 @@ READ_PER_COLUMN = 8
 """Characters of a text; blanks, which become one, take more than they show."""
 PLAN_TOOL = "todo_write"
 BOXES = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
+CUT_REPLY = "the reply ends where it had as many tokens as it may have; it is not whole"
 _WHY = {
     "failover": "the one before failed",
     "cooling": "the one before is spared",
@@ -199,6 +200,8 @@ class Renderer:
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])
                 text = one_line(event["text"], WIDTH)
+                if event.get("stop_reason") == "max_tokens":
+                    return f"model: {text} [{CUT_REPLY}]", "yellow"
                 return (f"model: {text}", "") if text else None
             case "model_call.retrying":
                 seconds = max(event["retry_at_ms"] - record["at_ms"], 0) / 1000

@@ -16,7 +16,7 @@ from kheish.cli.questions import answer_hint
 from kheish.client import AsyncKheish
 from kheish.client.nouns import WAITING, is_held
 from kheish.errors import KheishError
-from kheish.narration import Renderer
+from kheish.narration import CUT_REPLY, Renderer
 from kheish.terminal import clean
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ class Follower:
             case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 self._answer = event["text"] or self._answer
                 self._show_text(clean(event["text"]))
+                if event.get("stop_reason") == "max_tokens":
+                    self._tell(CUT_REPLY, "yellow")
             case "run.started":
                 self._is_queued = False
             case "model_call.retrying" | "model_call.died":

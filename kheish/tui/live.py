@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
-from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
+from kheish.narration import CUT_REPLY, PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
 from kheish.terminal import counted, last_written, one_line
 
 if TYPE_CHECKING:
@@ -666,6 +666,8 @@ class Conversation:
                 self._count(event)
             case "model_call.completed":
                 self._reply_whole(event, record, change)
+                if event.get("stop_reason") == "max_tokens":
+                    self._note(record, change, CUT_REPLY, "warning")
             case "context.compaction_requested":
                 self._note(record, change, f"{who} asked for a compaction before the next model call")
             case "model_call.failed" if event["code"] == "nothing_to_compact":

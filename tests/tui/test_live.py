@@ -260,6 +260,11 @@ def test_what_steered_too_late_and_comes_next_waits_in_the_queue_as_whose_it_is(
     assert isinstance(said, Said) and (said.text, said.by) == ("left!", "user:7")
 
 
+def test_a_reply_that_was_cut_says_so(told: Told) -> None:
+    told.tell(reply("half a", stop_reason="max_tokens"))
+    assert told.kinds()[-2:] == ["Reply", "Note"] and "not whole" in told.talk.entries[-1].text  # type: ignore[attr-defined]
+
+
 def test_a_restart_says_where_the_run_goes_on(told: Told) -> None:
     told.tell(reply("", ("t1", "bash", {"command": "make"})))
     told.tell({"type": "session.recovered", "died_generation": 1})
