@@ -13,6 +13,7 @@ import time
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
+_TIME_DIGITS = 10
 _RANDOM_BITS, _RANDOM_BYTES, _HALF_BITS, _LOW_BITS = 80, 10, 40, 10
 _HALF = (1 << _HALF_BITS) - 1
 _DRAWN_AT_ONCE = 256
@@ -61,11 +62,16 @@ new_id, new_ulid = _source.new, _source.ulid
 
 def time_of(id_: str) -> int | None:
     """The unix milliseconds at which an id was made; None for what is no whole id."""
-    ulid = id_.rpartition("_")[2]
-    if len(ulid) != 26 or not set(ulid) <= set(_ALPHABET):
+    return time_in(id_) if len(id_.rpartition("_")[2]) == 26 else None
+
+
+def time_in(prefix: str) -> int | None:
+    """The same of the beginning of an id; None where it does not hold all of the time."""
+    ulid = prefix.rpartition("_")[2]
+    if not _TIME_DIGITS <= len(ulid) <= 26 or not set(ulid) <= set(_ALPHABET):
         return None
     value = 0
-    for digit in ulid[:10]:
+    for digit in ulid[:_TIME_DIGITS]:
         value = value << 5 | _ALPHABET.index(digit)
     return value
 

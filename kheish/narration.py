@@ -20,6 +20,7 @@ READ_PER_COLUMN = 8
 """Characters of a text; blanks, which become one, take more than they show."""
 PLAN_TOOL = "todo_write"
 BOXES = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
+CUT_REPLY = "the reply ends where it had as many tokens as it may have; it is not whole"
 _WHY = {
     "failover": "the one before failed",
     "cooling": "the one before is spared",
@@ -114,6 +115,7 @@ class Renderer:
         self._calls: dict[str, str] = {}
         self._requests: dict[str, tuple[str, str]] = {}
         self._labels: dict[tuple[str, str, str], str] = {}
+        self._steered: dict[str, str] = {}
         self._summary_call = ""
 
     def lines(self, record: RecordView) -> Iterator[tuple[str, str]]:
@@ -165,6 +167,10 @@ class Renderer:
                     f"generation {record['generation']} goes on{note}",
                     "yellow",
                 )
+            case "run.submitted" if event.get("input_id"):
+                self._steered.pop(event["input_id"], None)
+                text = one_line(event["text"], WIDTH)
+                return f"the run did not take this in; it comes next, as {event['run_id']}: {text}", "yellow"
             case "run.submitted":
                 return f"{who} ({origin}): {one_line(event['text'], WIDTH)}", "bold"
             case "run.edited":
@@ -175,7 +181,11 @@ class Renderer:
                 return f"{who} paused the queue", "yellow"
             case "queue.resumed":
                 return f"{who} let the queue go on", ""
+            case "input.entered":
+                self._steered.pop(event["input_id"], None)
+                return None
             case "input.steered":
+                self._steered[event["input_id"]] = event["run_id"]
                 return f"{who} ({origin}) steers: {one_line(event['text'], WIDTH)}", "bold"
             case "run.completed":
                 return "run completed", "green"
@@ -183,11 +193,15 @@ class Renderer:
                 return f"run failed ({event['code']}): {one_line(event['message'], WIDTH)}", "red"
             case "run.cancelled" | "run.interrupted":
                 how = event["type"].partition(".")[2]
-                return f"run {how} by {who}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
+                lost = [*self._steered.values()].count(event["run_id"])
+                note = f" (before it took in {counted(lost, 'input')} that steered it)" if lost else ""
+                return f"run {how} by {who}{note}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
             case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])
                 text = one_line(event["text"], WIDTH)
+                if event.get("stop_reason") == "max_tokens":
+                    return f"model: {text} [{CUT_REPLY}]", "yellow"
                 return (f"model: {text}", "") if text else None
             case "model_call.retrying":
                 seconds = max(event["retry_at_ms"] - record["at_ms"], 0) / 1000

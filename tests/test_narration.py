@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from kheish.cli.follower import Follower
 from kheish.cli.questions import answer_hint
+from kheish.client import AsyncKheish
 from kheish.narration import Renderer, call_text
 
 
@@ -204,3 +206,24 @@ def test_a_plan_that_was_taken_is_one_line() -> None:
         {"type": "tool_call.started", **call},
         {"type": "tool_call.completed", "output": "[ ] look", **call},
     ) == ["plan 0/1 done, next: look"]
+
+
+def test_what_steered_too_late_is_told_of_where_the_run_ends() -> None:
+    steered = {"type": "input.steered", "input_id": "i1", "run_id": "run_1", "text": "left!"}
+    passed_on = {"type": "run.submitted", "run_id": "run_2", "text": "left!", "input_id": "i1"}
+    over = {"type": "run.cancelled", "run_id": "run_1", "reason": "enough"}
+    *_, lost = lines(steered, {**steered, "input_id": "i2"}, {"type": "input.entered", "input_id": "i2"}, over)
+    assert lost == "run cancelled by user:1 (before it took in 1 input that steered it): enough"
+    *_, next_, ended = lines(steered, passed_on, over)
+    assert next_ == "the run did not take this in; it comes next, as run_2: left!"
+    assert ended == "run cancelled by user:1: enough"
+
+
+def test_who_follows_a_run_is_told_what_it_did_not_take_in(capsys: pytest.CaptureFixture[str]) -> None:
+    mine: Any = {"run_id": "run_1", "session_id": "s", "status": "running", "pending_approvals": []}
+    follower = Follower(AsyncKheish(), {**mine, "pending_questions": []}, cursor="", as_json=False)
+    passed_on = {"type": "run.submitted", "run_id": "run_2", "text": "left!", "input_id": "i1"}
+    another = {"type": "run.submitted", "run_id": "run_3", "text": "else"}
+    record: Any = {"by": {"principal": "daemon", "origin": "daemon"}, "generation": 1, "at_ms": 1}
+    follower._show_record({**record, "events": [passed_on, another]})
+    assert capsys.readouterr().err == "the run did not take this in; it comes next, as run_2: left!\n"

@@ -16,7 +16,7 @@ from kheish.cli.questions import answer_hint
 from kheish.client import AsyncKheish
 from kheish.client.nouns import WAITING, is_held
 from kheish.errors import KheishError
-from kheish.narration import Renderer
+from kheish.narration import CUT_REPLY, Renderer
 from kheish.terminal import clean
 
 if TYPE_CHECKING:
@@ -153,11 +153,12 @@ class Follower:
 
     def _show_record(self, record: RecordView) -> None:
         for event in record["events"]:
-            if event.get("run_id") not in (None, self._run_id):
+            is_passed_on = event["type"] == "run.submitted" and bool(event.get("input_id"))
+            if event.get("run_id") not in (None, self._run_id) and not is_passed_on:
                 continue
             is_own = self._note(event)
             lines = [*self._renderer.lines({**record, "events": [event]})]
-            if not (self._as_json or is_own or event["type"] in _QUIET):
+            if not (self._as_json or is_own or (event["type"] in _QUIET and not is_passed_on)):
                 for text, color in lines:
                     self._tell(text, color)
 
@@ -167,6 +168,8 @@ class Follower:
             case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 self._answer = event["text"] or self._answer
                 self._show_text(clean(event["text"]))
+                if event.get("stop_reason") == "max_tokens":
+                    self._tell(CUT_REPLY, "yellow")
             case "run.started":
                 self._is_queued = False
             case "model_call.retrying" | "model_call.died":

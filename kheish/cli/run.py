@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from kheish.amounts import read_budget
@@ -110,6 +111,7 @@ def _open_session(client: Kheish, session: str | None, cwd: str | None, mode: st
     """The session as it is before the input. A name is taken whole, since it may be that of a new one; what begins
     like an id that the daemon made is the beginning of one."""
     given_cwd = os.path.abspath(cwd) if cwd else None
+    began_ms = time.time_ns() // 1_000_000
     if session and session.startswith("session_"):
         session_id = find_session(client, session)
     else:
@@ -118,7 +120,7 @@ def _open_session(client: Kheish, session: str | None, cwd: str | None, mode: st
         view = client.sessions.create(session_id, cwd=given_cwd)
     except FileNotFoundError as error:
         raise Invalid("cannot tell where to work: this directory is gone; cd to another") from error
-    if view["seq"] == 1:
+    if view["seq"] == 1 and view["created_at_ms"] >= began_ms:
         say(f"new session {clean(view['session_id'])} in {clean(view['cwd'])}", "dim")
     if mode and view["permission_mode"] != mode:
         chosen: Mode = mode  # type: ignore[assignment]  # one of its parameter's choices

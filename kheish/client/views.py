@@ -472,7 +472,8 @@ class InputEntered(TypedDict):
 
 
 class InputSteered(TypedDict):
-    """Accepted for the active run; enters the transcript at the next safe boundary."""
+    """Accepted for the active run; enters the transcript at the next safe boundary. `is_remark`: it was said with a
+    decision about this run, and means nothing to another."""
 
     type: Literal["input.steered"]
     input_id: str
@@ -482,6 +483,7 @@ class InputSteered(TypedDict):
     attachments: NotRequired[list[Attachment]]
     body_digest: NotRequired[str]
     pinned: NotRequired[bool]
+    is_remark: NotRequired[bool]
 
 
 class InterruptView(TypedDict):
@@ -994,6 +996,9 @@ class RunSubmitted(TypedDict):
     rates: NotRequired[list[Rate | None]]
     window_tokens: NotRequired[int]
     pinned: NotRequired[bool]
+    input_id: NotRequired[str]
+    principal: NotRequired[str]
+    origin: NotRequired[str]
 
 
 class RunView(TypedDict):

@@ -243,6 +243,7 @@ def _say(draft: Draft, run: Run, said: Iterable[tuple[Approval, ApprovalResoluti
                 text=f"About {', '.join(names)}: {text}",
                 at_ms=draft.at_ms,
                 body_digest=draft.context.body_digest,
+                is_remark=True,
             )
         )
 

@@ -12,6 +12,7 @@ came after that. A reply and the results of its calls are never parted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import msgspec
 from msgspec.structs import replace
@@ -188,11 +189,15 @@ def divide(
     messages: Sequence[Message], own: UserMessage, kept_tokens: int, room_tokens: int, left_out_before: int = 0
 ) -> Plan | None:
     """What stays takes `kept_tokens` at most: two eighths `own`, the input of the active run; one each the first input,
-    the last one and those that are pinned; what these leave the newest units, the newest of all in any case. Where
-    nothing is left out, `own` is not cut."""
+    the last one and those that are pinned; what these leave the newest units, the newest of all in any case. Inputs
+    that no model has seen come on top, up to half the room. Where nothing is left out, `own` is not cut."""
     units, share = split(messages), kept_tokens // 8
     room = _choose_inputs(units, own, share)
-    tail_tokens = kept_tokens - sum(min(estimate_tokens(units[place]), tokens) for place, tokens in room.items())
+    unseen = takewhile(lambda message: type(message) is UserMessage, reversed(messages))
+    unseen_tokens = min(estimate_tokens(unseen), room_tokens // 2, CONTEXT_KEPT_TOKENS_MAX)
+    tail_tokens = (
+        kept_tokens + unseen_tokens - sum(min(estimate_tokens(units[place]), tokens) for place, tokens in room.items())
+    )
     left_tokens, tail = tail_tokens, len(units)
     while tail:
         left_tokens -= estimate_tokens(units[tail - 1])
@@ -323,9 +328,12 @@ def _shrink_message(message: Message, bytes_max: int) -> Message:
         case ToolMessage():
             return replace(message, text=cut_text(message.text, bytes_max))
         case AssistantMessage():
-            requests = message.tool_requests
+            requests, kept = message.tool_requests, {}
+            if requests and len(signed := msgspec.json.encode(message.provider_state)) <= bytes_max // 2:
+                kept, bytes_max = message.provider_state, bytes_max - len(signed)
             share = max(0, bytes_max // (len(requests) + 1))
             return AssistantMessage(
+                provider_state=kept,
                 text=cut_text(message.text, share),
                 tool_requests=tuple(
                     replace(r, arguments=_cut_arguments(r.arguments, share), malformed=cut_text(r.malformed, share))

@@ -310,6 +310,10 @@ class RunSubmitted(Event, tag="run.submitted", frozen=True):
     """Of a run without one, as a hop has it."""
     pinned: bool = False
     """The input stays in what models are shown."""
+    input_id: str = ""
+    principal: str = ""
+    origin: str = ""
+    """Of what had steered the run before it, which ended before it took that in, and of whoever had sent it."""
 
 
 class RunEdited(Event, tag="run.edited", frozen=True):
@@ -343,7 +347,8 @@ class RunStarted(Event, tag="run.started", frozen=True):
 
 
 class InputSteered(Event, tag="input.steered", frozen=True):
-    """Accepted for the active run; enters the transcript at the next safe boundary."""
+    """Accepted for the active run; enters the transcript at the next safe boundary. `is_remark`: it was said with a
+    decision about this run, and means nothing to another."""
 
     input_id: str
     run_id: str
@@ -352,6 +357,7 @@ class InputSteered(Event, tag="input.steered", frozen=True):
     attachments: tuple[Attachment, ...] = ()
     body_digest: str = ""
     pinned: bool = False
+    is_remark: bool = False
 
 
 class InputEntered(Event, tag="input.entered", frozen=True):

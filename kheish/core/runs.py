@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from kheish.core import budgets, compaction, tool_calls
@@ -41,7 +42,13 @@ from kheish.core.events import (
 )
 from kheish.core.state import KeyUse, Run, RunPhase, State, SteeredInput, keep_newest
 from kheish.errors import Conflict, Invalid, NotFound
-from kheish.limits import FINISHED_RUNS_KEPT, IDEMPOTENCY_KEYS_KEPT, INPUT_CHARS_MAX, QUEUED_RUNS_MAX
+from kheish.limits import (
+    FINISHED_RUNS_KEPT,
+    IDEMPOTENCY_KEYS_KEPT,
+    INPUT_CHARS_MAX,
+    PASSED_ON_BYTES_MAX,
+    QUEUED_RUNS_MAX,
+)
 
 TRANSITIONS: dict[RunPhase, frozenset[RunPhase]] = {
     "queued": frozenset(("running", "failed", "interrupted", "cancelled")),
@@ -69,6 +76,11 @@ def submit(draft: Draft, command: SubmitRun) -> str:
     _check_text("submit", command.text, has_attachments=bool(command.attachments))
     if command.delivery == "steer" and command.budget is not None:
         raise Invalid("cannot give a budget to what steers: the active run has its own", path="$.budget")
+    if (waiting := waiting_inputs(state)) >= QUEUED_RUNS_MAX:
+        raise Conflict(
+            f"cannot submit: session {state.session_id} has {waiting} inputs that wait; wait or withdraw some",
+            code="queue_full",
+        )
     if command.delivery == "steer" and state.active:
         draft.emit(
             InputSteered(
@@ -82,11 +94,6 @@ def submit(draft: Draft, command: SubmitRun) -> str:
             )
         )
         return state.active
-    if len(state.queue) >= QUEUED_RUNS_MAX:
-        raise Conflict(
-            f"cannot submit: session {state.session_id} has {len(state.queue)} queued runs; wait or withdraw some",
-            code="queue_full",
-        )
     run_id = draft.new_id("run")
     budget, budget_by = budgets.of_run(draft, command.budget)
     if command.delivery == "interrupt" and state.active:
@@ -116,6 +123,11 @@ def submit(draft: Draft, command: SubmitRun) -> str:
     if command.delivery == "interrupt" and state.queue_paused and draft.context.is_operator:
         start(draft)  # ahead of the queue, which stays paused
     return run_id
+
+
+def waiting_inputs(state: State) -> int:
+    """How many wait for their turn, or for the active run to take them in."""
+    return len(state.queue) + (len(state.active_run.steered) if state.active_run else 0)
 
 
 def _check_text(verb: str, text: str, *, has_attachments: bool) -> None:
@@ -206,9 +218,52 @@ def stop(draft: Draft, run_id: str, how: Literal["cancelled", "interrupted"], re
     draft.emit(event(run_id=run_id, at_ms=draft.at_ms, reason=reason))
 
 
+def complete(draft: Draft, run: Run) -> None:
+    _pass_on(draft, run)
+    draft.emit(RunCompleted(run_id=run.run_id, at_ms=draft.at_ms))
+
+
 def fail(draft: Draft, run_id: str, code: str, message: str) -> None:
     _withdraw_waits(draft, run_id, "the run failed")
+    _pass_on(draft, draft.run(run_id))
     draft.emit(RunFailed(run_id=run_id, at_ms=draft.at_ms, code=code, message=message))
+
+
+def _pass_on(draft: Draft, run: Run) -> None:
+    """What steers a run that ends by itself before it took that in comes next, as runs like it, as far as the record
+    that ends the run can hold it. Where no language model answers, a text may be taken for something else."""
+    if run.chain[0].window_tokens < 0:
+        return
+    left, passed = PASSED_ON_BYTES_MAX, []
+    for steered in run.steered:
+        left -= len(msgspec.json.encode(steered))
+        if left < 0:
+            break
+        if not steered.is_remark:
+            passed.append(steered)
+    for steered in reversed(passed):
+        draft.emit(
+            RunSubmitted(
+                run_id=draft.new_id("run"),
+                text=steered.text,
+                submitted_at_ms=draft.at_ms,
+                route=run.route,
+                model=run.model,
+                attachments=steered.attachments,
+                first=True,
+                hops=run.hops,
+                system_prompt=draft.settings.system_prompt,
+                budget=run.budget,
+                budget_by=run.budget_by,
+                on_budget=run.on_budget,
+                rates=run.rates,
+                window_tokens=run.window_tokens,
+                pinned=steered.pinned,
+                input_id=steered.input_id,
+                principal=steered.principal,
+                origin=steered.origin,
+            )
+        )
 
 
 def _withdraw_waits(draft: Draft, run_id: str, reason: str) -> None:
@@ -242,8 +297,8 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         metadata=event.metadata,
         submitted_at_ms=event.submitted_at_ms,
         updated_at_ms=event.submitted_at_ms,
-        origin=context.origin,
-        principal=context.principal,
+        origin=event.origin or context.origin,
+        principal=event.principal or context.principal,
         hops=event.hops,
         system_prompt=event.system_prompt,
         budget=event.budget,
@@ -257,7 +312,8 @@ def on_submitted(state: State, event: RunSubmitted, context: Context) -> None:
         state.queue.insert(0, event.run_id)
     else:
         state.queue.append(event.run_id)
-    remember_key(state, context, event.body_digest, event.run_id)
+    if not event.input_id:  # its key says which run it was handed to
+        remember_key(state, context, event.body_digest, event.run_id)
 
 
 def on_moved(state: State, event: RunMoved, context: Context) -> None:
@@ -291,7 +347,15 @@ def on_started(state: State, event: RunStarted, context: Context) -> None:
 
 def on_steered(state: State, event: InputSteered, context: Context) -> None:
     run = state.runs[event.run_id]
-    steered = SteeredInput(input_id=event.input_id, text=event.text, attachments=event.attachments, pinned=event.pinned)
+    steered = SteeredInput(
+        input_id=event.input_id,
+        text=event.text,
+        attachments=event.attachments,
+        pinned=event.pinned,
+        is_remark=event.is_remark,
+        principal=context.principal,
+        origin=context.origin,
+    )
     state.runs[event.run_id] = replace(run, steered=(*run.steered, steered), updated_at_ms=event.at_ms)
     remember_key(state, context, event.body_digest, event.run_id)
 

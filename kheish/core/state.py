@@ -107,6 +107,9 @@ class SteeredInput(Struct, frozen=True):
     text: str
     attachments: tuple[Attachment, ...] = ()
     pinned: bool = False
+    is_remark: bool = False
+    principal: str = ""
+    origin: str = ""
 
 
 class Run(Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kheish.core import approvals, budgets, model_calls, questions, runs, tool_calls
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
-from kheish.core.events import InputEntered, RunCompleted
+from kheish.core.events import InputEntered
 from kheish.core.state import Run, ToolCall
 from kheish.limits import TOOL_CALLS_PARALLEL_MAX, TOOL_CALLS_PER_STEP_MAX
 
@@ -24,13 +24,14 @@ def advance(draft: Draft) -> bool:
     if run.stopped is not None and (run.answered or not run.step):
         runs.fail(draft, run.run_id, *budgets.exhausted(run, run.stopped))
         return True
-    if run.steered:
+    is_at_limit = 0 < draft.settings.steps_max <= run.step
+    if run.steered and not is_at_limit:
         draft.emit(InputEntered(input_id=run.steered[0].input_id, run_id=run.run_id))
         return True
     if run.answered and not run.calls:
-        draft.emit(RunCompleted(run_id=run.run_id, at_ms=draft.at_ms))
+        runs.complete(draft, run)
         return True
-    if draft.settings.steps_max and run.step >= draft.settings.steps_max:
+    if is_at_limit:
         runs.fail(
             draft,
             run.run_id,

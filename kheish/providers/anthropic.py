@@ -18,7 +18,7 @@ from kheish.core.events import AssistantMessage, Attachment, Message, StopReason
 from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.providers.failures import request_id, translate
-from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable, tool_name
+from kheish.providers.transcript import Bound, attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -178,6 +178,7 @@ class Reader:
     def __init__(self, server: str, model: str) -> None:
         self._origin = {"server": server, "model": model}
         self._blocks: dict[int, Json] = {}
+        self._bound = Bound()
         self._model = ""
         self._stop_reason = ""
         self._ended = False
@@ -191,7 +192,8 @@ class Reader:
                 return UsageDelta(usage=Usage(**self._usage))
             case "content_block_start":
                 block = event.content_block
-                self._blocks[event.index] = {"raw": "", **block.model_dump(exclude_none=True, warnings=False)}
+                self._bound.take(getattr(block, "name", ""), getattr(block, "data", ""))
+                self._blocks[event.index] = {"raw": [], **block.model_dump(exclude_none=True, warnings=False)}
                 if block.type == "tool_use":
                     return ToolCallDelta(tool=block.name)
                 if block.type == "text" and block.text:
@@ -211,7 +213,8 @@ class Reader:
                 block["text"] += delta.text
                 return TextDelta(text=storable(delta.text)) if delta.text else None
             case "input_json_delta":
-                block["raw"] += delta.partial_json
+                self._bound.take(delta.partial_json)
+                block["raw"].append(delta.partial_json)
             case "thinking_delta":
                 block["thinking"] += delta.thinking
                 return ReasoningDelta(text=storable(delta.thinking)) if delta.thinking else None
@@ -239,7 +242,9 @@ class Reader:
             raise ProviderError("the stream ended before the reply was complete", code="connection")
         blocks = [self._blocks[index] for index in sorted(self._blocks)]
         calls = tuple(
-            read_tool_call(block["id"], block["name"], block["raw"]) for block in blocks if block["type"] == "tool_use"
+            read_tool_call(block["id"], block["name"], "".join(block["raw"]))
+            for block in blocks
+            if block["type"] == "tool_use"
         )
         thinking = [
             {key: storable(value) if isinstance(value, str) else value for key, value in block.items() if key != "raw"}

@@ -21,7 +21,7 @@ from kheish.errors import ProviderError
 from kheish.limits import CACHE_KEY_CHARS_MAX
 from kheish.providers import sdk
 from kheish.providers.failures import fault, request_id, translate
-from kheish.providers.transcript import attachment_text, media_of, read_tool_call, storable, tool_name
+from kheish.providers.transcript import Bound, attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -168,6 +168,7 @@ class Reader:
         self._origin = {"server": server, "model": model}
         self._items: dict[int, Any] = {}
         self._response: Any = None
+        self._bound = Bound()
 
     def read(self, event: Any) -> Delta | None:
         """Raises ProviderError where the provider says that the response failed."""
@@ -178,7 +179,10 @@ class Reader:
                 return ReasoningDelta(text=storable(event.delta)) if event.delta else None
             case "response.output_item.added" if getattr(event.item, "type", "") == "function_call":
                 return ToolCallDelta(tool=event.item.name)
+            case "response.function_call_arguments.delta":
+                self._bound.take(event.delta)
             case "response.output_item.done":
+                self._bound.take()
                 self._items[event.output_index] = event.item
             case "response.completed" | "response.incomplete":
                 self._response = event.response

@@ -8,6 +8,7 @@ calls that go back where they came from.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from kheish.core.prompt import VIEWABLE
 from kheish.errors import ProviderError
 from kheish.providers import sdk
 from kheish.providers.failures import BY_FINISH_REASON, request_id, translate
-from kheish.providers.transcript import Media, attachment_text, media_of, read_tool_call, storable, tool_name
+from kheish.providers.transcript import Bound, Media, attachment_text, media_of, read_tool_call, storable, tool_name
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -41,6 +42,11 @@ TAKEN: dict[str, frozenset[str]] = {
     "generativelanguage.googleapis.com": frozenset(("image/png", "image/jpeg", "image/webp")),
 }
 """What servers take that do not take every kind of image and document on this wire."""
+
+_SIGNS_CALLS = re.compile(r"(?:.*/)?gemini-(?![12][.-])")
+_UNSIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""These models refuse calls of which none is signed, unless this says that it is no mistake
+(https://ai.google.dev/gemini-api/docs/thought-signatures): another model made them, or what signed them was cut."""
 
 
 async def connect(*, api_key: str, base_url: str, multimodal: bool = False) -> OpenAICompatible:
@@ -100,7 +106,9 @@ class OpenAICompatible:
 
 def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> Json:
     """The request as Chat Completions take it; `blobs` holds what is shown of its attachments."""
-    messages = [to_message(message, server, blobs) for message in request.messages if not _is_empty(message)]
+    messages = [
+        to_message(message, server, request.model, blobs) for message in request.messages if not _is_empty(message)
+    ]
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
     limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
     body: Json = {
@@ -127,7 +135,7 @@ def _is_empty(message: Message) -> bool:
     return isinstance(message, AssistantMessage) and not (message.text.strip() or message.tool_requests)
 
 
-def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Json:
+def to_message(message: Message, server: str, model: str, blobs: Mapping[str, bytes]) -> Json:
     match message:
         case UserMessage():
             return {"role": "user", "content": to_content(message, TAKEN.get(server, VIEWABLE), blobs)}
@@ -136,6 +144,8 @@ def to_message(message: Message, server: str, blobs: Mapping[str, bytes]) -> Jso
             kept = message.provider_state.get(DRIVER, {})
             extra = kept["extra_content"] if kept.get("server") == server else {}
             if message.tool_requests:
+                if not extra and server.endswith(".googleapis.com") and _SIGNS_CALLS.match(model):
+                    extra = {message.tool_requests[0].provider_id: _UNSIGNED}
                 made["tool_calls"] = [
                     {
                         "id": call.tool_call_id,
@@ -177,6 +187,7 @@ class Reader:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[Json] = []
+        self._bound = Bound()
         self._by_index: dict[int, Json] = {}
         self._finish_reason = ""
         self._refused = False
@@ -208,15 +219,17 @@ class Reader:
     def _add(self, part: Any) -> str:
         """Adds a piece to the call that it belongs to. Returns the name of a tool when a call begins."""
         name = (part.function.name if part.function else "") or ""
+        arguments = (part.function.arguments if part.function else "") or ""
+        self._bound.take(name, arguments)
         call = self._find(part)
         begins = call is None
         if call is None:
-            call = {"id": part.id or f"call_{len(self._calls)}", "name": "", "raw": "", "extra": None}
+            call = {"id": part.id or f"call_{len(self._calls)}", "name": "", "raw": [], "extra": None}
             self._calls.append(call)
             if part.index is not None:
                 self._by_index[part.index] = call
         call["name"] = call["name"] or name
-        call["raw"] += (part.function.arguments if part.function else "") or ""
+        call["raw"].append(arguments)
         call["extra"] = getattr(part, "extra_content", None) or call["extra"]
         return call["name"] if begins else ""
 
@@ -239,7 +252,7 @@ class Reader:
         if failure := BY_FINISH_REASON.get(reason):
             raise ProviderError(f"the reply ended with the finish_reason {self._finish_reason}", code=failure)
         extra = {call["id"]: call["extra"] for call in self._calls if call["extra"]}
-        calls = tuple(read_tool_call(call["id"], call["name"], call["raw"]) for call in self._calls)
+        calls = tuple(read_tool_call(call["id"], call["name"], "".join(call["raw"])) for call in self._calls)
         return Reply(
             text=storable("".join(self._text)),
             stop_reason="tool_use" if calls else "refused" if self._refused else STOP_REASONS.get(reason, "end"),

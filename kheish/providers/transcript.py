@@ -13,6 +13,8 @@ import orjson
 from kheish.core.contracts import ReplyToolCall
 from kheish.core.events import Attachment
 from kheish.core.prompt import VIEWABLE
+from kheish.errors import ProviderError
+from kheish.limits import MODEL_REPLY_BYTES_MAX
 
 _BEGINNINGS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -77,6 +79,20 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+class Bound:
+    """Ends a reply whose tool calls have no end: some servers know no limit. What a reply says is counted elsewhere."""
+
+    def __init__(self) -> None:
+        self._left = MODEL_REPLY_BYTES_MAX
+
+    def take(self, *texts: str | None) -> None:
+        """Counts what comes of a call. Raises ProviderError."""
+        self._left -= 1 + sum(len(text or "") for text in texts)
+        if self._left < 0:
+            message = f"the tool calls of the reply have over {MODEL_REPLY_BYTES_MAX} characters"
+            raise ProviderError(message, code="invalid_reply")
 
 
 def tool_name(called: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from kheish.core.events import Message, SessionForked
 from kheish.core.state import REDUCER_VERSION, Run, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound
-from kheish.ids import time_of
+from kheish.ids import time_in, time_of
 from kheish.limits import PAGE_ITEMS_MAX, SESSIONS_READ_AT_ONCE_MAX, SETTLED_REQUESTS_KEPT, STREAM_CHUNK_BYTES
 from kheish.runtime.actor import Actor
 from kheish.runtime.fold import ID_CLOCK_MS, Read, concerns, ends, find_made, find_time, fold_run, fold_session
@@ -217,28 +217,34 @@ class Reader:
         ]
 
     async def find_request(self, request_id: str) -> tuple[str, str]:
-        """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, by
-        a prefix while its session is loaded and by its full id always, so that a late answer learns of the first."""
+        """(session id, full id) of an approval or question, by id or unambiguous prefix. A settled one is found too, so
+        that a late answer learns of the first, and one that is sent again the same: by its full id always, else while
+        its session is loaded, or by a prefix that holds the time."""
         if (session_id := self._index.asked.get(request_id)) is not None:
             return session_id, request_id
-        found = {
-            full: session_id
-            for full, session_id in self._index.asked.items()
-            if full.startswith(request_id) or full.partition("_")[2].startswith(request_id)
-        }
+
+        def begun(ids: Iterable[str]) -> list[str]:
+            return [id_ for id_ in ids if id_.startswith(request_id) or id_.partition("_")[2].startswith(request_id)]
+
+        found = {full: self._index.asked[full] for full in begun(self._index.asked)}
         if not found:
             for actor in self._residents:
-                for full in actor.state.settled:
-                    if full.startswith(request_id) or full.partition("_")[2].startswith(request_id):
-                        found[full] = actor.session_id
+                found |= dict.fromkeys(begun(actor.state.settled), actor.session_id)
         if not found:
-            for living in self._living_at(time_of(request_id)):
+            is_whole = time_of(request_id) is not None
+            for living in self._living_at(time_in(request_id)):
                 with contextlib.suppress(KheishError, OSError):
                     settled = (await self.peek(living)).settled
-                    if request_id in settled or (
-                        len(settled) >= SETTLED_REQUESTS_KEPT and await self._find_made(living, request_id)
+                    found |= dict.fromkeys(begun(settled), living)
+                    if (
+                        is_whole
+                        and not found
+                        and len(settled) >= SETTLED_REQUESTS_KEPT
+                        and await self._find_made(living, request_id)
                     ):
-                        return living, request_id
+                        found[request_id] = living
+                if is_whole and found:
+                    break
         full = _one(list(found), "approval or question", request_id)
         return found[full], full
 

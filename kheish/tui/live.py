@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kheish.client import AnyEvent, BudgetView, DeltaView, InboxView, RecordView, RunView, SessionView
 from kheish.client.views import ContextCompacted
-from kheish.narration import PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
+from kheish.narration import CUT_REPLY, PLAN_TOOL, account_text, compaction_text, limits_text, plan_of
 from kheish.terminal import counted, last_written, one_line
 
 if TYPE_CHECKING:
@@ -543,11 +543,13 @@ class Conversation:
                 kept = f"; {counted(torn, 'torn byte')} set aside" if torn else ""
                 self._note(record, change, f"daemon restarted, {at}{kept}", "warning")
             case "run.submitted":
+                self._inputs.pop(event.get("input_id", ""), None)  # the run before it did not take it in
+                self.queue = [queued for queued in self.queue if queued.id != event.get("input_id")]
                 self._inputs[event["run_id"]] = record, event
                 self._routes[event["run_id"]] = f"{event['route']}/{event['model']}"
                 for hop in event.get("hops", ()) or (event,):
                     self._windows[hop["route"], hop["model"]] = hop.get("window_tokens", 0)
-                queued = Queued(event["run_id"], event["text"], who, is_steered=False)
+                queued = Queued(event["run_id"], event["text"], event.get("principal") or who, is_steered=False)
                 self.queue.insert(0 if event.get("first") else len(self.queue), queued)
             case "run.edited":
                 for queued in self.queue:
@@ -609,7 +611,7 @@ class Conversation:
         said_in, event = given
         names = [a["name"] for a in event.get("attachments", ())]  # type: ignore[attr-defined]
         text = queued.text if queued else event["text"]  # type: ignore[typeddict-item]
-        by, origin = said_in["by"].get("principal", ""), said_in["by"].get("origin", "")
+        by, origin = (str(event.get(name) or said_in["by"].get(name, "")) for name in ("principal", "origin"))
         said = Said(record["seq"], record["at_ms"], text, by, origin, how, names)
         said.is_shell = str(event.get("route", "")) == SHELL_ROUTE
         self._add(said, change)
@@ -664,6 +666,8 @@ class Conversation:
                 self._count(event)
             case "model_call.completed":
                 self._reply_whole(event, record, change)
+                if event.get("stop_reason") == "max_tokens":
+                    self._note(record, change, CUT_REPLY, "warning")
             case "context.compaction_requested":
                 self._note(record, change, f"{who} asked for a compaction before the next model call")
             case "model_call.failed" if event["code"] == "nothing_to_compact":

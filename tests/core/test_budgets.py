@@ -166,7 +166,7 @@ def test_where_there_is_no_room_for_the_first_call_there_is_no_last_word_either(
     assert talk.submit("again") in talk.state.runs and talk.effects(), "the session goes on"
 
 
-def test_what_a_stopped_run_is_steered_with_is_not_answered() -> None:
+def test_what_a_stopped_run_is_steered_with_is_not_answered_by_it() -> None:
     talk, run_id = begin(budget=Budget(steps=1), on_budget="stop")
     step(talk)
     talk.submit("and this?", delivery="steer")

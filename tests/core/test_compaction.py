@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheish.core import commands as c
 from kheish.core import events as e
@@ -69,6 +71,11 @@ def plan_of(talk: list[Message], kept_tokens: int) -> Plan | None:
     return divide(talk, own, kept_tokens, 4 * kept_tokens)
 
 
+def unseen_tokens(talk: list[Message]) -> int:
+    """Of the inputs that no model has seen."""
+    return estimate_tokens(takewhile(lambda message: isinstance(message, UserMessage), reversed(talk)))
+
+
 # -- what stays -----------------------------------------------------------------------------------------------------
 
 
@@ -87,9 +94,9 @@ def test_a_reply_and_the_results_of_its_calls_are_never_parted(talk: list[Messag
 def test_what_stays_is_within_its_bound(talk: list[Message], kept_tokens: int) -> None:
     plan = plan_of(talk, kept_tokens)
     if plan is not None and plan.left_out:
-        assert estimate_tokens((*plan.head, *plan.kept)) <= kept_tokens
-        assert estimate_tokens(plan.with_summary("word " * 100_000).shown) <= 2 * kept_tokens
-        assert estimate_tokens(plan.cut.shown) <= 2 * kept_tokens
+        assert estimate_tokens((*plan.head, *plan.kept)) <= kept_tokens + unseen_tokens(talk)
+        assert estimate_tokens(plan.with_summary("word " * 100_000).shown) <= 2 * kept_tokens + unseen_tokens(talk)
+        assert estimate_tokens(plan.cut.shown) <= 2 * kept_tokens + unseen_tokens(talk)
 
 
 @settings(deadline=None)
@@ -144,6 +151,28 @@ def test_the_input_of_the_active_run_stays_also_where_others_came_after_it_and_i
         assert plan is not None and plan.left_out
         talk = [*plan.with_summary("s").shown, said("also"), *step("y" * 9_000), said("last"), *step("z" * 9_000)]
         assert [m.text[:9] for m in talk if isinstance(m, UserMessage)].count("the task:") == 1
+
+
+def test_calls_that_are_cut_stay_signed_unless_what_signs_them_is_too_long() -> None:
+    for size, is_signed in ((200, True), (20_000, False)):
+        signed = {"driver": {"extra_content": {"p0": "s" * size}}}
+        reply, result = step("w" * 30_000, "r" * 9_000)
+        assert isinstance(reply, AssistantMessage)
+        newest = [replace(reply, provider_state=signed), result]
+        plan = divide([said("first"), *step("y" * 9_000), *newest], said("first"), 2_000, 8_000)
+        assert plan is not None and isinstance(plan.kept[0], AssistantMessage)
+        assert plan.kept[0].provider_state == (signed if is_signed else {})
+        assert estimate_tokens((*plan.head, *plan.kept)) <= 2_000
+
+
+def test_inputs_that_no_model_has_seen_are_not_cut_nor_their_pictures_left_out() -> None:
+    picture = Attachment(name="a.png", media_type="image/png", blob="b" * 64, bytes=9)
+    asked, steered = said("what is this?", attachments=(picture,) * 2), said("and this: " + "x" * 9_000)
+    plan = divide([said("first"), *step("y" * 60_000), asked, steered], asked, 2_000, 20_000)
+    assert plan is not None
+    assert plan.with_summary("s").shown[-2:] == plan.cut.shown[-2:] == (asked, steered)
+    too_much = divide([said("first"), *step("y" * 60_000), asked, steered], asked, 2_000, 2_000)
+    assert too_much is not None and estimate_tokens(too_much.kept) <= 3_000
 
 
 def test_before_the_first_compaction_the_state_holds_nothing_of_the_transcript() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from kheish.core import commands as c
 from kheish.core import events as e
@@ -11,8 +12,8 @@ from kheish.core.contracts import Reply
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.state import State
 from kheish.errors import Conflict, Forbidden, Invalid, NotFound
-from kheish.limits import INPUT_CHARS_MAX, RECORD_LABELS_MAX
-from tests.core.conversation import Conversation
+from kheish.limits import INPUT_CHARS_MAX, PASSED_ON_BYTES_MAX, QUEUED_RUNS_MAX, RECORD_LABELS_MAX
+from tests.core.conversation import SETTINGS, Conversation
 
 ASK = {"questions": [{"question": "Which?", "options": [{"label": "A"}, {"label": "B"}]}]}
 
@@ -463,3 +464,96 @@ def test_a_fork_shares_no_container() -> None:
     for name in State.__struct_fields__:
         if isinstance(getattr(state, name), list | dict):
             assert getattr(fork, name) is not getattr(state, name), name
+
+
+# -- what steers too late ---------------------------------------------------------------------------------------------
+
+
+def test_what_steers_a_run_that_fails_before_it_takes_it_in_comes_next_in_order() -> None:
+    talk = Conversation()
+    run_id, queued = talk.submit("go", budget=e.Budget(steps=9), rates=(None,)), talk.submit("later")
+    talk.submit("first", delivery="steer", principal="user:7", is_operator=False, pinned=True)
+    talk.submit("second", delivery="steer")
+    events = talk.fail("auth")
+    assert talk.status(run_id) == "failed"
+    first, second = talk.state.runs[talk.state.active], talk.state.runs[talk.state.queue[0]]
+    assert [first.text, second.text, talk.state.queue[1:]] == ["first", "second", [queued]]
+    assert (first.principal, first.origin, first.pinned) == ("user:7", "test", True)
+    assert (first.route, first.model, first.budget) == ("r", "m", e.Budget(steps=9))
+    assert kinds(events)[:4] == ["model_call.failed", "run.submitted", "run.submitted", "run.failed"]
+
+
+def test_what_steers_a_last_word_comes_next() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go", budget=e.Budget(steps=1), on_budget="stop")
+    talk.reply("", ("read_file", {"path": "a"}))
+    talk.finish_tool(talk.tool_effect())
+    talk.submit("and then?", delivery="steer")
+    talk.reply("that is how far I came")
+    assert talk.status(run_id) == "failed"
+    assert talk.state.active_run is not None and talk.state.active_run.text == "and then?"
+
+
+def test_what_steers_the_last_step_that_a_run_may_have_comes_next() -> None:
+    talk = Conversation(settings=replace(SETTINGS, steps_max=1))
+    run_id = talk.submit("go")
+    talk.submit("and then?", delivery="steer")
+    talk.reply("done")
+    assert talk.status(run_id) == "completed"
+    assert talk.state.active_run is not None and talk.state.active_run.text == "and then?"
+
+
+@pytest.mark.parametrize("stop", [c.InterruptSession(), c.EndSession()])
+def test_what_steers_a_run_that_is_stopped_on_purpose_is_dropped(stop: c.Command) -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.submit("faster", delivery="steer")
+    talk.send(stop)
+    assert len(talk.state.runs) == 1 and not talk.state.active
+
+
+def test_what_steers_a_run_without_a_language_model_is_never_taken_for_a_command() -> None:
+    talk = Conversation()
+    talk.submit("make", window_tokens=-1)
+    talk.submit("rm -r is what I fear", delivery="steer")
+    talk.fail("invalid")
+    assert len(talk.state.runs) == 1
+
+
+def test_what_is_said_with_a_decision_is_no_input_of_another_run() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    talk.reply("", ("bash", {"command": "make"}), ("bash", {"command": "make check"}))
+    talk.resolve(justification="gently")
+    talk.start_process(talk.tool_effect())
+    talk.resolve()
+    talk.die()
+    talk.resolve("give_up")
+    assert len(talk.state.runs) == 1
+
+
+def test_a_key_that_steered_names_the_run_that_it_steered_also_after_that() -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    talk.submit("faster", delivery="steer", key="k", body_digest="d")
+    talk.fail("auth")
+    assert talk.submit("faster", delivery="steer", key="k", body_digest="d") == run_id
+
+
+def test_inputs_that_wait_for_a_run_count_with_those_that_wait_for_their_turn() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    for number in range(QUEUED_RUNS_MAX):
+        talk.submit(str(number), delivery=("queue", "steer")[number % 2])
+    for delivery in ("queue", "steer"):
+        with pytest.raises(Conflict, match="256 inputs that wait"):
+            talk.submit("one more", delivery=delivery)
+
+
+def test_no_more_comes_next_than_the_record_of_the_end_can_hold() -> None:
+    talk = Conversation()
+    talk.submit("go")
+    for _ in range(3):
+        talk.submit("x" * (PASSED_ON_BYTES_MAX // 2 - 200), delivery="steer")
+    talk.fail("auth")
+    assert len(talk.state.runs) == 3 and len(talk.state.queue) == 1

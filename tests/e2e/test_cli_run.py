@@ -170,6 +170,20 @@ def test_a_steered_text_enters_the_active_run_and_is_followed_with_it(kheish: Da
     assert [r["run_id"] for r in kheish.client.sessions.runs("steer")] == [run_id]
 
 
+def test_a_session_is_called_new_where_the_run_made_it_and_not_where_it_had_none_yet(kheish: DaemonProcess) -> None:
+    model = kheish.script(text("hello"), name="hello.json")
+    kheish.session("made-before")
+    said = [kheish.cli("run", "-s", name, "--model", model, "go").stderr for name in ("made-before", "made-now")]
+    assert ["new session" in text for text in said] == [False, True]
+
+
+def test_who_follows_a_run_is_told_that_a_reply_was_cut(kheish: DaemonProcess) -> None:
+    model = kheish.script(text("half a", stop_reason="max_tokens"), name="cut.json")
+    done = kheish.cli("run", "-s", "cut", "--model", model, "go")
+    assert (done.returncode, done.stdout) == (0, "half a\n") and "it is not whole" in done.stderr
+    assert "model: half a [the reply ends" in kheish.cli("logs", "cut").stdout
+
+
 def test_a_steered_text_starts_a_run_where_none_is_active(kheish: DaemonProcess) -> None:
     model = kheish.script(text("fresh"), name="fresh.json")
     assert kheish.cli("run", "-s", "fresh", "--model", model, "--steer", "go").stdout == "fresh\n"

@@ -21,6 +21,7 @@ from kheish.core.effects import CallModel
 from kheish.core.events import AssistantMessage, Attachment, StopReason, ToolMessage, ToolRequest, Usage, UserMessage
 from kheish.core.outcomes import ModelFailed
 from kheish.errors import ProviderError
+from kheish.limits import MODEL_REPLY_BYTES_MAX
 from kheish.providers import sdk
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import call_model
@@ -28,7 +29,7 @@ from kheish.runtime.ports import Provider
 from kheish.store.blobs import Blobs
 from tests.providers.requests import fail, make_call, make_request, read
 from tests.providers.wire_server import CUT, GATE, HANG, HEAD, Answer, WireServer, failure, sse
-from tests.providers.wires import MESSAGES, USAGE, WIRES, Block, Wire, asked, refused, said, thought
+from tests.providers.wires import MESSAGES, USAGE, WIRES, Asked, Block, Wire, asked, refused, said, thought
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -115,6 +116,19 @@ async def test_arguments_that_are_no_object_are_kept_as_they_came(
     _, reply = await read(provider)
     assert reply.tool_calls == (ReplyToolCall(provider_id="call_0", tool="bash", arguments={}, malformed=raw),)
     assert reply.stop_reason == "tool_use"
+
+
+async def test_tool_calls_that_never_end_are_given_up_before_they_end(
+    server: WireServer, wire: Wire, provider: Provider
+) -> None:
+    pieces = ("x" * 10_000,) * (2 * MODEL_REPLY_BYTES_MAX // 10_000)
+    for blocks in ([Asked("bash", pieces)], [Asked("bash", pieces[:80]) for _ in range(4)]):
+        whole = wire.stream(*blocks)
+        end = next(number for number, event in enumerate(whole) if wire.is_last(event))
+        server.play(Answer([*whole[:end], HANG]))
+        with pytest.raises(ProviderError, match=f"over {MODEL_REPLY_BYTES_MAX}") as caught:
+            await read(provider)
+        assert caught.value.code == "invalid_reply"
 
 
 async def test_the_last_word_of_a_run_is_asked_for_without_tools(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from kheish.core.contracts import ReasoningDelta
 from kheish.core.events import AssistantMessage, Attachment, ToolMessage, ToolRequest, UserMessage
@@ -131,6 +132,24 @@ async def test_signatures_of_calls_go_back_to_the_server_that_made_them_alone(
     for host, expected in (("127.0.0.1", [signature, None]), ("openrouter.ai", [None, None])):
         *_, message = to_body(request, host, {})["messages"]
         assert [call.get("extra_content") for call in message["tool_calls"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "model", "is_told"),
+    [
+        ("generativelanguage.googleapis.com", "gemini-3-pro-preview", True),
+        ("generativelanguage.googleapis.com", "models/gemini-flash-latest", True),
+        ("generativelanguage.googleapis.com", "gemini-2.5-flash", False),
+        ("generativelanguage.googleapis.com", "gemma-3", False),
+        ("openrouter.ai", "google/gemini-3-pro-preview", False),
+    ],
+)
+async def test_gemini_is_told_of_calls_that_another_model_made(host: str, model: str, is_told: bool) -> None:
+    message = AssistantMessage(text="", tool_requests=(make_call(1), make_call(2)))
+    *_, made = to_body(replace(make_request(message), model=model), host, {})["messages"]
+    first, second = made["tool_calls"]
+    skips = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert first.get("extra_content") == (skips if is_told else None) and "extra_content" not in second
 
 
 async def test_openai_itself_takes_another_name_for_the_limit() -> None:

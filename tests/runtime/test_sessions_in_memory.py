@@ -221,7 +221,10 @@ async def test_a_settled_request_is_found_without_opening_sessions_and_whatever_
     (journal,) = (tmp_path / "sessions" / "a").glob("journal-*")
     async with Kernel(tmp_path, [ASK], generation=3) as kernel:
         journal.write_bytes(journal.read_bytes().replace(b"session.created", b"session.dreamed"))
-        assert await kernel.supervisor.reader.find_request(wanted) == ("c", wanted)
+        for given in (wanted, wanted[:-1], wanted.partition("_")[2], wanted.partition("_")[2][:24]):
+            assert await kernel.supervisor.reader.find_request(given) == ("c", wanted)
+        with pytest.raises(NotFound, match="by its whole id"):
+            await kernel.supervisor.reader.find_request(wanted.partition("_")[2][:6])
         assert kernel.supervisor.loaded_total == 0
 
 

@@ -248,6 +248,23 @@ def test_what_steered_too_late_is_said_where_the_run_ends(told: Told) -> None:
     assert told.talk.queue == [] and isinstance(note, Note) and note.text.endswith("took this in: left!")
 
 
+def test_what_steered_too_late_and_comes_next_waits_in_the_queue_as_whose_it_is(told: Told) -> None:
+    told.tell({"type": "input.steered", "input_id": "i1", "run_id": "run_1", "text": "left!", "at_ms": 1})
+    next_run = submitted("run_2", "left!", input_id="i1", first=True, principal="user:7")
+    told.tell(next_run, over("failed", code="c", message="m"), by="daemon")
+    assert [(q.id, q.by, q.is_steered) for q in told.talk.queue] == [("run_2", "user:7", False)]
+    note = told.talk.entries[-1]
+    assert isinstance(note, Note) and note.text.startswith("failed"), "nothing is said to be lost"
+    told.tell({"type": "run.started", "run_id": "run_2", "at_ms": 95})
+    said = told.talk.entries[-1]
+    assert isinstance(said, Said) and (said.text, said.by) == ("left!", "user:7")
+
+
+def test_a_reply_that_was_cut_says_so(told: Told) -> None:
+    told.tell(reply("half a", stop_reason="max_tokens"))
+    assert told.kinds()[-2:] == ["Reply", "Note"] and "not whole" in told.talk.entries[-1].text  # type: ignore[attr-defined]
+
+
 def test_a_restart_says_where_the_run_goes_on(told: Told) -> None:
     told.tell(reply("", ("t1", "bash", {"command": "make"})))
     told.tell({"type": "session.recovered", "died_generation": 1})
