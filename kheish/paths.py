@@ -55,10 +55,15 @@ def socket_name(root: Path | None = None) -> str:
     name = os.path.join(holder, "daemon", "kheish.sock")
     if len(os.fsencode(name)) <= SOCKET_PATH_BYTES_MAX:
         return name
+    return os.path.join(short_dir(holder), "kheish.sock")
+
+
+def short_dir(root: Path | str) -> str:
+    """The directory of the socket where its path in the state root is too long; the daemon makes and removes it."""
     import hashlib  # noqa: PLC0415 - seldom needed, slow to import
 
-    digest = hashlib.blake2b(os.fsencode(holder), digest_size=8).hexdigest()
-    return f"/tmp/kheish-{os.getuid()}-{digest}/kheish.sock"  # noqa: S108 - made 0700 and checked
+    digest = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
+    return f"/tmp/kheish-{os.getuid()}-{digest}"  # noqa: S108 - made 0700 and checked
 
 
 def _state_root() -> str:

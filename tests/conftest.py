@@ -7,10 +7,14 @@ from pathlib import Path
 
 # Its pytest plugin imports the rest of it after the last test, deep in the stack, where the parser of CPython 3.11 may
 # fail (gh-106905); what is imported now is not imported then.
-import hypothesis  # noqa: F401
+import hypothesis
 import pytest
 
 from tests.daemon_process import DaemonProcess
+
+# How long an example takes says how busy the machine is, no more.
+hypothesis.settings.register_profile("kheish", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("kheish")
 
 
 @pytest.fixture

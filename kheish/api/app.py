@@ -43,6 +43,8 @@ T = TypeVar("T")
 PEER, IS_CROWDED = "kheish.peer", "kheish.is_crowded"
 _IN_THREAD_BYTES = 256 * KIB
 _KEY = re.compile(IDEMPOTENCY_KEY)
+_ONCE = {b"idempotency-key": "Idempotency-Key", b"kheish-origin": "Kheish-Origin", b"last-event-id": "Last-Event-ID"}
+"""The fields that mean something to us: of two nobody knows which was meant."""
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 _RETRY = b"retry: %d\n" % STREAM_RETRY_MS
 
@@ -104,7 +106,11 @@ class App:
     async def _prepare(self, scope: Scope, receive: Receive) -> tuple[Endpoint, Call[Any, Any]]:
         if scope[IS_CROWDED]:
             raise problems.crowded()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in _ONCE and name in headers:
+                raise Invalid(f"cannot accept the request: it has two fields {_ONCE[name]}")
+            headers[name] = value
         origin = headers.get(b"kheish-origin", b"").decode("latin-1")
         peer: Peer = scope[PEER]
         caller = caller_of(peer, origin)

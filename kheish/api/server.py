@@ -104,7 +104,9 @@ class PeerProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._in_head, self._in_body, self._has_progressed = False, True, True
         self._unanswered += 1
-        if self.scope["method"] != "HEAD":  # whose answer ends with its head
+        if self.scope["http_version"] == "1.0":
+            self.cycle.transport = cast(asyncio.Transport, _Unchunked(self.transport))
+        elif self.scope["method"] != "HEAD":  # whose answer ends with its head
             self.cycle.transport = cast(asyncio.Transport, _Whole(self.cycle))
         if is_upgrade:
             # It is answered as the ordinary request that it is as well, but the parser reads no further one.
@@ -217,6 +219,25 @@ class _Whole:
         self._cycle.transport = self._transport
         if self._head is not None:
             self._transport.write(self._head + data)
+
+
+class _Unchunked:
+    """The transport of one answer to HTTP/1.0, which knows no chunks: an answer whose length nobody knows beforehand
+    ends with the connection (RFC 9112, sections 6.1 and 6.3)."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._is_chunked: bool | None = None
+        self.is_closing, self.close = transport.is_closing, transport.close
+
+    def write(self, data: bytes) -> None:
+        if self._is_chunked is None:
+            head = data.replace(b"transfer-encoding: chunked\r\n", b"")
+            self._is_chunked, data = head != data, head
+        elif self._is_chunked:
+            size, _, rest = data.partition(b"\r\n")
+            data = rest[: int(size, 16)]
+        self._transport.write(data)
 
 
 def _head_too_large() -> HeadTooLarge:

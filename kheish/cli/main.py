@@ -10,11 +10,18 @@ from __future__ import annotations
 import os
 import sys
 
-from kheish.cli.table import find_command
-from kheish.errors import KheishError
-
 
 def main() -> None:
+    try:
+        _main()
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def _main() -> None:
+    """What it loads it loads in here: Ctrl-C may come at any time, and says nothing."""
+    from kheish.cli.table import find_command
+
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - closed before us: nobody reads it
@@ -32,6 +39,9 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Runs a command line; returns its exit status."""
+    from kheish.cli.table import find_command
+    from kheish.errors import KheishError
+
     try:
         found = find_command(argv)
         values = found[0].parse(found[1]) if found else None

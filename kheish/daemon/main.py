@@ -7,6 +7,7 @@ SIGTERM: streams closed with `bye` -> tool calls finish within a grace -> socket
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -42,6 +43,9 @@ def run_daemon() -> int:
             with logs.to_file(paths.log_path(root)):
                 return asyncio.run(_serve(root, socket, lock, manager))
         finally:
+            if os.fspath(socket.parent) == paths.short_dir(root):
+                with contextlib.suppress(OSError):
+                    os.rmdir(socket.parent)
             lock.release()
     except KheishError as error:
         print(f"kheish: {error.message}", file=sys.stderr)

@@ -254,6 +254,14 @@ def test_an_idempotency_key_is_short_and_printable(api: DaemonProcess, key: byte
     assert refusal(exchange(api, head + b'{"content":"a"}')) == (400, code)
 
 
+@pytest.mark.parametrize("name", [b"Idempotency-Key", b"kheish-origin", b"Last-Event-ID"])
+def test_a_field_that_is_sent_twice_is_refused_even_if_both_say_the_same(api: DaemonProcess, name: bytes) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n%s: 1\r\n%s: 1\r\n\r\n"
+    answer = exchange(api, head % (RUNS.encode(), name, name.lower()) + b'{"content":"a"}')
+    assert refusal(answer) == (400, "invalid_request")
+    assert name.decode().lower() in answer.json["detail"].lower()
+
+
 def test_nothing_that_was_refused_left_a_trace(api: DaemonProcess) -> None:
     assert api.types("refuse") == ["session.created"]
     log = (api.state / "daemon" / "daemon.log").read_text()

@@ -13,7 +13,7 @@ from kheish.limits import MIB, STREAM_CHUNK_BYTES, SUBSCRIBER_QUEUE_BYTES_MAX
 from kheish.runtime.hub import Frame as HubFrame
 from kheish.runtime.hub import Hub
 from tests.api.conftest import obey
-from tests.api.raw_http import Frame, Stream, ask, refusal
+from tests.api.raw_http import Frame, Stream, ask, connect, read_all, refusal
 from tests.daemon_process import DaemonProcess, Json, text
 
 pytestmark = pytest.mark.slow
@@ -123,6 +123,26 @@ def test_the_stream_of_a_run_holds_its_records_and_ends_with_it(api: DaemonProce
     with Stream(api, f"/v1/runs/{before}/stream") as stream:
         others = seqs(list(stream))
     assert mine[0]["seq"] not in others, "metadata that names a run makes no record its own"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_client_of_http_1_0_gets_the_same_stream_without_chunks(api: DaemonProcess, method: str) -> None:
+    run = api.submit(api.session(f"old-{method}"), "go")
+    api.finish(run)
+    with Stream(api, f"/v1/runs/{run}/stream") as stream:
+        expected = stream.response.read()
+    with connect(api) as connection:
+        connection.sendall(f"{method} /v1/runs/{run}/stream HTTP/1.0\r\n\r\n".encode())
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head and b"content-type: text/event-stream" in head
+    assert body == (expected if method == "GET" else b"")
+
+
+def test_a_client_of_http_1_0_is_told_the_length_of_what_is_no_stream(api: DaemonProcess) -> None:
+    with connect(api) as connection:
+        connection.sendall(b"GET /v1/sessions HTTP/1.0\r\n\r\n")
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}\r\n".encode() in head and json.loads(body)
 
 
 def test_the_global_stream_is_replayed_from_any_cursor_and_then_goes_on(api: DaemonProcess) -> None:

@@ -47,6 +47,23 @@ def quick_way(argv: list[str]) -> Chosen | None:
     return (found[0], values) if found and values is not None else None
 
 
+@pytest.mark.parametrize("module", ["kheish.cli.table", "kheish.cli.command", "kheish.errors", "kheish.cli.wait"])
+def test_ctrl_c_while_it_is_loaded_ends_it_silently(module: str) -> None:
+    code = f"""
+import sys
+class Finder:
+    def find_spec(name, *rest):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder)
+from kheish.cli.main import main
+sys.argv = ["kheish", "wait", "run_01"]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
+
+
 # -- one table, two ways --------------------------------------------------------------------------------------------
 
 PLAIN = [

@@ -273,11 +273,16 @@ async def test_journals_are_synced_side_by_side(
         await all_sleep(committer)
 
 
-async def test_a_record_wakes_one_thread_and_leaves_the_others_asleep(sessions: list[Session], waits: Waits) -> None:
+async def test_a_record_wakes_one_thread_and_leaves_the_others_asleep(
+    sessions: list[Session], waits: Waits, gate: Gate
+) -> None:
     """Of several records at once too: the others are woken by the one that came."""
     committer = Committer(asyncio.get_running_loop())
-    await asyncio.gather(*[put(committer, session.journal, 1) for session in sessions])
+    futures = [put(committer, session.journal, 1) for session in sessions]
+    gate.opened.set()
+    await asyncio.gather(*futures)
     await all_sleep(committer)
+    assert len(committer._threads) == SYNC_THREADS, "none is to be begun any more"
     waits.clear()
     for number in range(2, 7):
         await put(committer, sessions[0].journal, number)
