@@ -7,6 +7,7 @@ appended to, verified and recovered again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -78,19 +79,50 @@ def blobs_of(record: Record) -> list[str]:
     return [event["blob"] for event in record.events if "blob" in event]
 
 
-def check_session(state: State, root: Path, session_id: str) -> str:
+class Crash:
+    """What a crash left; on a disk once somebody looks. `opened` are all session directories that were recovered, by
+    all that is in them, with what was found: two sessions that a crash left in as many ways as there are pairs need not
+    be opened once a pair."""
+
+    def __init__(self, state: State, place: Path, opened: dict[int, list[int]]) -> None:
+        self.state = state
+        self.marks = state.marks
+        self._place = place
+        self._opened = opened
+
+    @functools.cached_property
+    def root(self) -> Path:
+        self._place.mkdir()
+        self.state.build(self._place)
+        return self._place
+
+    def is_there(self, session_id: str) -> bool:
+        return self.state.content_of("sessions", session_id) is not None
+
+    def recovered(self, session_id: str) -> list[int]:
+        contents = (self.state.content_of("sessions", session_id), self.state.content_of("blobs"))
+        key = hash((session_id, contents))
+        if key not in self._opened:
+            self._opened[key] = recovered(self.root, session_id)
+        return self._opened[key]
+
+    def clear(self) -> None:
+        shutil.rmtree(self._place, ignore_errors=True)
+
+
+def check_session(crash: Crash, session_id: str) -> str:
     """What became of it: whole, shorter (what was not acknowledged is not all there), or absent."""
-    acknowledged = state.marks.get(session_id, -1)
-    if not (root / "sessions" / session_id).exists():
+    acknowledged = crash.marks.get(session_id, -1)
+    if not crash.is_there(session_id):
         if acknowledged >= 0:
             raise Violation(f"{session_id} was acknowledged and is not there")
         return "absent"
-    found = recovered(root, session_id)
+    found = crash.recovered(session_id)
     if found != list(range(1, len(found) + 1)):
         raise Violation(f"{session_id} holds {found}: not a prefix of what was sent")
     if len(found) < acknowledged:
         raise Violation(f"{session_id} has {len(found)} records of {acknowledged} acknowledged ones")
-    return "whole" if len(found) == state.marks.get(f"{session_id} sent", 0) else "prefix"
+    return "whole" if len(found) == crash.marks.get(f"{session_id} sent", 0) else "prefix"
 
 
 # -- the scenes ------------------------------------------------------------------------------------------------------
@@ -103,7 +135,7 @@ class Scene(NamedTuple):
     promise: str
     prepare: Callable[[Path], None]
     play: Callable[[Recorder], None]
-    check: Callable[[State, Path], str]
+    check: Callable[[Crash], str]
     has_threads: bool = False
 
 
@@ -232,16 +264,16 @@ def _play_documents(recorder: Recorder) -> None:
         recorder.mark("document", value)
 
 
-def _check_document(state: State, root: Path) -> str:
-    path = root / "document.json"
+def _check_document(crash: Crash) -> str:
+    path, marks = crash.root / "document.json", crash.marks
     if not path.exists():
-        if "document" in state.marks:
+        if "document" in marks:
             raise Violation("the document was acknowledged and is not there")
         return "absent"
     value = read_document(path, dict[str, int])["value"]
-    if not state.marks.get("document", 0) <= value <= state.marks["document sent"]:
-        raise Violation(f"the document says {value}, and {state.marks} was acknowledged")
-    return "whole" if value == state.marks["document sent"] else "prefix"
+    if not marks.get("document", 0) <= value <= marks["document sent"]:
+        raise Violation(f"the document says {value}, and {marks} was acknowledged")
+    return "whole" if value == marks["document sent"] else "prefix"
 
 
 def _play_generation(recorder: Recorder) -> None:
@@ -252,10 +284,10 @@ def _play_generation(recorder: Recorder) -> None:
         lock.release()
 
 
-def _check_generation(state: State, root: Path) -> str:
-    lock = DaemonLock(root).acquire(now_ms=NOW_MS)
+def _check_generation(crash: Crash) -> str:
+    lock = DaemonLock(crash.root).acquire(now_ms=NOW_MS)
     lock.release()
-    used = state.marks.get("generation", 0)
+    used = crash.marks.get("generation", 0)
     if lock.generation <= used:
         raise Violation(f"generation {lock.generation} after {used}")
     return "whole" if lock.generation == used + 1 else "prefix"
@@ -281,8 +313,8 @@ def _play_import(recorder: Recorder) -> None:
     recorder.mark("s1", 3)
 
 
-def _check_import(state: State, root: Path) -> str:
-    outcome = check_session(state, root, "s1")
+def _check_import(crash: Crash) -> str:
+    outcome = check_session(crash, "s1")
     if outcome == "prefix":
         raise Violation("a part of the session was taken in")
     return outcome
@@ -329,8 +361,8 @@ def _play_put_away(recorder: Recorder) -> None:
         vacuum_session(session.path)
 
 
-def _check_vacuum(state: State, root: Path) -> str:
-    outcome = check_session(state, root, "s1")
+def _check_vacuum(crash: Crash) -> str:
+    outcome, root = check_session(crash, "s1"), crash.root
     before = _read(root, "s1")
     vacuum_session(root / "sessions" / "s1")
     if _read(root, "s1") != before:
@@ -340,16 +372,16 @@ def _check_vacuum(state: State, root: Path) -> str:
     return outcome
 
 
-def _check_put_away(state: State, root: Path) -> str:
-    return _check_vacuum(state, root) if (root / "sessions" / "s1").exists() else check_session(state, root, "s1")
+def _check_put_away(crash: Crash) -> str:
+    return (_check_vacuum if crash.is_there("s1") else _check_one)(crash)
 
 
-def _check_one(state: State, root: Path) -> str:
-    return check_session(state, root, "s1")
+def _check_one(crash: Crash) -> str:
+    return check_session(crash, "s1")
 
 
-def _check_two(state: State, root: Path) -> str:
-    outcomes = {check_session(state, root, name) for name in ("s1", "s2")}
+def _check_two(crash: Crash) -> str:
+    outcomes = {check_session(crash, name) for name in ("s1", "s2")}
     return outcomes.pop() if len(outcomes) == 1 else "prefix"
 
 
@@ -477,8 +509,11 @@ WHOLE = Share(0, 1)
 
 
 class Explored(NamedTuple):
+    """`opened` counts the session directories that were recovered, each once however many states have it."""
+
     operations: int
     states: int
+    opened: int
     outcomes: Counter[str]
     violations: list[str]
 
@@ -487,6 +522,7 @@ class Explored(NamedTuple):
         return Explored(
             operations,
             sum(part.states for part in parts),
+            sum(part.opened for part in parts),
             sum((part.outcomes for part in parts), Counter()),
             [violation for part in parts for violation in part.violations],
         )
@@ -499,24 +535,23 @@ def explore(
     violations."""
     outcomes: Counter[str] = Counter()
     violations: list[str] = []
+    opened: dict[int, list[int]] = {}
     count = 0
     with memory() as folder:
-        place = folder / "state"
         for number, state in enumerate(crash_states(recording, states, seed)):
             if number % share.of != share.number:
                 continue
             count += 1
-            place.mkdir()
-            state.build(place)
+            crash = Crash(state, folder / "state", opened)
             try:
-                outcomes[scene.check(state, place)] += 1
+                outcomes[scene.check(crash)] += 1
             except (Violation, KheishError, OSError, AssertionError) as error:
                 done = recording.operations[state.at - 1] if state.at else "the beginning"
                 violations.append(f"after operation {state.at} ({_short(done)}): {error}")
-            shutil.rmtree(place)
+            crash.clear()
             if len(violations) >= stop_at:
                 break
-    return Explored(len(recording.operations), count, outcomes, violations)
+    return Explored(len(recording.operations), count, len(opened), outcomes, violations)
 
 
 def _short(operation: object) -> str:
@@ -525,9 +560,15 @@ def _short(operation: object) -> str:
 
 
 def table(results: dict[str, Explored]) -> str:
-    rows = [("scene", "operations", "states", "whole", "prefix", "absent", "VIOLATIONS")]
+    rows = [("scene", "operations", "states", "opened", "whole", "prefix", "absent", "VIOLATIONS")]
     for name, r in results.items():
-        counts = (r.operations, r.states, *(r.outcomes[o] for o in ("whole", "prefix", "absent")), len(r.violations))
+        counts = (
+            r.operations,
+            r.states,
+            r.opened,
+            *(r.outcomes[o] for o in ("whole", "prefix", "absent")),
+            len(r.violations),
+        )
         rows.append((name, *map(str, counts)))
     return aligned(rows, texts=1)
 
@@ -548,10 +589,11 @@ def explore_all(states: int, seed: int, jobs: int, orders: int) -> dict[str, Exp
     with ProcessPoolExecutor(jobs) as pool, broken(""):
         for name, scene in SCENES.items():
             recordings = [record(scene, order) for order in range(1, orders + 1 if scene.has_threads else 2)]
+            shares = 1 if scene.has_threads else jobs
             parts = [
-                pool.submit(_explore_share, name, recording, states, seed, Share(at, jobs))
+                pool.submit(_explore_share, name, recording, states, seed, Share(at, shares))
                 for recording in recordings
-                for at in range(jobs)
+                for at in range(shares)
             ]
             operations = max(len(recording.operations) for recording in recordings)
             results[name] = Explored.sum([part.result() for part in parts], operations)

@@ -221,6 +221,18 @@ class State(NamedTuple):
         """Makes it, below a folder that is there and empty."""
         self._build(self.root, folder)
 
+    def content_of(self, *names: str) -> Content | tuple[tuple[str, Any], ...] | None:
+        """All that is below a path; None where there is nothing of this name."""
+        inode: int | None = self.root
+        for name in names:
+            inode = self.directories.get(inode, {}).get(name) if inode is not None else None
+        return None if inode is None else self._content(inode)
+
+    def _content(self, inode: int) -> Content | tuple[tuple[str, Any], ...]:
+        if inode not in self.directories:
+            return self.files.get(inode, b"")
+        return tuple(sorted((name, self._content(at)) for name, at in self.directories[inode].items()))
+
     def _build(self, directory: int, folder: Path) -> None:
         for name, inode in self.directories.get(directory, {}).items():
             if inode in self.directories:
