@@ -86,12 +86,18 @@ class OpenAICompatible:
             raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        from openai import AsyncStream
+        from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}
-        body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        body = await sdk.write_body(request, lambda: to_body(request, server, blobs))
         id_ = ""
         try:
-            chunks = await self._client.chat.completions.create(**body, stream=True)
+            stream = AsyncStream[ChatCompletionChunk]
+            chunks = await self._client.post(
+                "/chat/completions", content=body, cast_to=ChatCompletion, stream=True, stream_cls=stream
+            )
             id_ = request_id(chunks.response.headers, self._api_key)
             reader = Reader(server)
             async with chunks:
