@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kheish.core import approvals, budgets, model_calls, questions, runs, tool_calls
 from kheish.core.contracts import ToolSpec
 from kheish.core.draft import Draft
@@ -81,7 +83,23 @@ def _problem(run: Run, call: ToolCall, spec: ToolSpec | None) -> str:
     if spec is None:
         return f"There is no tool named {call.tool!r}."
     if call.request.malformed:
-        return f"The arguments are not a JSON object: {call.request.malformed[:500]}"
+        return f"The arguments are not a JSON object{_why_malformed(call.request.malformed)}"
     if run.calls.index(call) >= TOOL_CALLS_PER_STEP_MAX:
         return f"A reply may ask for at most {TOOL_CALLS_PER_STEP_MAX} tool calls; this one was not run."
     return spec.check(call.arguments)
+
+
+def _why_malformed(text: str) -> str:
+    """A model that knows that it was cut off does not ask for the same again."""
+    shown = text[:500]
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        if "truncated" in str(error):
+            return (
+                f"; they end in the middle, after {len(text)} characters: {shown}\n[The reply may have reached its "
+                "limit. If so, ask for less at once, such as one part of a large file after another.]"
+            )
+    except RecursionError:
+        pass
+    return f": {shown}"

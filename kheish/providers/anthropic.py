@@ -77,12 +77,18 @@ class Anthropic:
             raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        from anthropic import AsyncStream
+        from anthropic.types import Message as Whole
+        from anthropic.types import RawMessageStreamEvent
+
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}
-        body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        body = await sdk.write_body(request, lambda: to_body(request, server, blobs))
         id_ = ""
         try:
-            events = await self._client.messages.create(**body, stream=True)
+            events = await self._client.post(
+                "/v1/messages", content=body, cast_to=Whole, stream=True, stream_cls=AsyncStream[RawMessageStreamEvent]
+            )
             id_ = request_id(events.response.headers, self._api_key)
             reader = Reader(server, request.model)
             async with events:

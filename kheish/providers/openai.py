@@ -75,12 +75,17 @@ class OpenAI:
             raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        from openai import AsyncStream
+        from openai.types.responses import Response, ResponseStreamEvent
+
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}
-        body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        body = await sdk.write_body(request, lambda: to_body(request, server, blobs))
         id_ = ""
         try:
-            events = await self._client.responses.create(**body, stream=True)
+            events = await self._client.post(
+                "/responses", content=body, cast_to=Response, stream=True, stream_cls=AsyncStream[ResponseStreamEvent]
+            )
             id_ = request_id(events.response.headers, self._api_key)
             reader = Reader(server, request.model)
             async with events:

@@ -1,8 +1,8 @@
 """`openai_compatible`: Chat Completions through the official SDK, with any server that speaks them.
 
 Servers differ in small things, which are allowed for here: tool-call deltas without an index or all with the same one,
-no usage, `stop` as the reason of a reply that calls tools, reasoning under either of two names, signatures of tool
-calls that go back where they came from.
+no usage, `stop` as the reason of a reply that calls tools, reasoning under either of two names. What came with tool
+calls, signatures or reasoning, goes back where it came from.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ TAKEN: dict[str, frozenset[str]] = {
     "generativelanguage.googleapis.com": frozenset(("image/png", "image/jpeg", "image/webp")),
 }
 """What servers take that do not take every kind of image and document on this wire."""
+
+_WANTS_REASONING = (".deepseek.com", ".moonshot.ai", ".moonshot.cn", ".kimi.com")
+"""Servers that refuse a conversation without the reasoning before its tool calls, be it empty
+(https://api-docs.deepseek.com/guides/thinking_mode#tool-calls). What another one thought is not for them."""
 
 _SIGNS_CALLS = re.compile(r"(?:.*/)?gemini-(?![12][.-])")
 _UNSIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
@@ -86,12 +90,18 @@ class OpenAICompatible:
             raise translate(error, self._api_key) from error
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta | Reply]:
+        from openai import AsyncStream
+        from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
         server = self._client.base_url.host
         blobs = request.blobs if self._multimodal else {}
-        body = await sdk.build_body(request, lambda: to_body(request, server, blobs))
+        body = await sdk.write_body(request, lambda: to_body(request, server, blobs))
         id_ = ""
         try:
-            chunks = await self._client.chat.completions.create(**body, stream=True)
+            stream = AsyncStream[ChatCompletionChunk]
+            chunks = await self._client.post(
+                "/chat/completions", content=body, cast_to=ChatCompletion, stream=True, stream_cls=stream
+            )
             id_ = request_id(chunks.response.headers, self._api_key)
             reader = Reader(server)
             async with chunks:
@@ -143,6 +153,8 @@ def to_message(message: Message, server: str, model: str, blobs: Mapping[str, by
             made: Json = {"role": "assistant", "content": message.text}
             kept = message.provider_state.get(DRIVER, {})
             extra = kept["extra_content"] if kept.get("server") == server else {}
+            if server.endswith(_WANTS_REASONING):
+                made["reasoning_content"] = message.reasoning if kept.get("server") == server else ""
             if message.tool_requests:
                 if not extra and server.endswith(".googleapis.com") and _SIGNS_CALLS.match(model):
                     extra = {message.tool_requests[0].provider_id: _UNSIGNED}
@@ -252,6 +264,7 @@ class Reader:
         if failure := BY_FINISH_REASON.get(reason):
             raise ProviderError(f"the reply ended with the finish_reason {self._finish_reason}", code=failure)
         extra = {call["id"]: call["extra"] for call in self._calls if call["extra"]}
+        is_own = bool(extra) or (self._server.endswith(_WANTS_REASONING) and bool(self._reasoning))
         calls = tuple(read_tool_call(call["id"], call["name"], "".join(call["raw"])) for call in self._calls)
         return Reply(
             text=storable("".join(self._text)),
@@ -260,7 +273,7 @@ class Reader:
             usage=self._usage,
             reasoning=storable("".join(self._reasoning)),
             model=self._model,
-            provider_state={DRIVER: {"server": self._server, "extra_content": extra}} if extra else {},
+            provider_state={DRIVER: {"server": self._server, "extra_content": extra}} if is_own else {},
         )
 
 

@@ -16,13 +16,16 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
+import orjson
+
 from kheish.core.contracts import ModelRequest
-from kheish.limits import MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
+from kheish.limits import KIB, MODEL_CONNECT_TIMEOUT_MS, MODEL_IDLE_TIMEOUT_MS
 from kheish.runtime.recording import at_work
 
 T = TypeVar("T")
 
 _SWITCH_INTERVAL_S = 0.001
+_SMALL_MESSAGES, _SMALL_CHARS = 16, 64 * KIB
 _loading = threading.Lock()
 
 
@@ -89,9 +92,16 @@ async def _note_response(response: Any) -> None:
     response.aiter_bytes = aiter_bytes
 
 
-async def build_body(request: ModelRequest, build: Callable[[], dict[str, Any]]) -> Any:
-    """The body of a request; in a thread where it holds images or documents."""
-    return await asyncio.to_thread(build) if request.blobs else build()
+async def write_body(request: ModelRequest, build: Callable[[], dict[str, Any]]) -> bytes:
+    """The body of a request that asks for a stream, as JSON; made in a thread, unless it is small. It is posted past
+    the methods of an SDK, which look at all that they are given: seconds long, for a long conversation."""
+
+    def write() -> bytes:
+        return orjson.dumps({**build(), "stream": True})
+
+    chars = sum(len(message.text) for message in request.messages)
+    is_small = len(request.messages) <= _SMALL_MESSAGES and chars <= _SMALL_CHARS and not request.blobs
+    return write() if is_small else await asyncio.to_thread(write)
 
 
 def build_models(base: Any, event: Any, *examples: dict[str, Any]) -> None:

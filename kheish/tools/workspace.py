@@ -132,6 +132,8 @@ class Place:
 def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Place]:
     """Walks `path` (relative to `root`, or absolute inside it). Raises Unusable where it leaves the root or where a
     directory on the way is missing and is not to be made."""
+    if path.partition("/")[0] == "~":  # taken by its letters it would make a directory that nobody can name safely
+        raise Unusable(f"{path} is outside the workspace; ~ is the home directory, and ./~ a file of that name")
     parts = _plain(_split(root, path), path)
     stack = [os.open(root, _DIRECTORY)]
     names: list[str] = []

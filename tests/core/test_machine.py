@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kheish.core import commands as c
 from kheish.core import events as e
 from kheish.core import outcomes as o
-from kheish.core.contracts import Reply
+from kheish.core.contracts import Reply, ReplyToolCall
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.core.state import State
 from kheish.errors import Conflict, Forbidden, Invalid, NotFound
@@ -225,6 +225,26 @@ def test_bad_answers_are_refused_with_a_code(answers: tuple[e.Answer, ...], code
         talk.send(c.AnswerQuestion(request_id=next(iter(talk.state.questions)), answers=answers))
     assert refusal.value.code == code
     assert talk.state.questions
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ('{"path": "a", "content": "' + "x" * 9_000, "they end in the middle, after 9026 characters"),
+        ("{path: a}", "not a JSON object: {path: a}"),
+        ("[" * 100_000 + "]" * 100_000, "not a JSON object: [[["),
+    ],
+)
+def test_a_model_is_told_why_arguments_cannot_be_read(raw: str, told: str) -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    (effect,) = talk.effects()
+    assert isinstance(effect, CallModel)
+    call = ReplyToolCall(provider_id="p", tool="write_file", arguments={}, malformed=raw)
+    reply = Reply(text="", stop_reason="tool_use", tool_calls=(call,))
+    talk.send(o.ModelReplied(run_id=run_id, model_call_id=effect.model_call_id, attempt=1, reply=reply))
+    answer = talk.messages[-1]
+    assert isinstance(answer, e.ToolMessage) and answer.is_error and told in answer.text and len(answer.text) < 800
 
 
 @pytest.mark.parametrize("call", [("nothing", {}), ("bash", {"bad": 1})])

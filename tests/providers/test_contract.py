@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -291,6 +292,30 @@ async def test_images_and_documents_are_shown_where_the_route_takes_them(server:
         wire.document("4.x", encoded[-1]),
     ]
     assert "blob:" not in json.dumps(body) and "look" in json.dumps(body)
+
+
+async def test_a_long_conversation_costs_the_event_loop_little_more_than_a_short_one(
+    server: WireServer, wire: Wire, provider: Provider
+) -> None:
+    """SDKs look at each part of what is given to their methods: for a long session that took seconds."""
+    turn = (
+        AssistantMessage(text="", tool_requests=(make_call(1, command="ls"),)),
+        ToolMessage(tool_call_id="toolcall_1", provider_id="call_1", tool="bash", text="a"),
+    )
+
+    async def count_calls(turns: int) -> int:
+        server.play(Answer(wire.text("ok")))
+        calls: list[str] = []
+        sys.setprofile(lambda frame, event, argument: calls.append(event) if event == "call" else None)
+        try:
+            await read(provider, make_request(UserMessage(text="go"), *turn * turns))
+        finally:
+            sys.setprofile(None)
+        return len(calls)
+
+    await count_calls(20)
+    short, long = [await count_calls(turns) for turns in (20, 420)]
+    assert long - short < 5 * 800
 
 
 async def test_images_are_encoded_beside_the_event_loop(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
+from openai.types.chat import ChatCompletionChunk
 
-from kheish.core.contracts import ReasoningDelta
+from kheish.core.contracts import ReasoningDelta, Reply
 from kheish.core.events import AssistantMessage, Attachment, ToolMessage, ToolRequest, UserMessage
-from kheish.providers.openai_compatible import to_body
+from kheish.providers.openai_compatible import Reader, to_body
 from kheish.runtime.ports import Provider
 from tests.providers.requests import fail, make_call, make_request, read
 from tests.providers.wire_server import Answer, WireServer
@@ -132,6 +134,27 @@ async def test_signatures_of_calls_go_back_to_the_server_that_made_them_alone(
     for host, expected in (("127.0.0.1", [signature, None]), ("openrouter.ai", [None, None])):
         *_, message = to_body(request, host, {})["messages"]
         assert [call.get("extra_content") for call in message["tool_calls"]] == expected
+
+
+@pytest.mark.parametrize("host", ["api.deepseek.com", "api.moonshot.ai", "127.0.0.1"])
+async def test_reasoning_goes_back_to_the_servers_that_refuse_tool_calls_without_it(host: str) -> None:
+    def end(server: str, reasoning: str) -> Reply:
+        reader = Reader(server)
+        for delta, reason in ({"reasoning_content": reasoning}, None), ({"tool_calls": [ONE]}, "tool_calls"):
+            chunk = json.loads(COMPLETIONS.chunk(delta, reason).removeprefix(b"data: "))
+            reader.read(ChatCompletionChunk.construct(**chunk))
+        return reader.reply()
+
+    replies = [end(host, "let me see"), end(host, ""), end("api.other.com", "not for you")]
+    messages = [
+        AssistantMessage(
+            text="", tool_requests=(make_call(n),), reasoning=reply.reasoning, provider_state=reply.provider_state
+        )
+        for n, reply in enumerate(replies)
+    ]
+    _, *sent = to_body(make_request(*messages), host, {})["messages"]
+    expected = [None] * 3 if host == "127.0.0.1" else ["let me see", "", ""]
+    assert [message.get("reasoning_content") for message in sent] == expected
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,21 @@ async def test_an_impossible_path_is_refused_in_words(place: Workplace, tool: st
 
 
 @each_file_tool
+@pytest.mark.parametrize("path", ["~", "~/notes.txt"])
+async def test_the_home_directory_is_not_taken_for_a_name_in_the_workspace(
+    place: Workplace, tool: str, path: str
+) -> None:
+    assert "./~" in await place.refusal(tool, path=path, **FILE_CALLS[tool])
+    assert place.names() == set()
+
+
+async def test_a_file_that_begins_with_a_tilde_is_a_file(place: Workplace) -> None:
+    for path in ("./~", "~draft", "a/~"):
+        await place.run("write_file", path=path, content="x")
+    assert place.names() >= {"~", "~draft", "a"}
+
+
+@each_file_tool
 async def test_half_a_surrogate_pair_is_no_path(place: Workplace, tool: str) -> None:
     arguments = {"path": "\ud83d.txt", **FILE_CALLS[tool]}
     assert "surrogate" in TOOLS[tool].spec.check(arguments)
