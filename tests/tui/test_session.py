@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -229,6 +230,18 @@ async def test_streamed_text_is_seen_as_it_comes(api: DaemonProcess) -> None:
         await until(pilot, lambda: "word3" in shown(app) and "word39" not in shown(app))
         await until(pilot, lambda: "word39" in shown(app) and "completed" in shown(app))
         assert shown(app).count("word7 ") == 1
+
+
+async def test_a_screen_that_opens_within_a_reply_shows_it_from_its_beginning(api: DaemonProcess) -> None:
+    session = api.session("within")
+    api.script({"deltas": [f"word{i} " for i in range(1_000)], "pace_ms": 20}, name="endless.json")
+    run_id = api.submit(session, "talk", model="test/endless.json")
+    with contextlib.closing(api.events(run_id=run_id)) as events_of_run:
+        next(event for event in events_of_run if event.event == "delta")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "● word0 word1 " in shown(app))
+    await asyncio.to_thread(api.client.runs.cancel, run_id)
 
 
 async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: DaemonProcess) -> None:
