@@ -415,6 +415,16 @@ async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mod
     api.client.sessions.end(session)
 
 
+async def test_at_forty_columns_the_way_back_is_shown_and_the_mode_too(api: DaemonProcess) -> None:
+    for mode, line in (("default", " ⏎ Send  ← Sessions           completed"),
+                       ("accept_edits", " ⏎ Send          accept edits · completed")):  # fmt: skip
+        session = api.session(f"forty-{mode}", mode=mode)
+        api.finish(api.submit(session, "go", model="scripted/done.json"))
+        async with open_app(api, session_id=session, size=(40, 20)) as (app, pilot):
+            await in_session(app, pilot)
+            await until(pilot, lambda line=line: shown(app).splitlines()[-1].split() == line.split())
+
+
 async def test_no_line_is_cut_where_the_scrollbar_comes(api: DaemonProcess) -> None:
     session = api.session("full")
     digits = "".join(f"{i}" for i in range(1_000, 2_000))
