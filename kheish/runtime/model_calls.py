@@ -33,13 +33,13 @@ class DeltaPublisher:
     """Joins deltas of one kind that come within DELTA_COALESCE_MS, so that a fast model does not flood readers, and
     keeps what was said for who comes later. To be closed."""
 
-    def __init__(self, hub: Hub, session_id: str, run_id: str, *, kept_chars: int, **fields: str) -> None:
+    def __init__(self, hub: Hub, session_id: str, run_id: str, *, chars_max: int, **fields: str) -> None:
         self._hub = hub
         self._session_id = session_id
         self._run_ids = frozenset((run_id,))
         self._fields = {"session_id": session_id, "run_id": run_id, **fields}
         self._said: dict[str, io.StringIO] = {}
-        self._kept_chars = kept_chars
+        self._chars_max = chars_max
         self._kind = ""
         self._parts: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -72,12 +72,12 @@ class DeltaPublisher:
             self.send(self._kind, text=text)
 
     def _keep(self, kind: str, text: str) -> None:
-        """All of it, and where that is too much its end, which is cut off seldom."""
+        """All of it, and where that is too much its end: half as much, so that it is moved seldom."""
         said = self._said.setdefault(kind, io.StringIO())
         said.write(text)
-        if said.tell() > 2 * self._kept_chars:
+        if said.tell() > self._chars_max:
             self._said[kind] = kept = io.StringIO()
-            kept.write(said.getvalue()[-self._kept_chars :])
+            kept.write(said.getvalue()[-self._chars_max // 2 :])
 
     def said(self) -> list[bytes]:
         """A delta of each kind with what is kept of all that was said up to now."""
@@ -152,7 +152,7 @@ async def _call(
         hub,
         request.session_id,
         effect.run_id,
-        kept_chars=MODEL_REPLY_BYTES_MAX,
+        chars_max=MODEL_REPLY_BYTES_MAX,
         model_call_id=effect.model_call_id,
     )
     began_s = time.monotonic()

@@ -11,7 +11,7 @@ from kheish.core.events import Process, ToolLimits
 from kheish.core.outcomes import ToolFinished
 from kheish.core.state import ToolCall as CallState
 from kheish.limits import (
-    LIVE_OUTPUT_KEPT_CHARS,
+    LIVE_OUTPUT_CHARS_MAX,
     TOOL_PREVIEW_HEAD_BYTES,
     TOOL_PREVIEW_TAIL_BYTES,
     TOOL_RESULT_INLINE_BYTES_MAX,
@@ -55,7 +55,7 @@ async def run_tool(
         hub,
         session_id,
         effect.run_id,
-        kept_chars=LIVE_OUTPUT_KEPT_CHARS,
+        chars_max=LIVE_OUTPUT_CHARS_MAX,
         tool_call_id=effect.tool_call_id,
         tool=call.tool,
     )

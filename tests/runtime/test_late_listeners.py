@@ -13,7 +13,7 @@ import pytest
 
 from kheish.api.streams import Streams
 from kheish.core.contracts import Delta, ModelRequest, ReasoningDelta, Reply, TextDelta
-from kheish.limits import LIVE_OUTPUT_KEPT_CHARS
+from kheish.limits import LIVE_OUTPUT_CHARS_MAX
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import DeltaPublisher
 from kheish.runtime.ports import ToolCall, ToolOutput
@@ -139,10 +139,10 @@ async def test_what_a_command_has_written_is_heard_by_who_comes_later(tmp_path: 
 
 
 async def test_of_a_long_output_only_the_end_is_kept() -> None:
-    speaker = DeltaPublisher(Hub(), "s", "run_1", kept_chars=LIVE_OUTPUT_KEPT_CHARS)
+    speaker = DeltaPublisher(Hub(), "s", "run_1", chars_max=LIVE_OUTPUT_CHARS_MAX)
     with contextlib.closing(speaker):
         for number in range(100_000):
             speaker.add("tool_output", f"{number}\n")
         (said,) = speaker.said()
     text = orjson.loads(said)["text"]
-    assert text.endswith("99998\n99999\n") and LIVE_OUTPUT_KEPT_CHARS <= len(text) <= 2 * LIVE_OUTPUT_KEPT_CHARS
+    assert text.endswith("99998\n99999\n") and LIVE_OUTPUT_CHARS_MAX / 2 <= len(text) <= LIVE_OUTPUT_CHARS_MAX
