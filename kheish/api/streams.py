@@ -87,7 +87,9 @@ class Streams:
     ) -> AsyncIterator[bytes]:
         """A session's stream, or the part of it that concerns one run, which ends with the run. Where it is resumed
         and all of the run has been shown it is empty."""
-        subscription = self._supervisor.hub.subscribe(session_id=session_id, run_id=run_id)
+        hub = self._supervisor.hub
+        said = hub.said(session_id, run_id)
+        subscription = hub.subscribe(session_id=session_id, run_id=run_id)
         try:
             _, seq = await self._supervisor.reader.state(session_id)
             after = seq if cursor == TAIL else min(parse_seq(cursor), seq)
@@ -103,7 +105,9 @@ class Streams:
                 if is_shown or not is_resumed:
                     yield _sync(str(after)) + encode("bye", orjson.dumps({"reason": f"the run is {run.phase}"}))
                 return
-            yield _sync(str(after))
+            # What has ended meanwhile is in a record.
+            live = [text for speaker, texts in said if hub.is_speaking(session_id, speaker) for text in texts]
+            yield _sync(str(after)) + b"".join(encode("delta", text) for text in live)
             if self._supervisor.trouble_of(session_id) is None:
                 async for chunk in self._live(subscription, "session", lambda f: f.seq > after):
                     yield chunk

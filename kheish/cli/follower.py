@@ -142,13 +142,16 @@ class Follower:
     # -- showing -------------------------------------------------------------------------------------------------
 
     def _show_delta(self, delta: DeltaView) -> None:
-        text = clean(delta.get("text", ""))
+        text, so_far = clean(delta.get("text", "")), delta.get("so_far", False)
         if delta["kind"] == "text" and self._streams_text:
-            self._streamed += text
-            self._write(sys.stdout, text)
+            seen, self._streamed = self._streamed, text if so_far else self._streamed + text
+            self._write(sys.stdout, text.removeprefix(seen) if so_far else text)
         elif delta["kind"] == "tool_output" and not self._as_json:
             call = delta["tool_call_id"]
-            self._streamed_calls[call] = (self._streamed_calls.get(call, "") + delta.get("text", ""))[-_STREAMED_KEPT:]
+            seen, heard = self._streamed_calls.get(call, ""), delta.get("text", "")
+            if so_far and seen:
+                text = clean(heard.rpartition(seen)[2])
+            self._streamed_calls[call] = (heard if so_far else seen + heard)[-_STREAMED_KEPT:]
             self._write(sys.stderr, text, "dim")
 
     def _show_record(self, record: RecordView) -> None:

@@ -146,17 +146,20 @@ def compact(session_id: str, as_json: bool) -> int:
 
 
 def read_text(words: list[str]) -> str:
-    """The words of a command line, or standard input for `-`. Raises Invalid."""
-    if words == ["-"]:
+    """The words of a command line; a `-` at their end stands for standard input. Raises Invalid."""
+    reads_input = words[-1:] == ["-"]
+    text = " ".join(words[:-1] if reads_input else words)
+    if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise Invalid("cannot submit the text: it is not UTF-8")
+    if reads_input:
         try:
             data = sys.stdin.buffer.read(4 * INPUT_CHARS_MAX + 1) if sys.stdin else b""
-            text = data.decode("utf-8") if len(data) <= 4 * INPUT_CHARS_MAX else "x" * (INPUT_CHARS_MAX + 1)
+            read = data.decode("utf-8") if len(data) <= 4 * INPUT_CHARS_MAX else "x" * (INPUT_CHARS_MAX + 1)
         except UnicodeDecodeError as error:
             raise Invalid(f"cannot submit standard input: it is not UTF-8 (at byte {error.start})") from error
-    else:
-        text = " ".join(words)
-        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise Invalid("cannot submit the text: it is not UTF-8")
+        if not read.strip():
+            raise Invalid("cannot submit nothing: standard input is empty")
+        text = f"{text}\n\n{read}" if text else read
     if len(text) > INPUT_CHARS_MAX:
         raise Invalid(
             f"cannot submit the text: it is over {INPUT_CHARS_MAX} characters; put it into a file and name that, or "

@@ -71,10 +71,10 @@ DAILY = (
         "interrupted, 22 waiting for a human.\n\n"
         "Examples:\n\n"
         "  kheish run fix the failing test\n\n"
-        "  git diff | kheish run -s review -\n\n"
+        "  git diff | kheish run -s review 'what is wrong here?' -\n\n"
         "  kheish run --detach --json 'nightly check' | jq -r .run_id\n\n"
         "  kheish run --budget 0.50 --on-budget stop 'tidy the docs'",
-        _arg("text", "What to do; `-` reads it from standard input.", many=True),
+        _arg("text", "What to do; a `-` at its end stands for standard input.", many=True),
         Param("session", "-s", "--session", help="Its whole name, new or known; default: the one of this directory."),
         Param("model", "--model", help="[route/]model; see `kheish routes list`."),
         Param("mode", "--mode", help="Permission mode of the session from now on.", choices=MODES),
@@ -226,7 +226,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     "Show a session.\n\nExample: kheish sessions get review", _NAME_OR_HERE, JSON),
             Command("input", "sessions:input_", "Submit an input and print its run's id.\n\n"
                     "Example: kheish sessions input review --wait 'and the tests?'", _NAME,
-                    _arg("text", "The text; `-` reads standard input.", many=True),
+                    _arg("text", "The text; a `-` at its end stands for standard input.", many=True),
                     Param("model", "--model", help="[route/]model."), _PIN,
                     Param("wait", "--wait", kind=bool, help="Wait until it is over or needs a human."), JSON),
             Command("events", "sessions:events", "Print the journal as JSON lines.", _NAME_OR_HERE,
@@ -464,7 +464,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("set-system-prompt", "runtime:set_system_prompt",
                     "Add to the system text of runs that are submitted from now on.\n\n"
                     "Example: kheish runtime set-system-prompt - < house-rules.md",
-                    _arg("text", "The text; `-` reads it from standard input.", default=None, many=True),
+                    _arg("text", "The text; a `-` at its end stands for standard input.", default=None, many=True),
                     Param("reset", "--reset", kind=bool, help="Add nothing."), _IF_REVISION, JSON),
             Command("set-debug-level", "runtime:set_debug_level",
                     "Say how much is kept of the model calls that begin from now on: nothing; without images and what "

@@ -403,7 +403,8 @@ class DebugSummary(TypedDict):
 
 class DeltaView(TypedDict):
     """`text` is of the model (`text`, `reasoning`) or of a tool that runs (`tool_output`); with `tool_call` the model
-    begins to ask for `tool`."""
+    begins to ask for `tool`. `so_far`: all of this kind that was said before one came, in the place of what one has of
+    it."""
 
     session_id: str
     run_id: str
@@ -412,6 +413,7 @@ class DeltaView(TypedDict):
     tool_call_id: NotRequired[str]
     tool: NotRequired[str]
     text: NotRequired[str]
+    so_far: NotRequired[bool]
 
 
 class EndView(TypedDict):

@@ -1,7 +1,8 @@
 """Hands frames to subscribers of this process.
 
 Delivery: a subscriber gets every record frame of what it subscribed to, in order, from the moment of `subscribe` on.
-What came before is read from the journal; a subscriber therefore registers first and reads then. Deltas are live only.
+What came before is read from the journal; a subscriber therefore registers first and reads then. Deltas are live only;
+what was said before of what is still being said is to be had from `said`.
 A subscriber that falls behind by more than its bound in bytes is cut off and told so; what waited for it is dropped. It
 loses no record, since it reads on from the journal. Each frame is encoded once, whoever listens.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import msgspec
 
@@ -116,8 +118,19 @@ class Subscription:
         self.wake()
 
 
+class Speaker(Protocol):
+    """A model call or a tool call that is under way."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    def said(self) -> list[bytes]: ...
+
+
 class Hub:
     def __init__(self) -> None:
+        self.speaking: defaultdict[str, list[Speaker]] = defaultdict(list)
+        """By session; who stops says so."""
         self._subscriptions: defaultdict[str | None, set[Subscription]] = defaultdict(set)
         """By session; those of None get everything."""
         self.subscribers_total = 0
@@ -152,6 +165,20 @@ class Hub:
     def attached_to(self, session_id: str) -> int:
         """How many follow this session, or a run of it."""
         return len(self._subscriptions.get(session_id, ()))
+
+    def said(self, session_id: str, run_id: str | None) -> list[tuple[Speaker, list[bytes]]]:
+        """What was said before this moment; whoever subscribes in the same one hears the rest."""
+        speaking = self.speaking.get(session_id, ())
+        return [(speaker, speaker.said()) for speaker in speaking if run_id in (None, speaker.run_id)]
+
+    def is_speaking(self, session_id: str, speaker: Speaker) -> bool:
+        return speaker in self.speaking.get(session_id, ())
+
+    def stop_speaking(self, session_id: str, speaker: Speaker) -> None:
+        speaking = self.speaking[session_id]
+        speaking.remove(speaker)
+        if not speaking:
+            del self.speaking[session_id]
 
     def publish(self, frame: Frame) -> None:
         for key in (frame.session_id, None):

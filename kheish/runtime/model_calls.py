@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -29,19 +30,29 @@ _draw: Callable[[], float] = random.random
 
 
 class DeltaPublisher:
-    """Joins deltas of one kind that come within DELTA_COALESCE_MS, so that a fast model does not flood readers."""
+    """Joins deltas of one kind that come within DELTA_COALESCE_MS, so that a fast model does not flood readers, and
+    keeps what was said for who comes later. To be closed."""
 
-    def __init__(self, hub: Hub, session_id: str, run_id: str, **fields: str) -> None:
+    def __init__(self, hub: Hub, session_id: str, run_id: str, *, chars_max: int, **fields: str) -> None:
         self._hub = hub
         self._session_id = session_id
         self._run_ids = frozenset((run_id,))
         self._fields = {"session_id": session_id, "run_id": run_id, **fields}
+        self._said: dict[str, io.StringIO] = {}
+        self._chars_max = chars_max
         self._kind = ""
         self._parts: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
+        hub.speaking[session_id].append(self)
+
+    @property
+    def run_id(self) -> str:
+        return self._fields["run_id"]
 
     def add(self, kind: str, text: str) -> None:
         if not self._hub.has_listeners(self._session_id):
+            self.flush()
+            self._keep(kind, text)
             return
         if kind != self._kind:
             self.flush()
@@ -55,8 +66,30 @@ class DeltaPublisher:
             self._timer.cancel()
             self._timer = None
         if self._parts:
-            self.send(self._kind, text="".join(self._parts))
+            text = "".join(self._parts)
             self._parts.clear()
+            self._keep(self._kind, text)
+            self.send(self._kind, text=text)
+
+    def _keep(self, kind: str, text: str) -> None:
+        """All of it, and where that is too much its end: half as much, so that it is moved seldom."""
+        said = self._said.setdefault(kind, io.StringIO())
+        said.write(text)
+        if said.tell() > self._chars_max:
+            self._said[kind] = kept = io.StringIO()
+            kept.write(said.getvalue()[-self._chars_max // 2 :])
+
+    def said(self) -> list[bytes]:
+        """A delta of each kind with what is kept of all that was said up to now."""
+        self.flush()
+        return [
+            orjson.dumps({**self._fields, "kind": kind, "text": said.getvalue(), "so_far": True})
+            for kind, said in self._said.items()
+        ]
+
+    def close(self) -> None:
+        self.flush()
+        self._hub.stop_speaking(self._session_id, self)
 
     def send(self, kind: str, **fields: str) -> None:
         if not self._hub.has_listeners(self._session_id):
@@ -115,7 +148,13 @@ async def _call(
     blobs: Blobs,
     committer: Committer,
 ) -> ModelReplied | ModelFailed:
-    deltas = DeltaPublisher(hub, request.session_id, effect.run_id, model_call_id=effect.model_call_id)
+    deltas = DeltaPublisher(
+        hub,
+        request.session_id,
+        effect.run_id,
+        chars_max=MODEL_REPLY_BYTES_MAX,
+        model_call_id=effect.model_call_id,
+    )
     began_s = time.monotonic()
     first_ms = chars = 0
     has_output = False
@@ -169,7 +208,7 @@ async def _call(
     except Exception as error:
         return failed("invalid", f"{type(error).__name__} in the provider {route}")
     finally:
-        deltas.flush()
+        deltas.close()
 
 
 def _ms_since(began_s: float) -> int:

@@ -10,7 +10,12 @@ from kheish.core.effects import RunTool
 from kheish.core.events import Process, ToolLimits
 from kheish.core.outcomes import ToolFinished
 from kheish.core.state import ToolCall as CallState
-from kheish.limits import TOOL_PREVIEW_HEAD_BYTES, TOOL_PREVIEW_TAIL_BYTES, TOOL_RESULT_INLINE_BYTES_MAX
+from kheish.limits import (
+    LIVE_OUTPUT_CHARS_MAX,
+    TOOL_PREVIEW_HEAD_BYTES,
+    TOOL_PREVIEW_TAIL_BYTES,
+    TOOL_RESULT_INLINE_BYTES_MAX,
+)
 from kheish.runtime.hub import Hub
 from kheish.runtime.model_calls import DeltaPublisher
 from kheish.runtime.ports import Tool, ToolCall, ToolOutput
@@ -46,7 +51,14 @@ async def run_tool(
     time_left_ms: Callable[[], int | None],
 ) -> ToolFinished:
     """One attempt. Only cancellation escapes."""
-    deltas = DeltaPublisher(hub, session_id, effect.run_id, tool_call_id=effect.tool_call_id, tool=call.tool)
+    deltas = DeltaPublisher(
+        hub,
+        session_id,
+        effect.run_id,
+        chars_max=LIVE_OUTPUT_CHARS_MAX,
+        tool_call_id=effect.tool_call_id,
+        tool=call.tool,
+    )
 
     async def read_blob(sha256: str, offset: int, limit: int) -> bytes:
         return await committer.run(lambda: blobs.read(sha256, offset, limit))
@@ -72,7 +84,7 @@ async def run_tool(
     except Exception as error:
         output = ToolOutput(data=f"The tool failed: {type(error).__name__}: {error}".encode(), is_error=True)
     finally:
-        deltas.flush()
+        deltas.close()
     text = blob = ""
     shown_bytes = limits.output_bytes or TOOL_RESULT_INLINE_BYTES_MAX
     if len(output.data) <= shown_bytes:

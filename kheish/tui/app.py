@@ -97,7 +97,8 @@ class KheishApp(App[int]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = super().get_line_filters()
-        return [*filters, AsciiOnly()] if self.settings.ascii else filters
+        encoding = getattr(sys.__stderr__, "encoding", None) or "ascii"
+        return [*filters, AsciiOnly(encoding)] if self.settings.ascii else filters
 
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)

@@ -315,8 +315,10 @@ class Call(Entry):
         self.attempt = 0
         self._lines: deque[str] = deque(maxlen=OUTPUT_LINES_KEPT)
 
-    def hear(self, text: str) -> None:
-        """Live output."""
+    def hear(self, text: str, *, so_far: bool = False) -> None:
+        """Live output; all of it."""
+        if so_far:
+            self._lines.clear()
         begun = self._lines.pop() if self._lines else ""
         self._lines.extend(last_written(begun + text).split("\n"))
         self.output = "\n".join(self._lines)
@@ -469,13 +471,18 @@ class Conversation:
         self._fold(record, change)
         return change
 
+    def hear_from_now(self) -> None:
+        """Nothing was missed of what is being said, or it comes at once."""
+        self._heard_late = ""
+
     def hear(self, delta: DeltaView) -> Change:
         """Live text, which the journal will hold when it is whole."""
         change = Change()
+        so_far = delta.get("so_far", False)
         if delta["kind"] == "tool_output":
             call = self._calls.get(delta.get("tool_call_id", ""))
             if call is not None and call.phase == "running":
-                call.hear(delta.get("text", ""))
+                call.hear(delta.get("text", ""), so_far=so_far)
                 _touch(call, change)
             return change
         if delta["kind"] == "tool_call":
@@ -485,16 +492,17 @@ class Conversation:
             if self._reply_of(delta.get("model_call_id", "")) is not None:
                 return change
             reply = self._reply = Reply(self.last_seq, 0, delta.get("model_call_id", ""))
-            if reply.model_call_id == self._heard_late:
+            if reply.model_call_id == self._heard_late and not so_far:
                 reply.text = "… "
             self.entries.append(reply)
             change.added.append(reply)
         else:
             _touch(reply, change)
+        text = delta.get("text", "")
         if delta["kind"] == "reasoning":
-            reply.reasoning += delta.get("text", "")
+            reply.reasoning = text if so_far else reply.reasoning + text
         else:
-            reply.text += delta.get("text", "")
+            reply.text = text if so_far else reply.text + text
         return change
 
     def _reply_of(self, model_call_id: str) -> Reply | None:

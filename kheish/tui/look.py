@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.color import Color as RichColor
 from rich.segment import Segment
 from rich.style import Style
@@ -51,10 +52,19 @@ _DRAWN = str.maketrans(
 
 
 class AsciiOnly(LineFilter):
-    """What widgets draw with, within ASCII and as wide. The letters of others pass."""
+    """What widgets draw with, within ASCII and as wide. The letters of others pass, where the terminal has them."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [s if s.text.isascii() else Segment(s.text.translate(_DRAWN), s.style, s.control) for s in segments]
+        return [s if s.text.isascii() else Segment(self._drawn(s.text), s.style, s.control) for s in segments]
+
+    def _drawn(self, text: str) -> str:
+        return "".join(
+            char if char.encode(self._encoding, "ignore") else "?" * cell_len(char) for char in text.translate(_DRAWN)
+        )
 
 
 class Look(NamedTuple):

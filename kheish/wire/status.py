@@ -215,7 +215,8 @@ class SyncView(View, frozen=True):
 
 class DeltaView(View, frozen=True, omit_defaults=True):
     """`text` is of the model (`text`, `reasoning`) or of a tool that runs (`tool_output`); with `tool_call` the model
-    begins to ask for `tool`."""
+    begins to ask for `tool`. `so_far`: all of this kind that was said before one came, in the place of what one has of
+    it."""
 
     session_id: str
     run_id: str
@@ -224,6 +225,7 @@ class DeltaView(View, frozen=True, omit_defaults=True):
     tool_call_id: str = ""
     tool: str = ""
     text: str = ""
+    so_far: bool = False
 
 
 class HeartbeatView(View, frozen=True):

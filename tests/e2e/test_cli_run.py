@@ -86,6 +86,13 @@ def test_standard_input_and_files_go_in_as_they_are(kheish: DaemonProcess) -> No
     assert blob.read_bytes() == b"\xff\x00\xfe"
 
 
+def test_words_may_say_what_standard_input_is_for(kheish: DaemonProcess) -> None:
+    model = kheish.script(text("read"), name="both.json")
+    assert kheish.cli("run", "-s", "both", "--model", model, "what is", "this?", "-", input="a\nb\n").returncode == 0
+    (submitted,) = [e for r in kheish.records("both") for e in r["events"] if e["type"] == "run.submitted"]
+    assert submitted["text"] == "what is this?\n\na\nb\n"
+
+
 def test_pictures_and_documents_go_in_as_what_they_are(kheish: DaemonProcess) -> None:
     """A PDF may be all ASCII, and is no text; a drawing in SVG is one."""
     model = kheish.script(text("seen"), name="pictures.json")
@@ -102,8 +109,9 @@ def test_pictures_and_documents_go_in_as_what_they_are(kheish: DaemonProcess) ->
 
 @pytest.mark.parametrize("given", [rb"", rb" \n", rb"\377\376"], ids=["nothing", "blank", "not UTF-8"])
 def test_an_unusable_standard_input_is_refused(kheish: DaemonProcess, given: bytes) -> None:
-    done = kheish.shell(f"printf '{given.decode()}' | kheish run -s refused -")
-    assert done.returncode == 2 and "cannot submit" in done.stderr
+    for words in ("", "what is this? "):
+        done = kheish.shell(f"printf '{given.decode()}' | kheish run -s refused {words}-")
+        assert done.returncode == 2 and "cannot submit" in done.stderr
     assert "refused" not in [s["session_id"] for s in kheish.client.sessions.list(limit=1000)]
 
 

@@ -290,3 +290,21 @@ def test_what_is_streamed_is_shown_once_and_whole(
     assert shown.count("The first line.\nThe second line.\nstarted bash: ") == 1
     assert shown.count("The first") == 1 and shown.count("\noutput\n") == 1
     assert "-> output" not in shown
+
+
+def test_who_joins_a_run_at_work_sees_what_its_command_has_written(
+    terminal: Terminal, shared_daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    command = f"echo written $((40 + 2)); while [ ! -e {gate} ]; do sleep 0.02; done"
+    shared_daemon.session("joined")
+    shared_daemon.client.sessions.add_rule("joined", f"bash({command})", "allow")
+    model = shared_daemon.script(bash(command), text("goodbye"), name="joined.json")
+    run_id = shared_daemon.submit("joined", model=model)
+    with contextlib.closing(shared_daemon.events(run_id=run_id)) as events:
+        next(event for event in events if event.event == "delta")
+    terminal.enter("kheish run -s joined --steer 'and now?'")
+    terminal.until("written 42")
+    gate.touch()
+    terminal.until("goodbye")
+    assert terminal.result() == 0 and terminal.screen.count("written 42") == 1

@@ -132,6 +132,31 @@ def test_it_says_what_it_needs_where_there_is_no_terminal(shared_daemon: DaemonP
     assert done.returncode in (2, 5)
 
 
+def test_it_is_drawn_on_the_terminal_wherever_errors_go(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
+    with terminal(shared_daemon, tmp_path, 100, 30) as screen:
+        screen.enter(f"kheish 2> {tmp_path}/errors")
+        screen.until("Palette")
+        leave(screen)
+    assert (tmp_path / "errors").read_text() == ""
+
+
+def test_a_dumb_terminal_is_told_what_it_can_do_instead(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
+    with terminal(shared_daemon, tmp_path, 100, 30) as screen:
+        screen.enter("TERM=dumb kheish")
+        screen.until("dumb; try `kheish ps`")
+        assert screen.result() == 2
+
+
+def test_where_the_terminal_lacks_a_letter_nothing_else_is_moved(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
+    shared_daemon.client.sessions.create("latin", cwd=str(shared_daemon.work), title="你好 x")
+    with terminal(shared_daemon, tmp_path, 60, 20) as screen:
+        screen.enter("PYTHONIOENCODING=latin-1 kheish attach latin")
+        screen.until(r"\?\?\?\? x")
+        screen.until("Write to the agent")
+        assert {len(line) for line in screen.lines if line.startswith(("+", "|"))} == {60}
+        leave(screen)
+
+
 def test_a_daemon_that_was_stopped_is_waited_for_and_started_by_a_key(tmp_path: Path) -> None:
     daemon = DaemonProcess(tmp_path / "home")
     try:

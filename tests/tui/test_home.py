@@ -64,6 +64,20 @@ async def test_who_needs_the_person_comes_first(furnished: DaemonProcess, size: 
         assert "rm -rf build && make deploy" in shown(app), "the peek pane shows what is asked"
 
 
+async def test_ages_go_on_by_the_second_and_the_list_says_what_the_pane_says(
+    furnished: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KheishApp, "now_ms", 2_000_000_000_000)
+    async with open_app(furnished) as (app, pilot):
+        await loaded(app, pilot)
+        for row in app.board.rows.values():
+            row.since_ms = app.now_ms
+        monkeypatch.setattr(KheishApp, "now_ms", app.now_ms + 7_000)
+        await until(pilot, lambda: shown(app).count("waiting 7s") == 2)
+        monkeypatch.setattr(KheishApp, "now_ms", app.now_ms + 1_000)
+        await until(pilot, lambda: shown(app).count("waiting 8s") == 2)
+
+
 @pytest.mark.parametrize(("size", "name"), [((80, 24), "home-80x24"), ((200, 60), "home-200x60")])
 async def test_it_looks_as_it_should(
     furnished: DaemonProcess, size: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch

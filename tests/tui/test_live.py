@@ -162,6 +162,27 @@ def test_who_comes_within_a_reply_sees_that_its_beginning_is_not_there(told: Tol
     assert isinstance(entry, Reply) and entry.text == "… tence"
 
 
+def test_who_comes_before_a_reply_begins_misses_nothing_of_it(told: Told) -> None:
+    early = Conversation("s")
+    early.show(told.talk.records)
+    early.hear_from_now()
+    early.hear({"session_id": "s", "run_id": "run_1", "kind": "text", "model_call_id": "m1", "text": "Hello"})
+    entry = early.entries[-1]
+    assert isinstance(entry, Reply) and entry.text == "Hello"
+
+
+def test_what_was_said_so_far_takes_the_place_of_what_was_heard(told: Told) -> None:
+    late = Conversation("s")
+    late.show(told.talk.records)
+    for kind, said in (("reasoning", "hm"), ("text", "half a sen")):
+        delta: Any = {"session_id": "s", "run_id": "run_1", "kind": kind, "model_call_id": "m1", "text": said}
+        late.hear({**delta, "so_far": True})
+        late.hear({**delta, "so_far": True})
+    late.hear({**delta, "text": "tence"})
+    entry = late.entries[-1]
+    assert isinstance(entry, Reply) and (entry.reasoning, entry.text) == ("hm", "half a sentence")
+
+
 def test_a_call_goes_from_the_request_to_its_result(told: Told) -> None:
     told.tell(reply("", ("t1", "bash", {"command": "make"})))
     call = told.talk.entries[-1]
@@ -179,6 +200,7 @@ def test_a_call_goes_from_the_request_to_its_result(told: Told) -> None:
     told.tell(of_call("started", at_ms=60))
     told.hear("tool_output", "one\ntw", tool_call_id="t1")
     told.hear("tool_output", "o\n", tool_call_id="t1")
+    told.hear("tool_output", "one\ntwo\n", tool_call_id="t1", so_far=True)
     assert call.phase == "running" and call.output == "one\ntwo\n"
     told.tell(of_call("completed", output="whole", at_ms=260, metadata={"exit_code": 0}))
     assert (call.phase, call.output, call.finished_at_ms - call.started_at_ms) == ("done", "whole", 200)

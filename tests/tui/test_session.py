@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -231,6 +232,18 @@ async def test_streamed_text_is_seen_as_it_comes(api: DaemonProcess) -> None:
         assert shown(app).count("word7 ") == 1
 
 
+async def test_a_screen_that_opens_within_a_reply_shows_it_from_its_beginning(api: DaemonProcess) -> None:
+    session = api.session("within")
+    api.script({"deltas": [f"word{i} " for i in range(1_000)], "pace_ms": 20}, name="endless.json")
+    run_id = api.submit(session, "talk", model="test/endless.json")
+    with contextlib.closing(api.events(run_id=run_id)) as events_of_run:
+        next(event for event in events_of_run if event.event == "delta")
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "● word0 word1 " in shown(app))
+    await asyncio.to_thread(api.client.runs.cancel, run_id)
+
+
 async def test_a_long_session_is_a_window_whose_pages_come_as_one_scrolls(api: DaemonProcess) -> None:
     session = api.session("long")
     for i in range(120):
@@ -400,6 +413,16 @@ async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mod
         assert [word for word in ("Send", "Steer", "Interrupt", "Sessions") if word in line] == line.split()[1:8:2]
         assert line.endswith("accept edits · running")
     api.client.sessions.end(session)
+
+
+async def test_at_forty_columns_the_way_back_is_shown_and_the_mode_too(api: DaemonProcess) -> None:
+    for mode, line in (("default", " ⏎ Send  ← Sessions           completed"),
+                       ("accept_edits", " ⏎ Send          accept edits · completed")):  # fmt: skip
+        session = api.session(f"forty-{mode}", mode=mode)
+        api.finish(api.submit(session, "go", model="scripted/done.json"))
+        async with open_app(api, session_id=session, size=(40, 20)) as (app, pilot):
+            await in_session(app, pilot)
+            await until(pilot, lambda line=line: shown(app).splitlines()[-1].split() == line.split())
 
 
 async def test_no_line_is_cut_where_the_scrollbar_comes(api: DaemonProcess) -> None:

@@ -43,7 +43,8 @@ from kheish.tui.words import (
 
 DONE_SHOWN_MAX = 500
 REDRAW_S = 0.05
-AGES_S = 10.0
+AGES_S, AGES_IN_SECONDS_MS = 1.0, 62_000
+ATTACHED_S = 10.0
 LISTEN_S = 0.15
 """After this time on a row, or after it changed, its last words are fetched."""
 HEARD_RECORDS, HEARD_CHARS_MAX = 20, 4_000
@@ -99,10 +100,18 @@ class Home(KheishScreen[None]):
     def on_mount(self) -> None:
         self.query_one(Rows).focus()
         self.set_interval(AGES_S, self._age)
+        self.set_interval(ATTACHED_S, self._look_who_comes)
         self._draw()
 
     def _age(self) -> None:
-        """Time goes by, and clients come and go."""
+        """Time goes by, which is seen where an age is told in seconds."""
+        since_ms = self.kheish.now_ms - AGES_IN_SECONDS_MS
+        if self.is_current and any(row.since_ms >= since_ms for row in self.kheish.board.rows.values()):
+            self.query_one(Rows).refresh()
+            self._draw_peek()
+
+    def _look_who_comes(self) -> None:
+        """Clients come and go."""
         if self.is_current:
             self.run_worker(self._count(), group="attached", exclusive=True)
 
@@ -160,7 +169,7 @@ class Home(KheishScreen[None]):
             self._redraw = None
         if not self.is_attached or not self.is_current:
             return
-        look, now_ms = self.look, self.kheish.now_ms
+        look = self.look
         groups = self._shown()
         items: list[Item] = []
         for need, rows in groups.items():
@@ -170,7 +179,7 @@ class Home(KheishScreen[None]):
                 items.append(Item("", lambda width: Strip([])))
             style = look.warning if need == "needs you" else look.dim
             items.append(_heading(f"{need.capitalize()}  {len(rows)}", style))
-            items += [_item(row, look, now_ms) for row in rows[:DONE_SHOWN_MAX]]
+            items += [self._item(row, look) for row in rows[:DONE_SHOWN_MAX]]
             if len(rows) > DONE_SHOWN_MAX:
                 items.append(_heading(f"{len(rows) - DONE_SHOWN_MAX} more: / filters", look.dim))
         if not items:
@@ -178,6 +187,9 @@ class Home(KheishScreen[None]):
         self.query_one(Rows).set(items, stay_first=True)
         self._draw_title(groups)
         self._draw_peek()
+
+    def _item(self, row: Row, look: Look) -> Item:
+        return Item(row.session_id, lambda width: draw_row(row, look, self.kheish.now_ms, width))
 
     def _empty(self) -> list[str]:
         if not self._is_loaded:
@@ -414,10 +426,6 @@ STATUS_STYLE = {
     "approval": "warning", "question": "warning", "running": "accent", "queued": "text", "completed": "success",
     "failed": "error", "read-only": "error", "paused": "warning",
 }  # fmt: skip
-
-
-def _item(row: Row, look: Look, now_ms: int) -> Item:
-    return Item(row.session_id, lambda width: draw_row(row, look, now_ms, width))
 
 
 def draw_row(row: Row, look: Look, now_ms: int, width: int) -> Strip:

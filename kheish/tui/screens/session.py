@@ -325,6 +325,9 @@ class Session(KheishScreen[None]):
                 change = self._talk.apply(event.data)
             elif event.event == "delta" and self._is_at_end:
                 change = self._talk.hear(event.data)
+            elif event.event == "sync" and self._is_at_end:
+                self._talk.hear_from_now()
+                continue
             else:
                 continue
             if change is not None:

@@ -16,6 +16,8 @@ from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.look import rich_color
 
 FACTS_MIN = 2
+KEYS_COLUMNS_MIN = 14
+"""Where even this is not left for the keys, only the most important fact is told."""
 _ORDER = {action.id: place for place, action in enumerate(ACTIONS)}
 
 
@@ -65,6 +67,8 @@ class Footer(Widget):
         facts = [clean(fact) for fact in self.facts if fact]
         while len(facts) > FACTS_MIN and len(" · ".join(facts)) > width - own - 3:
             facts.pop(0)
+        if len(" · ".join(facts)) > width - KEYS_COLUMNS_MIN:
+            facts = facts[-1:]
         right = cut_columns(" · ".join(facts), width)
         room = width - len(right) - 2
         parts: list[tuple[str, Style | None]] = [(" ", base)]
