@@ -49,9 +49,14 @@ def decode_state(raw: bytes) -> State:
         raise NewerFormat(f"cannot read a checkpoint: {error}; it may come from a later version of Kheish") from error
 
 
+def canonical_json(value: object) -> bytes:
+    """Keys sorted, no white space. Raises TypeError for what has no such form."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
 def canonical_digest(value: object) -> str:
-    """SHA-256 over canonical JSON: keys sorted, no white space."""
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """SHA-256 over canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def call_digest(tool: str, arguments: dict[str, Any], cwd: str, policy_revision: str) -> str:

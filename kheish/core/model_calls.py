@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kheish.core import budgets, chains, compaction, runs
-from kheish.core.codec import canonical_digest
+from kheish.core.codec import canonical_json
 from kheish.core.commands import Context
 from kheish.core.contracts import FailureCode, Reply
 from kheish.core.draft import Draft
@@ -126,7 +126,7 @@ def unfit(reply: Reply) -> str:
     """Why a reply, with what follows from it, would not fit into a record; or ""."""
     try:
         size = len(msgspec.json.encode(reply))
-        canonical_digest([call.arguments for call in reply.tool_calls])
+        canonical_json([call.arguments for call in reply.tool_calls])
     except (TypeError, ValueError, RecursionError) as error:
         return f"it cannot be written as JSON: {error}"
     if size > MODEL_REPLY_BYTES_MAX:

@@ -51,7 +51,10 @@ def lookup(state: State, run_id: str, tool_call_id: str) -> ToolCall | None:
     run = state.runs.get(run_id)
     if run is None or run.is_terminal:
         return None
-    return next((call for call in run.calls if call.tool_call_id == tool_call_id), None)
+    for call in run.calls:
+        if call.request.tool_call_id == tool_call_id:
+            return call
+    return None
 
 
 def process_made(draft: Draft, outcome: ToolProcessMade) -> None:
@@ -100,7 +103,7 @@ def process_gone(draft: Draft, outcome: ProcessGone) -> None:
 
 def change(state: State, run_id: str, tool_call_id: str, **fields: object) -> None:
     run = state.runs[run_id]
-    calls = tuple(replace(call, **fields) if call.tool_call_id == tool_call_id else call for call in run.calls)
+    calls = tuple([replace(c, **fields) if c.request.tool_call_id == tool_call_id else c for c in run.calls])
     state.runs[run_id] = replace(run, calls=calls)
 
 

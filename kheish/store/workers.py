@@ -1,5 +1,8 @@
 """Threads that do what blocks for an event loop, which is told of all that is done in the meantime at once.
 
+What is short is done by one thread after another piece: each thread that is awake wants the interpreter after each of
+its system calls, and all others wait for it. Where something is long the next thread is woken for what waits behind it.
+
 `run_in_executor` wakes the loop for each piece of work, through two futures and three callbacks: where much is done it
 costs more than what it is for. Where very much is done the loop hears of it by a bell that others ring too.
 """
@@ -11,10 +14,10 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from kheish.errors import StoreError
+from kheish.limits import WORK_WAITS_MS_MAX
 from kheish.store.bell import Bell
 
 T = TypeVar("T")
@@ -36,6 +39,7 @@ class _Work(NamedTuple):
     do: Callable[..., Any]
     arguments: tuple[object, ...]
     answer: asyncio.Future[Any]
+    put_at_s: float
 
 
 class _Done(NamedTuple):
@@ -55,8 +59,11 @@ class Workers:
         self._name = name
         self._threads_max = threads_max
         self._threads: list[threading.Thread] = []
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
-        self._under_way = 0
+        self._lock = threading.Lock()
+        self._work: deque[_Work] = deque()
+        self._asleep: list[threading.Lock] = []
+        """What each thread that has nothing to do waits for; who fell asleep last is woken first."""
+        self._relief: asyncio.TimerHandle | None = None
         self._done: deque[_Done] = deque()
         self._is_woken = False
         self._is_closed = False
@@ -73,18 +80,39 @@ class Workers:
     def _put(self, answer: asyncio.Future[T], work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         if self._is_closed:
             raise StoreError("cannot do this: the store is closed", code="store_closed")
-        if len(self._threads) <= self._under_way and len(self._threads) < self._threads_max:
-            with contextlib.suppress(RuntimeError) if self._threads else contextlib.nullcontext():
-                self._begin_thread()  # if none is to be had, those that there are do it all
-        self._work.put(_Work(work, arguments, answer))
-        self._under_way += 1
+        if not self._threads:
+            self._begin_thread()
+        with self._lock:
+            self._work.append(_Work(work, arguments, answer, self._loop.time()))
+            is_awake = len(self._asleep) < len(self._threads)
+            if not is_awake:
+                self._asleep.pop().release()
+        if is_awake and self._relief is None:
+            self._relief = self._loop.call_later(WORK_WAITS_MS_MAX / 1000, self._relieve)
         return answer
+
+    def _relieve(self) -> None:
+        """Wakes another thread, or begins one, where what waits has waited for long."""
+        self._relief, now_s = None, self._loop.time()
+        with self._lock:
+            if not self._work:
+                return
+            since_s = self._work[0].put_at_s
+            if now_s - since_s >= WORK_WAITS_MS_MAX / 1000:
+                since_s = now_s
+                if self._asleep:
+                    self._asleep.pop().release()
+                elif len(self._threads) < self._threads_max:
+                    with contextlib.suppress(RuntimeError):  # none is to be had: those that there are do it all
+                        self._begin_thread()
+        self._relief = self._loop.call_at(since_s + WORK_WAITS_MS_MAX / 1000, self._relieve)
 
     async def close(self) -> None:
         """Takes no more work; returns when all is done and told, and the threads have ended."""
-        self._is_closed = True
-        for _ in self._threads:
-            self._work.put(None)
+        with self._lock:
+            self._is_closed = True
+            while self._asleep:
+                self._asleep.pop().release()
         await self._loop.run_in_executor(None, self._join)
         self._tell()
         if self._bell is not None:
@@ -98,7 +126,6 @@ class Workers:
         self._is_woken = False
         while self._done:
             answer, result, error = self._done.popleft()
-            self._under_way -= 1
             if answer.done():  # nobody waits for it
                 continue
             if error is None:
@@ -112,7 +139,9 @@ class Workers:
         self._threads.append(thread)
 
     def _do(self) -> None:
-        while (work := self._work.get()) is not None:
+        alarm = threading.Lock()
+        alarm.acquire()
+        while (work := self._next(alarm)) is not None:
             result = error = None
             try:
                 if not work.answer.cancelled():
@@ -127,3 +156,14 @@ class Workers:
                 self._is_woken = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._tell)
+
+    def _next(self, alarm: threading.Lock) -> _Work | None:
+        """What is to be done next, as soon as there is something; none, and the thread is to end."""
+        while True:
+            with self._lock:
+                if self._work:
+                    return self._work.popleft()
+                if self._is_closed:
+                    return None
+                self._asleep.append(alarm)
+            alarm.acquire()

@@ -44,8 +44,20 @@ async def test_there_are_as_many_threads_as_there_is_work_at_once_up_to_the_boun
         await workers.run(int)
     assert running() == 1
     met = threading.Barrier(THREADS, timeout=10)
-    await asyncio.gather(*[workers.run(met.wait) for _ in range(5 * THREADS)])
-    assert running() == THREADS
+    for _ in range(2):  # they are begun, and then they are woken
+        await asyncio.gather(*[workers.run(met.wait) for _ in range(5 * THREADS)])
+        assert running() == THREADS
+
+
+async def test_one_thread_does_what_none_waits_long_for(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    met = threading.Barrier(THREADS, timeout=10)
+    await asyncio.gather(*[workers.run(met.wait) for _ in range(THREADS)])
+    while len(workers._asleep) < THREADS:
+        await asyncio.sleep(0)
+    monkeypatch.setattr("kheish.store.workers.WORK_WAITS_MS_MAX", 60_000)
+    by = await asyncio.gather(*[workers.run(threading.get_ident) for _ in range(20)])
+    by += await asyncio.gather(*[workers.run(threading.get_ident) for _ in range(20)])
+    assert len(set(by)) == 1
 
 
 async def test_the_loop_is_woken_once_for_all_that_is_done_before_it_looks(
