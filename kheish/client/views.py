@@ -573,12 +573,13 @@ class ModelCallCompleted(TypedDict):
 
 
 class ModelCallDied(TypedDict):
-    """The daemon died during this attempt; the next one is made at once."""
+    """The daemon died during this attempt, or was stopped; the next one is made at once."""
 
     type: Literal["model_call.died"]
     run_id: str
     model_call_id: str
     attempt: int
+    was_stopped: NotRequired[bool]
 
 
 class ModelCallFailed(TypedDict):
@@ -1273,12 +1274,14 @@ class ToolCallDecided(TypedDict):
 
 
 class ToolCallDied(TypedDict):
-    """A started read or idempotent call lost its daemon; it runs again as the next attempt."""
+    """A started read or idempotent call lost its daemon, which died or was stopped; it runs again as the next
+    attempt."""
 
     type: Literal["tool_call.died"]
     run_id: str
     tool_call_id: str
     attempt: int
+    was_stopped: NotRequired[bool]
 
 
 class ToolCallStarted(TypedDict):

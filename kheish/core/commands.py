@@ -187,7 +187,9 @@ class AnswerQuestion(Command, tag="answer_question", frozen=True):
 
 
 class Recover(Command, tag="recover", frozen=True):
-    """The first command of a daemon that opens a session: notes what died with the last one."""
+    """The first command of a daemon that opens a session: notes what died with the last one. `was_stopped`: that one
+    did not die, and what it was at does not count as what killed it."""
 
     tail_bytes_dropped: int = 0
     tail_file: str = ""
+    was_stopped: bool = False

@@ -472,11 +472,12 @@ class ModelCallFailed(Event, tag="model_call.failed", frozen=True):
 
 
 class ModelCallDied(Event, tag="model_call.died", frozen=True):
-    """The daemon died during this attempt; the next one is made at once."""
+    """The daemon died during this attempt, or was stopped; the next one is made at once."""
 
     run_id: str
     model_call_id: str
     attempt: int
+    was_stopped: bool = False
 
 
 # -- what models are shown ------------------------------------------------------------------------------------------
@@ -547,11 +548,13 @@ class ToolCallCompleted(Event, tag="tool_call.completed", frozen=True):
 
 
 class ToolCallDied(Event, tag="tool_call.died", frozen=True):
-    """A started read or idempotent call lost its daemon; it runs again as the next attempt."""
+    """A started read or idempotent call lost its daemon, which died or was stopped; it runs again as the next
+    attempt."""
 
     run_id: str
     tool_call_id: str
     attempt: int
+    was_stopped: bool = False
 
 
 class ToolCallUncertain(Event, tag="tool_call.became_uncertain", frozen=True):

@@ -378,5 +378,6 @@ def on_failed(state: State, event: ModelCallFailed, context: Context) -> None:
 def on_died(state: State, event: ModelCallDied, context: Context) -> None:
     run = state.runs[event.run_id]
     assert run.model_call is not None
-    call = replace(run.model_call, deaths=run.model_call.deaths + 1, reserved=NO_SPENT)
+    deaths = run.model_call.deaths + (not event.was_stopped)
+    call = replace(run.model_call, deaths=deaths, reserved=NO_SPENT)
     state.runs[event.run_id] = replace(run, model_call=call, updated_at_ms=context.at_ms)

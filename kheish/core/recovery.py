@@ -7,6 +7,8 @@ a started read or idempotent tool call       attempt n+1, bounded likewise
 a started unsafe one, allowed by a rule      uncertain; the model is told and checks first
 a started unsafe one, approved by a human    uncertain; a human decides again
 a wait for an approval or question           as it was
+
+The same of a daemon that was told to stop, but that it counts as no death.
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ def recover(draft: Draft, command: Recover) -> str:
         run = state.active_run
         assert run is not None
         if run.model_call is not None:
-            _recover_model_call(draft, run)
+            _recover_model_call(draft, run, command.was_stopped)
         else:
-            _recover_tool_calls(draft, run)
+            _recover_tool_calls(draft, run, command.was_stopped)
     for approval in list(draft.state.approvals.values()):
         if approval.policy_revision != draft.settings.policy_revision:
             approvals.reissue(draft, approval)
@@ -58,23 +60,27 @@ def recover(draft: Draft, command: Recover) -> str:
     return state.session_id
 
 
-def _recover_model_call(draft: Draft, run: Run) -> None:
+def _recover_model_call(draft: Draft, run: Run, was_stopped: bool) -> None:
     call = run.model_call
     assert call is not None
-    draft.emit(ModelCallDied(run_id=run.run_id, model_call_id=call.model_call_id, attempt=call.attempt))
-    if call.deaths + 1 < MODEL_DEATHS_MAX:
+    draft.emit(
+        ModelCallDied(
+            run_id=run.run_id, model_call_id=call.model_call_id, attempt=call.attempt, was_stopped=was_stopped
+        )
+    )
+    if was_stopped or call.deaths + 1 < MODEL_DEATHS_MAX:
         model_calls.start_attempt(draft, run, call, run.hop, "resumed")
         return
     message = f"the daemon died {call.deaths + 1} times during this model call; it is not made again"
     model_calls.give_up(draft, run, "daemon_died", message)
 
 
-def _recover_tool_calls(draft: Draft, run: Run) -> None:
+def _recover_tool_calls(draft: Draft, run: Run, was_stopped: bool) -> None:
     for call in run.calls:
         if call.phase != "started":
             continue
         if call.effect in ("read", "idempotent"):
-            if call.deaths + 1 >= MODEL_DEATHS_MAX:
+            if call.deaths + 1 >= MODEL_DEATHS_MAX and not was_stopped:
                 tool_calls.complete(
                     draft,
                     run.run_id,
@@ -83,7 +89,14 @@ def _recover_tool_calls(draft: Draft, run: Run) -> None:
                     is_error=True,
                 )
             else:
-                draft.emit(ToolCallDied(run_id=run.run_id, tool_call_id=call.tool_call_id, attempt=call.attempt))
+                draft.emit(
+                    ToolCallDied(
+                        run_id=run.run_id,
+                        tool_call_id=call.tool_call_id,
+                        attempt=call.attempt,
+                        was_stopped=was_stopped,
+                    )
+                )
             continue
         draft.emit(
             ToolCallUncertain(

@@ -257,7 +257,14 @@ def _answer(events: Events) -> Command:
 
 def _recover(events: Events) -> Command:
     noted = _first(events, e.SessionRecovered)
-    return c.Recover(tail_bytes_dropped=noted.tail_bytes_dropped, tail_file=noted.tail_file) if noted else c.Recover()
+    if noted is None:
+        return c.Recover()
+    broken_off = _first(events, e.ModelCallDied, e.ToolCallDied)
+    return c.Recover(
+        tail_bytes_dropped=noted.tail_bytes_dropped,
+        tail_file=noted.tail_file,
+        was_stopped=broken_off is not None and broken_off.was_stopped,
+    )
 
 
 FROM_COMMANDS: dict[str, Callable[[Events], Command | None]] = {

@@ -145,7 +145,8 @@ def on_completed(state: State, event: ToolCallCompleted, context: Context) -> No
 def on_died(state: State, event: ToolCallDied, context: Context) -> None:
     call = lookup(state, event.run_id, event.tool_call_id)
     assert call is not None
-    change(state, event.run_id, event.tool_call_id, phase="allowed", deaths=call.deaths + 1)
+    deaths = call.deaths + (not event.was_stopped)
+    change(state, event.run_id, event.tool_call_id, phase="allowed", deaths=deaths)
 
 
 def on_uncertain(state: State, event: ToolCallUncertain, context: Context) -> None:

@@ -15,9 +15,11 @@ from kheish.runtime.fold import fold_records
 from kheish.store.archive import export_session, import_session, stored_blobs
 from kheish.store.atomic import make_private_dir
 from kheish.store.blobs import Blobs
+from kheish.store.checkpoint import good_checkpoints
 from kheish.store.disk_space import file_sizes
 from kheish.store.locks import is_state_root_locked
 from kheish.store.records import Record
+from kheish.store.segments import Walk
 from kheish.store.session_dir import list_sessions, session_path
 from kheish.store.vacuum import vacuum_session
 from kheish.store.verify import Fault, verify_session
@@ -82,7 +84,11 @@ def verify(root: Path, session_ids: Iterable[str] | None = None) -> list[Verifie
 
 def export(root: Path, session_id: str, out: BinaryIO) -> None:
     """Writes one self-contained archive of a session, with what it only mentions as well: the whole outputs that a fork
-    knows from the results that it copied."""
+    knows from the results that it copied. Raises Corrupt, also for a journal that is whole in itself and ends before
+    what a checkpoint has seen: such an archive might take the place of a good one."""
+    directory = session_path(root, session_id)
+    if directory.is_dir() and (seen := next(good_checkpoints(directory), None)) is not None:
+        Walk(directory, session_id, seen.position).end()
     mentioned = stored_blobs(Blobs(root))
     export_session(root, session_id, out, blob_refs=lambda record: {*blobs_of(record), *mentioned(record)})
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 import orjson
@@ -19,12 +22,17 @@ from kheish.core.events import NO_USAGE, Attachment
 from kheish.core.outcomes import ModelFailed, ModelReplied
 from kheish.core.prompt import choose_shown
 from kheish.errors import KheishError, ProviderError
-from kheish.limits import DELTA_COALESCE_MS, MODEL_REPLY_BYTES_MAX
+from kheish.limits import DELTA_COALESCE_MS, MODEL_REPLY_BYTES_MAX, SHORTAGE_LOOK_EVERY_MS
 from kheish.runtime.hub import Frame, Hub
 from kheish.runtime.ports import Providers, Recorder
 from kheish.runtime.recording import recording_of
+from kheish.store.atomic import is_shortage
 from kheish.store.blobs import Blobs
 from kheish.store.committer import Committer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _draw: Callable[[], float] = random.random
 
@@ -98,14 +106,44 @@ class DeltaPublisher:
         self._hub.publish(Frame(event="delta", session_id=self._session_id, data=data, run_ids=self._run_ids))
 
 
+async def when_possible(session_id: str, work: Callable[[], Awaitable[T]]) -> T:
+    """What the work gives. Where this process lacks descriptors or memory it is done once there are some: nothing is to
+    fail for that."""
+    is_told = False
+    while True:
+        try:
+            return await work()
+        except (KheishError, OSError) as error:
+            if not _is_of_shortage(error):
+                raise
+            if not is_told:
+                log.warning("session %s: a model call has to wait: %s", session_id, error)
+                is_told = True
+        await asyncio.sleep(SHORTAGE_LOOK_EVERY_MS / 1000)
+
+
+def _is_of_shortage(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and is_shortage(error):
+            return True
+        error = error.__cause__
+    return False
+
+
 async def read_blobs(chosen: Sequence[Attachment], blobs: Blobs, committer: Committer) -> dict[str, bytes]:
-    """Their bytes, by sha256. One that cannot be read is only named to the model."""
+    """Their bytes, by sha256. One that cannot be read is only named to the model. Raises OSError for want of
+    descriptors or memory."""
 
     def read() -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for attachment in chosen:
-            with contextlib.suppress(KheishError, OSError):
+            try:
                 found[attachment.blob] = blobs.read(attachment.blob, limit=attachment.bytes)
+            except KheishError:
+                continue
+            except OSError as error:
+                if is_shortage(error):
+                    raise
         return found
 
     return await committer.run(read)
@@ -176,9 +214,10 @@ async def _call(
         )
 
     try:
-        provider = await providers.open(route)
+        provider = await when_possible(request.session_id, lambda: providers.open(route))
         if chosen := choose_shown(attached):
-            request = replace(request, blobs=await read_blobs(chosen, blobs, committer))
+            read = partial(read_blobs, chosen, blobs, committer)
+            request = replace(request, blobs=await when_possible(request.session_id, read))
         began_s = time.monotonic()
         async with contextlib.aclosing(provider.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:

@@ -35,7 +35,7 @@ from kheish.errors import Invalid, KheishError
 from kheish.limits import PROCESS_END_AGAIN_MS, PROCESS_KILL_GRACE_MS, TOOL_CALLS_PARALLEL_MAX
 from kheish.runtime.actor import Actor, Applied
 from kheish.runtime.circuits import Circuits
-from kheish.runtime.model_calls import call_model
+from kheish.runtime.model_calls import call_model, when_possible
 from kheish.runtime.ports import Clock, Providers, Recorder, Tool
 from kheish.runtime.tool_calls import run_tool
 from kheish.store.blobs import Blobs
@@ -167,7 +167,7 @@ class Reconciler:
         match effect:
             case CallModel():
                 try:
-                    messages = await actor.shown()
+                    messages = await when_possible(actor.session_id, actor.shown)
                 except (KheishError, OSError) as error:
                     return _failed(effect, "session_unreadable", str(error))
                 run = actor.state.runs[effect.run_id]

@@ -30,8 +30,8 @@ _MAKE_ROOM_LOOKS = 16
 
 class Residents:
     """The actors that are loaded, at most one of a session. `may_leave` says whether the world owes a session nothing;
-    `on_opened` is told of each that was opened, after it has noted what died with the last daemon. Those that are put
-    away are left to the packer."""
+    `was_stopped`, whether a daemon of this generation was told to stop; `on_opened` is told of each that was opened,
+    after it has noted what died with the last daemon. Those that are put away are left to the packer."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Residents:
         index: Index,
         recovery_context: Callable[[str], Context],
         raise_generation: Callable[[int], int],
+        was_stopped: Callable[[int], bool],
         may_leave: Callable[[str], bool],
         on_opened: Callable[[Actor], None],
         packer: Packer,
@@ -51,6 +52,7 @@ class Residents:
         self._index = index
         self._recovery_context = recovery_context
         self._raise_generation = raise_generation
+        self._was_stopped = was_stopped
         self._may_leave = may_leave
         self._on_opened = on_opened
         self._packer = packer
@@ -197,6 +199,7 @@ class Residents:
             recover = Recover(
                 tail_bytes_dropped=await self._committer.run(_bytes_of, opened.set_aside) if opened.set_aside else 0,
                 tail_file=" ".join(path.name for path in opened.set_aside),
+                was_stopped=self._was_stopped(state.generation),
             )
             await actor.submit(recover, lambda: self._recovery_context(session_id))
         return actor

@@ -40,6 +40,7 @@ from kheish.runtime.reader import Reader
 from kheish.runtime.reconciler import KillTree, Reconciler
 from kheish.runtime.residents import Residents
 from kheish.runtime.settings import RuntimeConfig
+from kheish.runtime.stops import last_stop, note_stop
 from kheish.store.atomic import clear_temps, make_private_dir
 from kheish.store.blobs import Blobs
 from kheish.store.committer import STORE_THREADS, Committer
@@ -140,11 +141,14 @@ class Supervisor:
             index=self.index,
             recovery_context=lambda session_id: self._context(session_id, recovery),
             raise_generation=raise_generation,
+            was_stopped=lambda generation: generation in self._last_stop,
             may_leave=self._may_leave,
             on_opened=self._opened,
             packer=self._packer,
         )
         self.reader = Reader(root, self.index, self._residents, self.committer, self.policy)
+        self._last_stop = range(0)
+        self._first_generation = generation
         self._pos = 0
         self.position = (generation, 0)
         """Where the global stream stands: (generation, position) of the last record that was published."""
@@ -239,6 +243,7 @@ class Supervisor:
         clear_unfinished(self.root)
         clear_temps(self.root / "daemon")
         self.blobs.clear_unfinished()
+        self._last_stop = last_stop(self.root)
         return self.index.load(lambda row: row.is_owed or row.segment_first_seq > 1 or concerns_others(row.share))
 
     async def drain(self, grace_ms: int) -> None:
@@ -247,6 +252,10 @@ class Supervisor:
         self._packer.stop()
         self.budgets.stop()
         await self._reconciler.stop(grace_ms)
+        try:
+            await self.committer.run(note_stop, self.root, self._first_generation, self.generation)
+        except OSError as error:
+            log.warning("cannot note the stop, which counts as a death of what was at work: %s", error)
 
     async def close(self) -> None:
         """After `drain`: puts every session away and saves the index."""

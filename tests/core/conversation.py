@@ -223,15 +223,15 @@ class Conversation:
     def tool_effect(self) -> RunTool:
         return next(e for e in self.effects() if isinstance(e, RunTool))
 
-    def die(self) -> list[Event]:
-        """The daemon is killed: only the journal remains; the next daemon folds it and recovers."""
+    def die(self, *, was_stopped: bool = False) -> list[Event]:
+        """The daemon is killed, or told to stop: only the journal remains; the next one folds it and recovers."""
         state = State()
         for raw, context in self.journal:
             for event in decode_events(raw):
                 evolve(state, event, context)
         self.state = state
         self.generation += 1
-        return self.send(c.Recover(), principal="daemon", origin="recovery")
+        return self.send(c.Recover(was_stopped=was_stopped), principal="daemon", origin="recovery")
 
     def status(self, run_id: str) -> str:
         return status_of(self.state, self.state.runs[run_id])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kheish.core.effects import CallModel, EndProcess, RunTool, WakeAt
 from kheish.limits import MODEL_DEATHS_MAX
 from tests.core.conversation import Conversation
@@ -26,6 +28,23 @@ def test_a_model_call_that_keeps_killing_the_daemon_fails_its_run() -> None:
         talk.die()
     assert talk.status(run_id) == "failed"
     assert talk.state.runs[run_id].error_code == "daemon_died"
+
+
+@pytest.mark.parametrize("request_", [(), (("read_file", {"path": "a"}),)])
+def test_a_daemon_that_is_told_to_stop_again_and_again_kills_no_run(
+    request_: tuple[tuple[str, dict[str, str]], ...],
+) -> None:
+    talk = Conversation()
+    run_id = talk.submit("go")
+    if request_:
+        talk.reply("", *request_)
+    for _ in range(2 * MODEL_DEATHS_MAX):
+        talk.die(was_stopped=True)
+    assert talk.status(run_id) == "running" and len(talk.effects()) == 1
+    for _ in range(MODEL_DEATHS_MAX):
+        assert talk.status(run_id) == "running"
+        talk.die()
+    assert talk.effects() == [] or not isinstance(talk.effects()[0], RunTool), "deaths count as before"
 
 
 def test_a_retry_that_was_due_is_still_due() -> None:

@@ -19,6 +19,7 @@ from kheish.core.machine import COMMANDS, OUTCOMES
 from kheish.core.prompt import RequestDigests
 from kheish.core.retrace import Change, Departure, Retrace
 from kheish.errors import KheishError
+from kheish.limits import MODEL_DEATHS_MAX
 from tests.core.conversation import SETTINGS, Conversation, rule
 from tests.core.test_machine import ASK
 from tests.core.test_properties import INPUTS, MODES, QUICK, REPLIES
@@ -167,6 +168,14 @@ def test_every_life_and_death_of_an_unsafe_call_departs_nowhere() -> None:
         world.step()
     told.die()
     assert any(approval.kind == "uncertain" for approval in told.state.approvals.values())
+    world.settle()
+    assert departures(told) == []
+
+
+def test_a_model_call_whose_daemon_was_told_to_stop_many_times_departs_nowhere() -> None:
+    told, world = talk()
+    for _ in range(MODEL_DEATHS_MAX + 1):
+        told.die(was_stopped=True)
     world.settle()
     assert departures(told) == []
 

@@ -19,12 +19,14 @@ from kheish.core.contracts import ModelRequest, Reply
 from kheish.core.events import Message
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Corrupt, NotFound
+from kheish.limits import MODEL_DEATHS_MAX
 from kheish.runtime import index as index_module
 from kheish.runtime import residents, supervisor
 from kheish.runtime.actor import Actor
 from kheish.runtime.fold import fold_session
 from kheish.runtime.index import Index, Saved, SessionSummary, Unsaved
 from kheish.runtime.residents import Residents
+from kheish.runtime.stops import note_stop
 from kheish.runtime.supervisor import Supervisor
 from kheish.store import atomic, session_dir
 from kheish.store.locks import SessionLock
@@ -589,3 +591,18 @@ async def test_a_segment_that_was_only_begun_is_made_durable_at_the_start(
     async with Kernel(tmp_path, [reply("done")], generation=2) as kernel:
         assert synced == [segment_name(2)]
         await kernel.until_status(await kernel.submit(), "completed")
+
+
+@pytest.mark.parametrize("stopped", ["each", "not the last one", "nobody knows"])
+async def test_a_stop_is_no_death_of_what_was_at_work(tmp_path: Path, stopped: str) -> None:
+    async with Kernel(tmp_path, [never]) as kernel:
+        await kernel.create()
+        run = await kernel.submit()
+    for generation in range(2, 2 + MODEL_DEATHS_MAX):
+        if stopped == "not the last one":
+            note_stop(tmp_path, 0, generation - 2)
+        elif stopped == "nobody knows":
+            (tmp_path / "daemon" / "stopped.json").write_bytes(b"rubbish")
+        async with Kernel(tmp_path, [never], generation=generation) as kernel:
+            found = (await kernel.state()).runs[run]
+    assert (found.phase, found.error_code) == (("running", "") if stopped == "each" else ("failed", "daemon_died"))
