@@ -43,6 +43,11 @@ TAKEN: dict[str, frozenset[str]] = {
 }
 """What servers take that do not take every kind of image and document on this wire."""
 
+_MISTRAL = ".mistral.ai"
+_OF_MISTRAL = re.compile(r"(?:mi|dev|code|magi|mini)stral|mixtral|pixtral", re.IGNORECASE)
+"""Models whose servers take only ids of nine letters and digits, and no input right after a result
+(https://docs.mistral.ai/api); Mistral's own refuses to be asked for the usage, which it always says."""
+
 _WANTS_REASONING = (".deepseek.com", ".moonshot.ai", ".moonshot.cn", ".kimi.com")
 """Servers that refuse a conversation without the reasoning before its tool calls, be it empty
 (https://api-docs.deepseek.com/guides/thinking_mode#tool-calls). What another one thought is not for them."""
@@ -119,14 +124,17 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
     messages = [
         to_message(message, server, request.model, blobs) for message in request.messages if not _is_empty(message)
     ]
+    if server.endswith(_MISTRAL) or _OF_MISTRAL.search(request.model):
+        messages = _for_mistral(messages)
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
     limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
     body: Json = {
         "model": request.model,
         "messages": [{"role": "system", "content": request.system}, *messages],
-        "stream_options": {"include_usage": True},
         limit: request.output_tokens_max,
     }
+    if not server.endswith(_MISTRAL):
+        body["stream_options"] = {"include_usage": True}
     if request.tools:
         body["tools"] = [
             {
@@ -138,6 +146,19 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
         if not request.may_use_tools:
             body["tool_choice"] = "none"
     return body
+
+
+def _for_mistral(messages: list[Json]) -> list[Json]:
+    made: list[Json] = []
+    for message in messages:
+        if message["role"] == "user" and made and made[-1]["role"] == "tool":
+            made.append({"role": "assistant", "content": "[no reply: another input came]"})
+        for call in message.get("tool_calls", ()):
+            call["id"] = call["id"][-9:]
+        if message["role"] == "tool":
+            message["tool_call_id"] = message["tool_call_id"][-9:]
+        made.append(message)
+    return made
 
 
 def _is_empty(message: Message) -> bool:

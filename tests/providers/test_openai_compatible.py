@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from kheish.core.contracts import ReasoningDelta, Reply
 from kheish.core.events import AssistantMessage, Attachment, ToolMessage, ToolRequest, UserMessage
+from kheish.ids import new_id
 from kheish.providers.openai_compatible import Reader, to_body
 from kheish.runtime.ports import Provider
 from tests.providers.requests import fail, make_call, make_request, read
@@ -134,6 +136,28 @@ async def test_signatures_of_calls_go_back_to_the_server_that_made_them_alone(
     for host, expected in (("127.0.0.1", [signature, None]), ("openrouter.ai", [None, None])):
         *_, message = to_body(request, host, {})["messages"]
         assert [call.get("extra_content") for call in message["tool_calls"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "model", "is_mistral"),
+    [
+        ("api.mistral.ai", "codestral-latest", True),
+        ("127.0.0.1", "mistralai/Devstral-Small", True),
+        ("api.openai.com", "gpt-5.4", False),
+    ],
+)
+async def test_mistral_gets_ids_and_turns_that_it_takes(host: str, model: str, is_mistral: bool) -> None:
+    ids = [new_id("toolcall"), new_id("toolcall")]
+    requests = tuple(replace(make_call(), tool_call_id=id_) for id_ in ids)
+    results = [ToolMessage(tool_call_id=id_, provider_id="call_1", tool="bash", text="a") for id_ in ids]
+    talk = (UserMessage(text="go"), AssistantMessage(text="", tool_requests=requests), *results, UserMessage(text="?"))
+    body = to_body(replace(make_request(*talk), model=model), host, {})
+    assert ("stream_options" in body) == (host != "api.mistral.ai")
+    _, _, asked, first, second, *rest = body["messages"]
+    sent = [call["id"] for call in asked["tool_calls"]]
+    assert sent == [first["tool_call_id"], second["tool_call_id"]] and len(set(sent)) == 2
+    assert all(re.fullmatch("[A-Za-z0-9]{9}", id_) for id_ in sent) == is_mistral
+    assert [message["role"] for message in rest] == ["assistant", "user"][not is_mistral :]
 
 
 @pytest.mark.parametrize("host", ["api.deepseek.com", "api.moonshot.ai", "127.0.0.1"])
