@@ -43,6 +43,7 @@ TAKEN: dict[str, frozenset[str]] = {
 }
 """What servers take that do not take every kind of image and document on this wire."""
 
+_OPENAI = ("api.openai.com", ".openai.azure.com")
 _MISTRAL = ".mistral.ai"
 _OF_MISTRAL = re.compile(r"(?:mi|dev|code|magi|mini)stral|mixtral|pixtral", re.IGNORECASE)
 """Models whose servers take only ids of nine letters and digits, and no input right after a result
@@ -127,7 +128,7 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
     if server.endswith(_MISTRAL) or _OF_MISTRAL.search(request.model):
         messages = _for_mistral(messages)
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
-    limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
+    limit = "max_completion_tokens" if server.endswith(_OPENAI) else "max_tokens"
     body: Json = {
         "model": request.model,
         "messages": [{"role": "system", "content": request.system}, *messages],

@@ -199,8 +199,9 @@ async def test_gemini_is_told_of_calls_that_another_model_made(host: str, model:
     assert first.get("extra_content") == (skips if is_told else None) and "extra_content" not in second
 
 
-async def test_openai_itself_takes_another_name_for_the_limit() -> None:
-    body = to_body(make_request(), "api.openai.com", {})
+@pytest.mark.parametrize("host", ["api.openai.com", "eu.api.openai.com", "mine.openai.azure.com"])
+async def test_openai_itself_takes_another_name_for_the_limit(host: str) -> None:
+    body = to_body(make_request(), host, {})
     assert (body["max_completion_tokens"], "max_tokens" in body) == (512, False)
 
 
