@@ -181,6 +181,38 @@ async def test_reasoning_goes_back_to_the_servers_that_refuse_tool_calls_without
     assert [message.get("reasoning_content") for message in sent] == expected
 
 
+async def test_details_of_reasoning_go_back_whole_to_the_model_behind_openrouter() -> None:
+    claude, gemini = {"format": "anthropic-claude-v1"}, {"format": "google-gemini-v1"}
+    reader = Reader("openrouter.ai", "google/gemini-3-pro-preview")
+    for delta, reason in (
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "let me ", "index": 0, **claude}]}, None),
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "see", "index": 0, **claude}]}, None),
+        ({"reasoning_details": [{"type": "reasoning.text", "signature": "c2ln", "index": 0, **claude}]}, None),
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "more", "index": 1}]}, None),
+        (
+            {"reasoning_details": [{"type": "reasoning.encrypted", "data": "eA==", "id": n, **gemini} for n in "ab"]},
+            None,
+        ),
+        ({"tool_calls": [ONE]}, "tool_calls"),
+    ):
+        chunk = json.loads(COMPLETIONS.chunk(delta, reason).removeprefix(b"data: "))
+        reader.read(ChatCompletionChunk.construct(**chunk))
+    reply = reader.reply()
+    message = AssistantMessage(text="", tool_requests=(make_call(),), provider_state=reply.provider_state)
+    whole = [
+        {"type": "reasoning.text", "text": "let me see", "index": 0, "signature": "c2ln", **claude},
+        {"type": "reasoning.text", "text": "more", "index": 1},
+        *({"type": "reasoning.encrypted", "data": "eA==", "id": n, **gemini} for n in "ab"),
+    ]
+    for host, model, expected in (
+        ("openrouter.ai", "google/gemini-3-pro-preview", whole),
+        ("openrouter.ai", "openai/gpt-5.4-mini", None),
+        ("api.x.ai", "google/gemini-3-pro-preview", None),
+    ):
+        *_, sent = to_body(replace(make_request(message), model=model), host, {})["messages"]
+        assert sent.get("reasoning_details") == expected
+
+
 @pytest.mark.parametrize(
     ("host", "model", "is_told"),
     [
