@@ -241,6 +241,9 @@ def _pass_on(draft: Draft, run: Run) -> None:
             break
         if not steered.is_remark:
             passed.append(steered)
+    default = draft.settings.run_budget  # what the run was given beyond that was not given to who steers it
+    budget = budgets.tightest(run.budget, default)
+    budget_by = run.budget_by if budget != default else budgets.CONFIG if default != budgets.NONE else ""
     for steered in reversed(passed):
         draft.emit(
             RunSubmitted(
@@ -253,8 +256,8 @@ def _pass_on(draft: Draft, run: Run) -> None:
                 first=True,
                 hops=run.hops,
                 system_prompt=draft.settings.system_prompt,
-                budget=run.budget,
-                budget_by=run.budget_by,
+                budget=budget,
+                budget_by=budget_by,
                 on_budget=run.on_budget,
                 rates=run.rates,
                 window_tokens=run.window_tokens,
