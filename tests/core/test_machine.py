@@ -561,6 +561,20 @@ def test_what_steers_a_run_without_a_language_model_is_never_taken_for_a_command
     assert len(talk.state.runs) == 1
 
 
+def test_nothing_comes_between_a_command_and_the_run_that_was_submitted_for_it() -> None:
+    talk = Conversation(settings=replace(SETTINGS, session_budget=e.Budget(steps=1)))
+    talk.submit("hello")
+    talk.reply("hi")
+    run_id = talk.submit("make", window_tokens=-1)
+    assert talk.status(run_id) == "waiting_for_approval", "for more of the session's budget"
+    talk.submit("rm -r is what I fear", delivery="steer")
+    talk.resolve("raise", raise_by=e.Budget(steps=5))
+    assert talk.messages[-1] == e.UserMessage(text="make")
+    talk.reply("", ("read_file", {"path": "a"}))
+    talk.finish_tool(talk.tool_effect())
+    assert talk.messages[-1] == e.UserMessage(text="rm -r is what I fear")
+
+
 def test_what_is_said_with_a_decision_is_no_input_of_another_run() -> None:
     talk = Conversation()
     talk.submit("go")
