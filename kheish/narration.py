@@ -190,12 +190,12 @@ class Renderer:
             case "run.completed":
                 return "run completed", "green"
             case "run.failed":
-                return f"run failed ({event['code']}): {one_line(event['message'], WIDTH)}", "red"
+                why = one_line(event["message"], WIDTH)
+                return f"run failed{self._lost(event['run_id'])} ({event['code']}): {why}", "red"
             case "run.cancelled" | "run.interrupted":
                 how = event["type"].partition(".")[2]
-                lost = [*self._steered.values()].count(event["run_id"])
-                note = f" (before it took in {counted(lost, 'input')} that steered it)" if lost else ""
-                return f"run {how} by {who}{note}: {one_line(event.get('reason', ''))}".rstrip(": "), "yellow"
+                why = one_line(event.get("reason", ""))
+                return f"run {how} by {who}{self._lost(event['run_id'])}: {why}".rstrip(": "), "yellow"
             case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])
@@ -279,6 +279,11 @@ class Renderer:
             case "process.ended":
                 return f"process {event['pid']} {'was ended' if event.get('killed') else 'had ended'}", "dim"
         return None
+
+    def _lost(self, run_id: str) -> str:
+        """What steered a run and is dropped with its end."""
+        lost = [*self._steered.values()].count(run_id)
+        return f" before it took in {counted(lost, 'input')} that steered it" if lost else ""
 
     def _answer(self, request_id: str, answer: Answer) -> str:
         question_id = answer["question_id"]

@@ -213,7 +213,9 @@ def test_what_steered_too_late_is_told_of_where_the_run_ends() -> None:
     passed_on = {"type": "run.submitted", "run_id": "run_2", "text": "left!", "input_id": "i1"}
     over = {"type": "run.cancelled", "run_id": "run_1", "reason": "enough"}
     *_, lost = lines(steered, {**steered, "input_id": "i2"}, {"type": "input.entered", "input_id": "i2"}, over)
-    assert lost == "run cancelled by user:1 (before it took in 1 input that steered it): enough"
+    assert lost == "run cancelled by user:1 before it took in 1 input that steered it: enough"
+    *_, failed = lines(steered, {"type": "run.failed", "run_id": "run_1", "code": "auth", "message": "no"})
+    assert failed == "run failed before it took in 1 input that steered it (auth): no"
     *_, next_, ended = lines(steered, passed_on, over)
     assert next_ == "the run did not take this in; it comes next, as run_2: left!"
     assert ended == "run cancelled by user:1: enough"

@@ -76,7 +76,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
     _check_text("submit", command.text, has_attachments=bool(command.attachments))
     if command.delivery == "steer" and command.budget is not None:
         raise Invalid("cannot give a budget to what steers: the active run has its own", path="$.budget")
-    if (waiting := waiting_inputs(state)) >= QUEUED_RUNS_MAX:
+    if (waiting := _waiting_inputs(state)) >= QUEUED_RUNS_MAX:
         raise Conflict(
             f"cannot submit: session {state.session_id} has {waiting} inputs that wait; wait or withdraw some",
             code="queue_full",
@@ -125,7 +125,7 @@ def submit(draft: Draft, command: SubmitRun) -> str:
     return run_id
 
 
-def waiting_inputs(state: State) -> int:
+def _waiting_inputs(state: State) -> int:
     """How many wait for their turn, or for the active run to take them in."""
     return len(state.queue) + (len(state.active_run.steered) if state.active_run else 0)
 
@@ -241,6 +241,9 @@ def _pass_on(draft: Draft, run: Run) -> None:
             break
         if not steered.is_remark:
             passed.append(steered)
+    default = draft.settings.run_budget  # what the run was given beyond that was not given to who steers it
+    budget = budgets.tightest(run.budget, default)
+    budget_by = run.budget_by if budget != default else budgets.CONFIG if default != budgets.NONE else ""
     for steered in reversed(passed):
         draft.emit(
             RunSubmitted(
@@ -253,8 +256,8 @@ def _pass_on(draft: Draft, run: Run) -> None:
                 first=True,
                 hops=run.hops,
                 system_prompt=draft.settings.system_prompt,
-                budget=run.budget,
-                budget_by=run.budget_by,
+                budget=budget,
+                budget_by=budget_by,
                 on_budget=run.on_budget,
                 rates=run.rates,
                 window_tokens=run.window_tokens,

@@ -27,7 +27,8 @@ def advance(draft: Draft) -> bool:
         runs.fail(draft, run.run_id, *budgets.exhausted(run, run.stopped))
         return True
     is_at_limit = 0 < draft.settings.steps_max <= run.step
-    if run.steered and not is_at_limit:
+    # Where no language model answers, the text that comes last before the first step may be run as a command.
+    if run.steered and not is_at_limit and (run.step or run.chain[0].window_tokens >= 0):
         draft.emit(InputEntered(input_id=run.steered[0].input_id, run_id=run.run_id))
         return True
     if run.answered and not run.calls:

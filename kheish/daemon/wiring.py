@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from kheish.config import FILE_NAME, load_config, locate
 from kheish.core.budgets import DIMENSIONS
-from kheish.core.events import Behavior, Budget, Process, Rule
+from kheish.core.events import Behavior, Budget, Rule
 from kheish.core.permissions import parse_pattern
 from kheish.debug.service import Debugging
 from kheish.errors import Invalid
@@ -20,12 +19,8 @@ from kheish.runtime.supervisor import Supervisor, SystemClock
 from kheish.secrets.master_key import MasterKey
 from kheish.secrets.service import Secrets
 from kheish.store.locks import DaemonLock
-from kheish.tools.processes import kill_tree
+from kheish.tools.processes import end_tree
 from kheish.tools.registry import load_tools
-
-
-async def end_process(process: Process, tool_call_id: str, grace_ms: int) -> bool:
-    return await asyncio.to_thread(kill_tree, process, tool_call_id, grace_ms)
 
 
 def config_rules(config_dir: Path) -> tuple[Rule, ...]:
@@ -94,7 +89,7 @@ def build_supervisor(
         generation=lock.generation,
         providers=routes,
         tools=load_tools(),
-        kill_tree=end_process,
+        kill_tree=end_tree,
         raise_generation=lock.raise_generation,
         config_rules=config_rules(config_dir),
         quotas=settings.quotas,

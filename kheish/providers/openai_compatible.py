@@ -43,6 +43,17 @@ TAKEN: dict[str, frozenset[str]] = {
 }
 """What servers take that do not take every kind of image and document on this wire."""
 
+_OPENROUTER = "openrouter.ai"
+_IN_PIECES = {"reasoning.text": "text", "reasoning.summary": "summary"}
+"""Its details of reasoning that come bit by bit. Whole, they go back to the model that they came from: some refuse tool
+calls without (https://openrouter.ai/docs/use-cases/reasoning-tokens)."""
+
+_OPENAI = ("api.openai.com", ".openai.azure.com")
+_MISTRAL = ".mistral.ai"
+_OF_MISTRAL = re.compile(r"(?:mi|dev|code|magi|mini)stral|mixtral|pixtral", re.IGNORECASE)
+"""Models whose servers take only ids of nine letters and digits, and no input right after a result
+(https://docs.mistral.ai/api); Mistral's own refuses to be asked for the usage, which it always says."""
+
 _WANTS_REASONING = (".deepseek.com", ".moonshot.ai", ".moonshot.cn", ".kimi.com")
 """Servers that refuse a conversation without the reasoning before its tool calls, be it empty
 (https://api-docs.deepseek.com/guides/thinking_mode#tool-calls). What another one thought is not for them."""
@@ -103,7 +114,7 @@ class OpenAICompatible:
                 "/chat/completions", content=body, cast_to=ChatCompletion, stream=True, stream_cls=stream
             )
             id_ = request_id(chunks.response.headers, self._api_key)
-            reader = Reader(server)
+            reader = Reader(server, request.model)
             async with chunks:
                 async for chunk in chunks:
                     for delta in reader.read(chunk):
@@ -119,14 +130,17 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
     messages = [
         to_message(message, server, request.model, blobs) for message in request.messages if not _is_empty(message)
     ]
+    if server.endswith(_MISTRAL) or _OF_MISTRAL.search(request.model):
+        messages = _for_mistral(messages)
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know only that.
-    limit = "max_completion_tokens" if server == "api.openai.com" else "max_tokens"
+    limit = "max_completion_tokens" if server.endswith(_OPENAI) else "max_tokens"
     body: Json = {
         "model": request.model,
         "messages": [{"role": "system", "content": request.system}, *messages],
-        "stream_options": {"include_usage": True},
         limit: request.output_tokens_max,
     }
+    if not server.endswith(_MISTRAL):
+        body["stream_options"] = {"include_usage": True}
     if request.tools:
         body["tools"] = [
             {
@@ -138,6 +152,19 @@ def to_body(request: ModelRequest, server: str, blobs: Mapping[str, bytes]) -> J
         if not request.may_use_tools:
             body["tool_choice"] = "none"
     return body
+
+
+def _for_mistral(messages: list[Json]) -> list[Json]:
+    made: list[Json] = []
+    for message in messages:
+        if message["role"] == "user" and made and made[-1]["role"] == "tool":
+            made.append({"role": "assistant", "content": "[no reply: another input came]"})
+        for call in message.get("tool_calls", ()):
+            call["id"] = call["id"][-9:]
+        if message["role"] == "tool":
+            message["tool_call_id"] = message["tool_call_id"][-9:]
+        made.append(message)
+    return made
 
 
 def _is_empty(message: Message) -> bool:
@@ -156,6 +183,8 @@ def to_message(message: Message, server: str, model: str, blobs: Mapping[str, by
             if server.endswith(_WANTS_REASONING):
                 made["reasoning_content"] = message.reasoning if kept.get("server") == server else ""
             if message.tool_requests:
+                if kept.get("reasoning_details") and (kept["server"], kept["model"]) == (server, model):
+                    made["reasoning_details"] = kept["reasoning_details"]
                 if not extra and server.endswith(".googleapis.com") and _SIGNS_CALLS.match(model):
                     extra = {message.tool_requests[0].provider_id: _UNSIGNED}
                 made["tool_calls"] = [
@@ -194,8 +223,10 @@ def to_media_part(media: Media) -> Json:
 class Reader:
     """Puts a reply together from the chunks of the stream."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, model: str = "") -> None:
         self._server = server
+        self._asked = model
+        self._details: list[dict[str, list[Any]]] = []
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[Json] = []
@@ -219,6 +250,9 @@ class Reader:
             if reasoning := getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None):
                 self._reasoning.append(str(reasoning))
                 deltas.append(ReasoningDelta(text=storable(str(reasoning))))
+            if self._server == _OPENROUTER:
+                for detail in getattr(delta, "reasoning_details", None) or ():
+                    self._add_detail(detail)
             self._refused = self._refused or bool(delta.refusal)
             if text := delta.content or delta.refusal:
                 self._text.append(text)
@@ -245,6 +279,17 @@ class Reader:
         call["extra"] = getattr(part, "extra_content", None) or call["extra"]
         return call["name"] if begins else ""
 
+    def _add_detail(self, detail: Json) -> None:
+        """Adds what goes back of the reasoning: of a text the pieces, of all else what came last."""
+        self._bound.take(detail.get("data"), detail.get("signature"))
+        kind, last = (detail.get("type"), detail.get("index")), self._details[-1] if self._details else {}
+        if kind[0] in _IN_PIECES and kind == tuple(last.get(name, [None])[-1] for name in ("type", "index")):
+            for name, value in detail.items():
+                if value is not None:
+                    last.setdefault(name, []).append(value)
+        else:
+            self._details.append({name: [value] for name, value in detail.items()})
+
     def _find(self, part: Any) -> Json | None:
         """The call that a piece belongs to; None where it begins one. A piece that names a tool and has an id of its
         own begins one, whatever its index."""
@@ -265,6 +310,9 @@ class Reader:
             raise ProviderError(f"the reply ended with the finish_reason {self._finish_reason}", code=failure)
         extra = {call["id"]: call["extra"] for call in self._calls if call["extra"]}
         is_own = bool(extra) or (self._server.endswith(_WANTS_REASONING) and bool(self._reasoning))
+        state: Json = {"server": self._server, "extra_content": extra} if is_own or self._details else {}
+        if self._details:
+            state |= {"model": self._asked, "reasoning_details": [*map(_whole, self._details)]}
         calls = tuple(read_tool_call(call["id"], call["name"], "".join(call["raw"])) for call in self._calls)
         return Reply(
             text=storable("".join(self._text)),
@@ -273,8 +321,15 @@ class Reader:
             usage=self._usage,
             reasoning=storable("".join(self._reasoning)),
             model=self._model,
-            provider_state={DRIVER: {"server": self._server, "extra_content": extra}} if is_own else {},
+            provider_state={DRIVER: state} if state else {},
         )
+
+
+def _whole(detail: dict[str, list[Any]]) -> Json:
+    text = _IN_PIECES.get(detail.get("type", [""])[-1])
+    return {
+        name: storable("".join(filter(None, values))) if name == text else values[-1] for name, values in detail.items()
+    }
 
 
 def _usage(usage: Any) -> Usage:

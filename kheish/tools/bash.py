@@ -23,7 +23,7 @@ from kheish.core.events import Process
 from kheish.limits import KIB, PROCESS_KILL_GRACE_MS, TOOL_OUTPUT_BYTES_MAX
 from kheish.runtime.ports import ToolCall, ToolOutput
 from kheish.tools.arguments import ToolArguments, make_spec, parse
-from kheish.tools.processes import MARK, identify, kill_tree, without_secrets
+from kheish.tools.processes import MARK, end_tree, identify, without_secrets
 from kheish.tools.work import failure, to_the_end
 
 _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec "$@" </dev/null'
@@ -141,7 +141,7 @@ class Running:
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
-        found = await asyncio.to_thread(kill_tree, self.process, self._call.tool_call_id, grace_ms)
+        found = await end_tree(self.process, self._call.tool_call_id, grace_ms)
         await self.exited
         self._popen.wait()
         with contextlib.suppress(TimeoutError):

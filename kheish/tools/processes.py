@@ -8,6 +8,7 @@ tie. A process that also wipes its environment escapes; only a sandbox could hol
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -18,11 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import msgspec
 
 from kheish.core.events import Process
+from kheish.limits import TREES_ENDED_AT_ONCE_MAX
 from kheish.store.atomic import is_shortage
 
 MARK = "KHEISH_TOOL_CALL_ID"
@@ -31,6 +34,7 @@ _IS_LINUX = sys.platform.startswith("linux")
 _ROUNDS_MAX = 50
 _PARENTS_MAX = 256
 _SETTLE_S = 0.01
+_ENDING = ThreadPoolExecutor(TREES_ENDED_AT_ONCE_MAX, "kheish-end")
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -109,6 +113,11 @@ def kill_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
         _await_exit(members, grace_ms / 1000 if round_ == 0 else 1.0)
         _reap(members - {process.pid})
     return found
+
+
+async def end_tree(process: Process, tool_call_id: str, grace_ms: int) -> bool:
+    """`kill_tree` on threads that do nothing else: it waits for who does not listen, and nobody is to wait for that."""
+    return await asyncio.get_running_loop().run_in_executor(_ENDING, kill_tree, process, tool_call_id, grace_ms)
 
 
 def _await_members(process: Process, tool_call_id: str) -> set[int]:

@@ -503,6 +503,27 @@ def test_what_steers_a_run_that_fails_before_it_takes_it_in_comes_next_in_order(
     assert kinds(events)[:4] == ["model_call.failed", "run.submitted", "run.submitted", "run.failed"]
 
 
+@pytest.mark.parametrize(
+    ("given", "default", "expected"),
+    [
+        (e.Budget(steps=9), e.Budget(), (e.Budget(steps=9), "user:1")),
+        (e.Budget(steps=99), e.Budget(steps=9), (e.Budget(steps=9), "config.toml")),
+        (e.Budget(steps=9), e.Budget(steps=99), (e.Budget(steps=9), "user:1")),
+        (None, e.Budget(steps=9), (e.Budget(steps=9), "config.toml")),
+        (None, e.Budget(), (e.Budget(), "")),
+    ],
+)
+def test_who_steers_gets_no_more_than_the_run_and_the_daemon_allow(
+    given: e.Budget | None, default: e.Budget, expected: tuple[e.Budget, str]
+) -> None:
+    talk = Conversation(settings=replace(SETTINGS, run_budget=default))
+    talk.submit("go", budget=given)
+    talk.submit("and then?", delivery="steer", is_operator=False)
+    talk.fail("auth")
+    assert talk.state.active_run is not None
+    assert (talk.state.active_run.budget, talk.state.active_run.budget_by) == expected
+
+
 def test_what_steers_a_last_word_comes_next() -> None:
     talk = Conversation()
     run_id = talk.submit("go", budget=e.Budget(steps=1), on_budget="stop")
@@ -538,6 +559,20 @@ def test_what_steers_a_run_without_a_language_model_is_never_taken_for_a_command
     talk.submit("rm -r is what I fear", delivery="steer")
     talk.fail("invalid")
     assert len(talk.state.runs) == 1
+
+
+def test_nothing_comes_between_a_command_and_the_run_that_was_submitted_for_it() -> None:
+    talk = Conversation(settings=replace(SETTINGS, session_budget=e.Budget(steps=1)))
+    talk.submit("hello")
+    talk.reply("hi")
+    run_id = talk.submit("make", window_tokens=-1)
+    assert talk.status(run_id) == "waiting_for_approval", "for more of the session's budget"
+    talk.submit("rm -r is what I fear", delivery="steer")
+    talk.resolve("raise", raise_by=e.Budget(steps=5))
+    assert talk.messages[-1] == e.UserMessage(text="make")
+    talk.reply("", ("read_file", {"path": "a"}))
+    talk.finish_tool(talk.tool_effect())
+    assert talk.messages[-1] == e.UserMessage(text="rm -r is what I fear")
 
 
 def test_what_is_said_with_a_decision_is_no_input_of_another_run() -> None:

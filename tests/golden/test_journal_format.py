@@ -443,7 +443,7 @@ def write(root: Path) -> None:
     w.reply("", call("ask_user_question", questions=QUESTIONS[1:]))
     w.answer(declined=True)
 
-    # Queued runs: edited, put first, cancelled, interrupted, failed; then the end of it all.
+    # Queued runs: edited, put first, cancelled, interrupted, failed with what steered it next; then the end of it all.
     queued = w.submit("Later.")
     w.send(c.EditRun(run_id=queued, text="Later, please."))
     w.send(c.PauseQueue())
@@ -455,7 +455,9 @@ def write(root: Path) -> None:
     w.reply("", call("ask_user_question", questions=QUESTIONS[1:]), call("bash", command="ls"))
     assert w.state.active_run is not None
     w.send(c.CancelRun(run_id=w.state.active_run.run_id, reason="No longer needed."))
+    w.submit("And say why.", delivery="steer")
     w.fail("auth", "401: invalid key")
+    w.reply("It was the key.")
     w.submit("The last.", kind="scheduled_input")
     w.send(c.InterruptSession(reason="Enough."))
     w.checkpoint()

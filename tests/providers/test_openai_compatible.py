@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from kheish.core.contracts import ReasoningDelta, Reply
 from kheish.core.events import AssistantMessage, Attachment, ToolMessage, ToolRequest, UserMessage
+from kheish.ids import new_id
 from kheish.providers.openai_compatible import Reader, to_body
 from kheish.runtime.ports import Provider
 from tests.providers.requests import fail, make_call, make_request, read
@@ -136,6 +138,28 @@ async def test_signatures_of_calls_go_back_to_the_server_that_made_them_alone(
         assert [call.get("extra_content") for call in message["tool_calls"]] == expected
 
 
+@pytest.mark.parametrize(
+    ("host", "model", "is_mistral"),
+    [
+        ("api.mistral.ai", "codestral-latest", True),
+        ("127.0.0.1", "mistralai/Devstral-Small", True),
+        ("api.openai.com", "gpt-5.4", False),
+    ],
+)
+async def test_mistral_gets_ids_and_turns_that_it_takes(host: str, model: str, is_mistral: bool) -> None:
+    ids = [new_id("toolcall"), new_id("toolcall")]
+    requests = tuple(replace(make_call(), tool_call_id=id_) for id_ in ids)
+    results = [ToolMessage(tool_call_id=id_, provider_id="call_1", tool="bash", text="a") for id_ in ids]
+    talk = (UserMessage(text="go"), AssistantMessage(text="", tool_requests=requests), *results, UserMessage(text="?"))
+    body = to_body(replace(make_request(*talk), model=model), host, {})
+    assert ("stream_options" in body) == (host != "api.mistral.ai")
+    _, _, asked, first, second, *rest = body["messages"]
+    sent = [call["id"] for call in asked["tool_calls"]]
+    assert sent == [first["tool_call_id"], second["tool_call_id"]] and len(set(sent)) == 2
+    assert all(re.fullmatch("[A-Za-z0-9]{9}", id_) for id_ in sent) == is_mistral
+    assert [message["role"] for message in rest] == ["assistant", "user"][not is_mistral :]
+
+
 @pytest.mark.parametrize("host", ["api.deepseek.com", "api.moonshot.ai", "127.0.0.1"])
 async def test_reasoning_goes_back_to_the_servers_that_refuse_tool_calls_without_it(host: str) -> None:
     def end(server: str, reasoning: str) -> Reply:
@@ -157,6 +181,38 @@ async def test_reasoning_goes_back_to_the_servers_that_refuse_tool_calls_without
     assert [message.get("reasoning_content") for message in sent] == expected
 
 
+async def test_details_of_reasoning_go_back_whole_to_the_model_behind_openrouter() -> None:
+    claude, gemini = {"format": "anthropic-claude-v1"}, {"format": "google-gemini-v1"}
+    reader = Reader("openrouter.ai", "google/gemini-3-pro-preview")
+    for delta, reason in (
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "let me ", "index": 0, **claude}]}, None),
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "see", "index": 0, **claude}]}, None),
+        ({"reasoning_details": [{"type": "reasoning.text", "signature": "c2ln", "index": 0, **claude}]}, None),
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "more", "index": 1}]}, None),
+        (
+            {"reasoning_details": [{"type": "reasoning.encrypted", "data": "eA==", "id": n, **gemini} for n in "ab"]},
+            None,
+        ),
+        ({"tool_calls": [ONE]}, "tool_calls"),
+    ):
+        chunk = json.loads(COMPLETIONS.chunk(delta, reason).removeprefix(b"data: "))
+        reader.read(ChatCompletionChunk.construct(**chunk))
+    reply = reader.reply()
+    message = AssistantMessage(text="", tool_requests=(make_call(),), provider_state=reply.provider_state)
+    whole = [
+        {"type": "reasoning.text", "text": "let me see", "index": 0, "signature": "c2ln", **claude},
+        {"type": "reasoning.text", "text": "more", "index": 1},
+        *({"type": "reasoning.encrypted", "data": "eA==", "id": n, **gemini} for n in "ab"),
+    ]
+    for host, model, expected in (
+        ("openrouter.ai", "google/gemini-3-pro-preview", whole),
+        ("openrouter.ai", "openai/gpt-5.4-mini", None),
+        ("api.x.ai", "google/gemini-3-pro-preview", None),
+    ):
+        *_, sent = to_body(replace(make_request(message), model=model), host, {})["messages"]
+        assert sent.get("reasoning_details") == expected
+
+
 @pytest.mark.parametrize(
     ("host", "model", "is_told"),
     [
@@ -175,8 +231,9 @@ async def test_gemini_is_told_of_calls_that_another_model_made(host: str, model:
     assert first.get("extra_content") == (skips if is_told else None) and "extra_content" not in second
 
 
-async def test_openai_itself_takes_another_name_for_the_limit() -> None:
-    body = to_body(make_request(), "api.openai.com", {})
+@pytest.mark.parametrize("host", ["api.openai.com", "eu.api.openai.com", "mine.openai.azure.com"])
+async def test_openai_itself_takes_another_name_for_the_limit(host: str) -> None:
+    body = to_body(make_request(), host, {})
     assert (body["max_completion_tokens"], "max_tokens" in body) == (512, False)
 
 

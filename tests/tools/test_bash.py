@@ -6,8 +6,10 @@ import asyncio
 import errno
 import os
 import signal
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +343,29 @@ async def test_a_cancelled_call_ends_when_everything_that_it_started_has(running
     with pytest.raises(asyncio.CancelledError):
         await call
     assert [child for child in children if is_alive(child)] == []
+
+
+async def test_a_command_that_does_not_want_to_end_keeps_no_other_waiting(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, is_ending, may_end, end = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), processes.kill_tree
+    loop.set_default_executor(ThreadPoolExecutor(1))
+
+    def end_late(process: Process, tool_call_id: str, grace_ms: int) -> bool:
+        if tool_call_id == "toolcall_stubborn":
+            loop.call_soon_threadsafe(is_ending.set)
+            may_end.wait()
+        return end(process, tool_call_id, grace_ms)
+
+    monkeypatch.setattr(processes, "kill_tree", end_late)
+    stubborn = asyncio.create_task(place.run("bash", command="true", call_id="toolcall_stubborn"))
+    await is_ending.wait()
+    try:
+        async with asyncio.timeout(20):
+            assert await place.text("bash", command="echo another") == "another\n"
+    finally:
+        may_end.set()
+    await stubborn
 
 
 async def test_a_call_that_takes_too_long_ends_with_everything_that_it_started(running: Running) -> None:
