@@ -415,6 +415,17 @@ async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mod
     api.client.sessions.end(session)
 
 
+async def test_the_way_back_is_shown_where_nothing_can_be_written_any_more(api: DaemonProcess) -> None:
+    session = api.session("ended")
+    api.client.sessions.end(session)
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "this session has ended" in shown(app))
+        await until(pilot, lambda: "← Sessions" in shown(app).splitlines()[-1])
+        await pilot.press("left")
+        await until(pilot, lambda: not isinstance(app.screen, Session))
+
+
 async def test_at_forty_columns_the_way_back_is_shown_and_the_mode_too(api: DaemonProcess) -> None:
     for mode, line in (("default", " ⏎ Send  ← Sessions           completed"),
                        ("accept_edits", " ⏎ Send          accept edits · completed")):  # fmt: skip
