@@ -6,7 +6,7 @@ _kheish_words() {
 }
 
 _kheish() {
-    local cur prev line word
+    local cur prev line word given=0
     COMPREPLY=()
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
@@ -37,7 +37,6 @@ _kheish() {
         "usage:--by") _kheish_words "model route session day"; return ;;
         "sessions create:--cwd") COMPREPLY=($(compgen -d -- "$cur")); return ;;
         "sessions create:--mode") _kheish_words "default accept_edits plan dont_ask bypass"; return ;;
-        "sessions fork:--name") _kheish_words "$(kheish completion secrets 2>/dev/null)"; return ;;
         "sessions input:--model") _kheish_words "$(kheish completion models 2>/dev/null)"; return ;;
         "sessions export:-o" | "sessions export:--output") COMPREPLY=($(compgen -f -- "$cur")); return ;;
         "runs list:-s" | "runs list:--session" | "runs list:--session-id") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
@@ -62,6 +61,8 @@ _kheish() {
         "permissions deny:-s" | "permissions deny:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
         "permissions audit:-s" | "permissions audit:--session") _kheish_words "$(kheish completion sessions 2>/dev/null)"; return ;;
     esac
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD}"; do case $word in -*) ;; *) ((given++)) ;; esac; done
+    set -- $line
     case $cur in
         -*) case $line in
                 "run") _kheish_words "-s --session --model --mode -d --detach --steer --interrupt --attach --pin --cwd --key --budget --budget-tokens --budget-steps --budget-time --on-budget --json --help" ;;
@@ -168,70 +169,75 @@ _kheish() {
                 "daemon logs") _kheish_words "-f --follow -n --lines --json --help" ;;
                 "daemon install") _kheish_words "--print --json --help" ;;
             esac ;;
-        *) case $line in
-               "attach") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "logs") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "approve") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
-               "deny") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
-               "answer") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
-               "wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "replay") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "doctor") _kheish_words "all routes" ;;
-               "completion") _kheish_words "bash zsh fish man sessions runs approvals questions targets models routes secrets" ;;
-               "sessions create") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions fork") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions get") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions input") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions events") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions stream") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions transcript") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions queue") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions edit") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions move") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions withdraw") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions pause") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions resume") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions interrupt") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "sessions rename") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions label") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions labels") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions compact") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions end") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions set-model") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions set-mode") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions budget") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions verify") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions vacuum") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions export") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
-               "sessions import") COMPREPLY=($(compgen -f -- "$cur")) ;;
-               "runs get") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "runs why") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "runs usage") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "runs debug") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "runs wait") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "runs events") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "runs stream") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
-               "runs cancel") _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
-               "approvals show") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
-               "approvals allow") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
-               "approvals deny") _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
-               "questions show") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
-               "questions answer") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
-               "questions decline") _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
-               "routes get") _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
-               "routes add") _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
-               "routes set") _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
-               "routes remove") _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
-               "routes test") _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
-               "secrets set") _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
-               "secrets get") _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
-               "secrets delete") _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
-               "secrets generate") _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
-               "runtime set-model") _kheish_words "$(kheish completion models 2>/dev/null)" ;;
-               "runtime set-permission-mode") _kheish_words "default accept_edits plan dont_ask bypass" ;;
-               "runtime set-debug-level") _kheish_words "off redacted full" ;;
+        *) case $line:$((given - $# - 1)) in
+               "attach:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "logs:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "approve:"*) _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "deny:"*) _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "answer:"*) _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "wait:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "cancel:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "interrupt:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "replay:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "doctor:"*) _kheish_words "all routes" ;;
+               "completion:"*) _kheish_words "bash zsh fish man sessions runs approvals questions targets models routes secrets" ;;
+               "sessions create:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions fork:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions get:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions input:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions events:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions stream:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions transcript:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions queue:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions edit:0") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions edit:1") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "sessions move:0") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions move:1") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "sessions withdraw:0") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions withdraw:1") _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "sessions pause:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions resume:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions interrupt:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "sessions rename:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions label:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions labels:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions compact:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions end:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions set-model:0") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions set-model:1") _kheish_words "$(kheish completion models 2>/dev/null)" ;;
+               "sessions set-mode:0") _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions set-mode:1") _kheish_words "default accept_edits plan dont_ask bypass" ;;
+               "sessions budget:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions verify:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions vacuum:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions export:"*) _kheish_words "$(kheish completion sessions 2>/dev/null)" ;;
+               "sessions import:"*) COMPREPLY=($(compgen -f -- "$cur")) ;;
+               "runs get:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs why:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs usage:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs debug:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs wait:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "runs events:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs stream:"*) _kheish_words "$(kheish completion runs 2>/dev/null)" ;;
+               "runs cancel:"*) _kheish_words "$(kheish completion targets 2>/dev/null)" ;;
+               "approvals show:"*) _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "approvals allow:"*) _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "approvals deny:"*) _kheish_words "$(kheish completion approvals 2>/dev/null)" ;;
+               "questions show:"*) _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "questions answer:"*) _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "questions decline:"*) _kheish_words "$(kheish completion questions 2>/dev/null)" ;;
+               "routes get:"*) _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
+               "routes add:"*) _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
+               "routes set:"*) _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
+               "routes remove:"*) _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
+               "routes test:"*) _kheish_words "$(kheish completion routes 2>/dev/null)" ;;
+               "secrets set:"*) _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
+               "secrets get:"*) _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
+               "secrets delete:"*) _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
+               "secrets generate:"*) _kheish_words "$(kheish completion secrets 2>/dev/null)" ;;
+               "runtime set-model:"*) _kheish_words "$(kheish completion models 2>/dev/null)" ;;
+               "runtime set-permission-mode:"*) _kheish_words "default accept_edits plan dont_ask bypass" ;;
+               "runtime set-debug-level:"*) _kheish_words "off redacted full" ;;
            esac ;;
     esac
 }

@@ -109,9 +109,10 @@ def limits_text(budget: Budget | BudgetBody) -> str:
 
 
 class Renderer:
-    """Remembers what a later fact refers to: the call of an approval, the options of a question."""
+    """Remembers what a later fact refers to: the call of an approval, the options of a question, a queued input."""
 
     def __init__(self) -> None:
+        self._queued: dict[str, str] = {}
         self._calls: dict[str, str] = {}
         self._requests: dict[str, tuple[str, str]] = {}
         self._labels: dict[tuple[str, str, str], str] = {}
@@ -172,8 +173,13 @@ class Renderer:
                 text = one_line(event["text"], WIDTH)
                 return f"the run did not take this in; it comes next, as {event['run_id']}: {text}", "yellow"
             case "run.submitted":
-                return f"{who} ({origin}): {one_line(event['text'], WIDTH)}", "bold"
+                self._queued[event["run_id"]] = one_line(event["text"], WIDTH)
+                return f"{who} ({origin}): {self._queued[event['run_id']]}", "bold"
+            case "run.started":
+                self._queued.pop(event["run_id"], None)
+                return None
             case "run.edited":
+                self._queued[event["run_id"]] = one_line(event["text"], WIDTH)
                 return f"{who} changed the queued input: {one_line(event['text'], WIDTH)}", ""
             case "run.moved":
                 return f"{who} moved a queued input to place {event['position']}", ""
@@ -190,12 +196,14 @@ class Renderer:
             case "run.completed":
                 return "run completed", "green"
             case "run.failed":
+                self._queued.pop(event["run_id"], None)
                 why = one_line(event["message"], WIDTH)
                 return f"run failed{self._lost(event['run_id'])} ({event['code']}): {why}", "red"
             case "run.cancelled" | "run.interrupted":
-                how = event["type"].partition(".")[2]
-                why = one_line(event.get("reason", ""))
-                return f"run {how} by {who}{self._lost(event['run_id'])}: {why}".rstrip(": "), "yellow"
+                how, why = event["type"].partition(".")[2], one_line(event.get("reason", ""))
+                queued = self._queued.pop(event["run_id"], "")
+                what = f"queued {one_line(queued, 60)!r}" if queued else "run"
+                return f"{what} {how} by {who}{self._lost(event['run_id'])}: {why}".rstrip(": "), "yellow"
             case "model_call.completed" if event.get("purpose", "reply") == "reply":
                 for request in event.get("tool_requests", ()):
                     self._calls[request["tool_call_id"]] = call_text(request["tool"], request["arguments"])

@@ -91,5 +91,13 @@ def ago(at_ms: int, now_ms: int | None = None) -> str:
     return f"{seconds}s"
 
 
+def day_of(at_ms: int) -> str:
+    return time.strftime("%a, %Y-%m-%d", time.localtime(at_ms / 1000))
+
+
+def moment(at_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+
+
 def clock(at_ms: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000)) + f".{at_ms % 1000:03d}"

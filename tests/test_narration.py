@@ -47,6 +47,16 @@ def test_a_second_command_line_is_not_hidden_in_the_first() -> None:
     assert call_text("bash", {"command": "make test\n"}) == "bash: make test"
 
 
+def test_what_was_cancelled_in_the_queue_is_not_taken_for_the_run_at_work() -> None:
+    one, two = ({"type": "run.submitted", "run_id": f"run_{text}", "text": text} for text in ("one", "two"))
+    started = {"type": "run.started", "run_id": "run_one"}
+    ends = [{"type": "run.cancelled", "run_id": f"run_{text}", "reason": "enough"} for text in ("two", "one")]
+    assert lines(one, started, two, *ends)[2:] == [
+        "queued 'two' cancelled by user:1: enough",
+        "run cancelled by user:1: enough",
+    ]
+
+
 def test_an_edited_call_is_shown_as_what_ran() -> None:
     resolved = {
         "type": "approval.resolved",

@@ -82,7 +82,16 @@ def _source(command: Command, param: Param) -> str:
         return "choices"
     if param.name == "request_id":
         return command.target.partition(":")[0]
+    if param.name == "name" and param.flags:  # of something that is to be made
+        return ""
     return _IDS.get(param.name) or _FILES.get(param.name, "")
+
+
+def _arguments(command: Command) -> list[tuple[int | None, Param]]:
+    """The arguments that are completed, each with how many come before it; None where that is not asked, since
+    nothing else of the command is completed: words may stand before it that are an option's."""
+    found = [(place, p) for place, p in enumerate(p for p in command.params if not p.flags) if _source(command, p)]
+    return [(place if len(found) > 1 else None, param) for place, param in found]
 
 
 def _summary(text: str) -> str:
@@ -100,7 +109,7 @@ _kheish_words() {{
 }}
 
 _kheish() {{
-    local cur prev line word
+    local cur prev line word given=0
     COMPREPLY=()
     cur=${{COMP_WORDS[COMP_CWORD]}}
     prev=${{COMP_WORDS[COMP_CWORD-1]}}
@@ -115,11 +124,13 @@ _kheish() {{
     case "$line:$prev" in
 {values}
     esac
+    for word in "${{COMP_WORDS[@]:0:COMP_CWORD}}"; do case $word in -*) ;; *) ((given++)) ;; esac; done
+    set -- $line
     case $cur in
         -*) case $line in
 {flags}
             esac ;;
-        *) case $line in
+        *) case $line:$((given - $# - 1)) in
 {arguments}
            esac ;;
     esac
@@ -139,9 +150,9 @@ def bash() -> str:
             if param.kind is not bool and (action := _bash_action(command, param)):
                 patterns = " | ".join(f'"{line}:{flag}"' for flag in param.flags)
                 values.append(f"        {patterns}) {action}; return ;;")
-        positional = next((p for p in command.params if not p.flags), None)
-        if positional is not None and (action := _bash_action(command, positional)):
-            arguments.append(f'               "{line}") {action} ;;')
+        for place, argument in _arguments(command):
+            pattern = f'"{line}:"*' if place is None else f'"{line}:{place}"'
+            arguments.append(f"               {pattern}) {_bash_action(command, argument)} ;;")
     return _BASH.format(
         top=" ".join([c.name for c in DAILY] + list(GROUPS)),
         group_names=" | ".join(GROUPS),
@@ -268,6 +279,13 @@ function __kheish_is
     end
 end
 
+function __kheish_argument
+    __kheish_is $argv[2..]; or return 1
+    set -l words (commandline -opc)
+    set -l given (string match -v -- '-*' $words[(math (count $argv) + 1)..])
+    test (count $given) -eq $argv[1]
+end
+
 function __kheish_at
     set -l words (commandline -opc)
     test (count $words) -eq (math (count $argv) + 1); and __kheish_is $argv
@@ -298,8 +316,9 @@ def fish() -> str:
                 flags = "".join(f" -l {f[2:]}" if f.startswith("--") else f" -s {f[1:]}" for f in param.flags)
                 value = "" if param.kind is bool else f" -r{action}" if action == _FISH_FILES else f" -x{action}"
                 lines.append(f"complete -c kheish -n {condition}{flags}{value} -d {_fish_quote(param.help)}")
-            elif action:
-                lines.append(f"complete -c kheish -n {condition}{action}")
+        for place, param in _arguments(command):
+            is_here = condition if place is None else f"'__kheish_argument {place} {' '.join(words)}'"
+            lines.append(f"complete -c kheish -n {is_here}{_fish_action(command, param)}")
     return "\n".join(lines) + "\n"
 
 

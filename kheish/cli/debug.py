@@ -7,7 +7,7 @@ import json
 from kheish.cli.output import paint, print_json, print_table, say
 from kheish.cli.targets import connect
 from kheish.errors import Invalid
-from kheish.terminal import clean, clock, one_line
+from kheish.terminal import clean, moment, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _print_list(rows: list[DebugSummary]) -> None:
     print_table(
         ("attempt", "at", "level", "route", "status", "sent", "got", "took", "outcome"),
         [
-            (row["artifact"], clock(row["began_at_ms"]), row["level"], f"{row['route']}/{row['model']}",
+            (row["artifact"], moment(row["began_at_ms"]), row["level"], f"{row['route']}/{row['model']}",
              row["status"] or "", f"{row['request_bytes']} B", f"{row['response_bytes']} B", _took(row), _outcome(row))
             for row in rows
         ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from kheish.cli.output import check_reader, paint, print_json_line, say
 from kheish.cli.targets import connect, find_target
 from kheish.client import ApiError
 from kheish.narration import Renderer
-from kheish.terminal import clean, clock
+from kheish.terminal import clean, clock, day_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +27,17 @@ def logs(target: str | None, follow: bool, lines: int, as_json: bool) -> int:
     kind, id_ = find_target(client, target)
     renderer = Renderer()
     cursor = ""
+    shown_day = day_of(time.time_ns() // 1_000_000)
 
     def show(record: RecordView) -> None:
+        nonlocal shown_day
         if as_json:
             print_json_line(record)
             return
         for text, color in renderer.lines(record):
+            if (of := day_of(record["at_ms"])) != shown_day:
+                shown_day = of
+                print(paint(of, "dim"), flush=follow)
             print(f"{paint(clock(record['at_ms']), 'dim')} {paint(text, color)}", flush=follow)
 
     kept: deque[RecordView] = deque(maxlen=lines or None)

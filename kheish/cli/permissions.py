@@ -6,7 +6,7 @@ from kheish.cli.approvals import parse_object
 from kheish.cli.output import paint, print_json, print_table, say
 from kheish.cli.targets import connect, find_session
 from kheish.errors import Invalid
-from kheish.terminal import clean, clock, expose
+from kheish.terminal import clean, expose, moment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def audit(session: str | None, as_json: bool) -> int:
     else:
         print_table(
             ("time", "decision", "tool", "rule", "scope", "mode"),
-            [(clock(r["at_ms"]), r["behavior"], r["tool"], r["rule"], r["rule_scope"], r["mode"]) for r in rows],
+            [(moment(r["at_ms"]), r["behavior"], r["tool"], r["rule"], r["rule_scope"], r["mode"]) for r in rows],
             {1: _paint},
         )
     return 0

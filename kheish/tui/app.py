@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -113,6 +114,10 @@ class KheishApp(App[int]):
         return time.time_ns() // 1_000_000
 
     def on_mount(self) -> None:
+        if not self.is_headless:  # the terminal is left as it was
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGTERM, lambda: self.exit(return_code=128 + signal.SIGTERM)
+            )
         self.push_screen(Home())
         if self._session_id:
             self.open_session(self._session_id)

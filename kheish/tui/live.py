@@ -627,6 +627,7 @@ class Conversation:
     def _finish(self, event: AnyEvent, record: RecordView, change: Change) -> None:
         run_id = event["run_id"]  # type: ignore[typeddict-item]
         late = [queued for queued in self.queue if queued.is_steered and run_id == self.active]
+        unstarted = next((queued for queued in self.queue if queued.id == run_id), None)
         self.queue = [queued for queued in self.queue if queued.id != run_id and queued not in late]
         self._inputs.pop(run_id, None)
         self._routes.pop(run_id, None)
@@ -647,7 +648,8 @@ class Conversation:
             self._note(record, change, f"failed{took}: {event['code']}: {event['message']}", "error")
         else:
             who = record["by"].get("principal", "")
-            self._note(record, change, _because(f"{how} by {who}", str(event.get("reason", ""))), "warning")
+            what = f"queued {one_line(unstarted.text, 60)!r} " if unstarted else ""
+            self._note(record, change, _because(f"{what}{how} by {who}", str(event.get("reason", ""))), "warning")
         for queued in late:
             self._note(record, change, f"it ended before it took this in: {one_line(queued.text, 200)}", "warning")
 

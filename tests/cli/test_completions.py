@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kheish.cli import completions
-from kheish.cli.table import DAILY, GROUPS
+from kheish.cli.table import DAILY, GROUPS, MODES
 from tests.daemon_process import DaemonProcess
 
 BASH = shutil.which("bash") or ""
@@ -45,6 +45,9 @@ def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
     assert complete(tmp_path, "kheish run --mo") == ["--model", "--mode"]
     assert complete(tmp_path, "kheish run --mode pl") == ["plan"]
     assert complete(tmp_path, "kheish wait run_1 --until b") == ["blocked"]
+    assert complete(tmp_path, "kheish sessions set-mode review ") == list(MODES)
+    assert complete(tmp_path, "kheish sessions set-mode --json review p") == ["plan"]
+    assert complete(tmp_path, "kheish doctor --json ") == ["all", "routes"]
     (tmp_path / "notes.txt").touch()
     assert complete(tmp_path, "kheish run --attach no") == ["notes.txt"]
 
@@ -79,10 +82,14 @@ def test_fish_completes(tmp_path: Path) -> None:
         ("kheish sessions ver", "verify"),
         ("kheish run --mo", "--model"),
         ("kheish run --mode ", "plan"),
+        ("kheish sessions set-mode --", "--json"),
+        ("kheish sessions set-mode ", "review"),
         ("kheish run --attach ", "kheish.fish"),
+        ("kheish sessions set-mode --json review ", "plan"),
+        ("kheish doctor --json ", "routes"),
     ):
         done = subprocess.run(
-            ["fish", "-c", f"source {tmp_path}/kheish.fish; complete -C '{line}'"],
+            ["fish", "-c", f"source {tmp_path}/kheish.fish; function kheish; echo review; end; complete -C '{line}'"],
             capture_output=True,
             text=True,
             env={**os.environ, "HOME": str(tmp_path)},
@@ -91,6 +98,7 @@ def test_fish_completes(tmp_path: Path) -> None:
         )
         found = [row.split("\t")[0] for row in done.stdout.splitlines()]
         assert offered in found and (offered == "kheish.fish" or "kheish.fish" not in found), done
+        assert "plan" not in found or line.endswith(("--mode ", "review ")), "a mode is no session"
 
 
 def test_the_manual_names_every_command_and_option() -> None:

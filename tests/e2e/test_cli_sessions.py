@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from kheish.cli.targets import each_session
 from kheish.limits import PAGE_ITEMS_MAX
 from tests.daemon_process import DaemonProcess, bash, text
 from tests.e2e.cli_process import cli_here
+from tests.golden.test_journal_format import HERE as GOLDEN
+from tests.golden.test_journal_format import NEWEST
 
 pytestmark = pytest.mark.slow
 
@@ -198,3 +201,18 @@ def test_a_list_has_all_sessions_however_many_there_are_and_whatever_changes_mea
         listed = daemon.cli_json(*line, "--limit", limit)
         assert len(listed) == len(names) and listed[0]["session_id"] == last
     assert len(daemon.cli_json("ps", "-a", "--limit", "7")) == 7
+
+
+def test_what_happened_on_another_day_is_told_with_the_day(tmp_path: Path) -> None:
+    """A session from a journal that was written once and for all."""
+    daemon = DaemonProcess(tmp_path)
+    shutil.copytree(GOLDEN / NEWEST, daemon.state)
+    try:
+        daemon.start()
+        moment = datetime.fromtimestamp(daemon.records("golden")[0]["at_ms"] / 1000, UTC)
+        day, *lines = daemon.cli("logs", "golden").stdout.splitlines()
+        assert day == moment.strftime("%a, %Y-%m-%d") and lines[0].startswith(moment.strftime("%H:%M:%S."))
+        assert day not in lines, "it is told once"
+        assert moment.strftime("%Y-%m-%d ") in daemon.cli("permissions", "audit", "-s", "golden").stdout
+    finally:
+        daemon.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -138,6 +139,19 @@ def test_it_is_drawn_on_the_terminal_wherever_errors_go(shared_daemon: DaemonPro
         screen.until("Palette")
         leave(screen)
     assert (tmp_path / "errors").read_text() == ""
+
+
+def test_whoever_ends_it_by_its_pid_leaves_a_terminal_that_is_as_before(
+    shared_daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    with terminal(shared_daemon, tmp_path, 100, 30) as screen:
+        screen.enter(f"sh -c 'echo $$ > {tmp_path}/pid; exec kheish'")
+        screen.until("Palette")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        screen.until(r"\$\s*\Z")
+        assert screen.result() == 143
+        screen.enter("stty -a | grep -ow -e '-echo' -e echo | sed 's/^/it is /'")
+        screen.until("it is echo\n")
 
 
 def test_a_dumb_terminal_is_told_what_it_can_do_instead(shared_daemon: DaemonProcess, tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ def test_an_input_waits_in_the_queue_and_enters_when_its_run_starts() -> None:
     told.tell(over("cancelled", "run_2", reason="withdrawn from the queue"))
     assert told.talk.queue == [] and told.row.queue == []
     assert told.row.active == "run_3", "another run's end is not this one's"
+    note = told.talk.entries[-1]
+    assert isinstance(note, Note) and note.text == "queued 'two' cancelled by user:0: withdrawn from the queue"
 
 
 def test_what_steers_waits_and_enters_at_the_boundary(told: Told) -> None:

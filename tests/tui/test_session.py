@@ -146,7 +146,7 @@ async def test_the_queue_is_edited_ordered_and_withdrawn(api: DaemonProcess) -> 
         await until(pilot, lambda: "queued 1  second thoughts" in shown(app))
         assert app.screen.query_one(Composer).text == "mine", "what was being written is back"
         await pilot.press("ctrl+u", "x")
-        await until(pilot, lambda: "queued 1  first" in shown(app) and "thoughts" not in shown(app))
+        await until(pilot, lambda: "queued 1  first" in shown(app) and "second thoughts' cancelled by" in shown(app))
     assert [r["request"]["text_preview"] for r in api.client.sessions.queue(session)] == ["first"]
     api.client.sessions.end(session)
 
@@ -413,6 +413,17 @@ async def test_in_a_narrow_terminal_the_facts_make_room_for_the_keys_but_the_mod
         assert [word for word in ("Send", "Steer", "Interrupt", "Sessions") if word in line] == line.split()[1:8:2]
         assert line.endswith("accept edits · running")
     api.client.sessions.end(session)
+
+
+async def test_the_way_back_is_shown_where_nothing_can_be_written_any_more(api: DaemonProcess) -> None:
+    session = api.session("ended")
+    api.client.sessions.end(session)
+    async with open_app(api, session_id=session) as (app, pilot):
+        await in_session(app, pilot)
+        await until(pilot, lambda: "this session has ended" in shown(app))
+        await until(pilot, lambda: "← Sessions" in shown(app).splitlines()[-1])
+        await pilot.press("left")
+        await until(pilot, lambda: not isinstance(app.screen, Session))
 
 
 async def test_at_forty_columns_the_way_back_is_shown_and_the_mode_too(api: DaemonProcess) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from textual.widget import Widget
 from kheish.client import RunView, StreamEvent
 from kheish.errors import KheishError
 from kheish.narration import call_text
-from kheish.terminal import counted, expose, one_line
+from kheish.terminal import counted, expose, moment, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import duration
@@ -229,7 +228,7 @@ def _quiet(outcome: str, look: Look) -> Style:
 
 def _times(story: Story, view: RunView, now_ms: int) -> str:
     start_ms, end_ms = view["started_at_ms"], view["finished_at_ms"]
-    parts = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(view["submitted_at_ms"] / 1000))]
+    parts = [moment(view["submitted_at_ms"])]
     if start_ms is None:
         position = view["queued_position"]
         return f"{parts[0]}, place {position} in the queue" if position else parts[0]

@@ -18,7 +18,7 @@ from kheish.errors import KheishError
 from kheish.ids import new_id
 from kheish.limits import RECORD_LABEL_CHARS_MAX
 from kheish.narration import call_text
-from kheish.terminal import counted, one_line
+from kheish.terminal import counted, day_of, moment, one_line
 from kheish.tui.actions import bindings
 from kheish.tui.lines import cut_columns, strip_of
 from kheish.tui.live import Call, Conversation
@@ -361,7 +361,7 @@ def items_of(lines: Sequence[Line], look: Look, me: str, labels: Labels) -> list
     day = ""
     seq_width = len(str(lines[-1].seq)) if lines else 0
     for line in lines:
-        if (of := time.strftime("%a, %Y-%m-%d", time.localtime(line.record["at_ms"] / 1000))) != day:
+        if (of := day_of(line.record["at_ms"])) != day:
             day = of
             found.append(Item("", lambda _, day=day: strip_of((day, look.dim))))  # type: ignore[misc]
         found.append(
@@ -395,7 +395,7 @@ def draw_details(record: RecordView, state: Conversation, width: int, look: Look
     from kheish.tui.diff import json_lines
 
     by = record["by"]
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["at_ms"] / 1000))
+    at = moment(record["at_ms"])
     lines = [strip_of((f"seq {record['seq']}", look.heading), (f"  {at}.{record['at_ms'] % 1000:03d}", look.dim))]
     origin = f" through {by['origin']}" if by["origin"] not in ("", by["principal"]) else ""
     author = f"{by['principal']}{origin}" + "".join(

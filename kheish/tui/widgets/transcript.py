@@ -69,6 +69,10 @@ class Transcript(LinesView, can_focus=True):
             super().__init__()
             self.url = url
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """It never goes sideways: those keys are the screen's."""
+        return action not in ("scroll_left", "scroll_right", "page_left", "page_right")
+
     def __init__(self, look: Look) -> None:
         super().__init__()
         self._look = look
