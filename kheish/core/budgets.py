@@ -105,6 +105,8 @@ def plus(a: Budget, b: Budget) -> Budget:
 
 def minus(a: Budget, b: Budget) -> Budget:
     """What there is more of in the first."""
+    if a == NONE:
+        return NONE
     more = _combine(a, b, -1)
     return Budget(**{d: getattr(more, d) or None for d in DIMENSIONS})
 

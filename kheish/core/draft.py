@@ -40,6 +40,7 @@ class Draft:
     ) -> None:
         self.state = state.fork()
         self.context = context
+        self.at_ms = context.at_ms
         self.settings = settings
         self.events: list[Event] = []
         self._evolve = evolve
@@ -58,10 +59,6 @@ class Draft:
     def require_operator(self, what: str) -> None:
         """Raises Forbidden."""
         require_operator(self.context.is_operator, self.context.principal, what)
-
-    @property
-    def at_ms(self) -> int:
-        return self.context.at_ms
 
     def run(self, run_id: str) -> Run:
         return self.state.runs[run_id]

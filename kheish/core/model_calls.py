@@ -259,6 +259,7 @@ def start(draft: Draft, run: Run) -> None:
 
 def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Choice) -> None:
     output_tokens_max, reserved = budgets.reserve(draft, draft.run(run.run_id), hop, call.purpose)
+    way = run.chain[hop]
     draft.emit(
         ModelCallStarted(
             run_id=run.run_id,
@@ -266,8 +267,8 @@ def start_attempt(draft: Draft, run: Run, call: ModelCall, hop: int, reason: Cho
             step=call.step,
             attempt=call.attempt + 1,
             at_ms=draft.at_ms,
-            route=run.chain[hop].route,
-            model=run.chain[hop].model,
+            route=way.route,
+            model=way.model,
             reason=reason,
             cooling=chains.cooling_in(run.hops, draft.context.cooling),
             day=draft.context.day,
