@@ -453,7 +453,9 @@ async def test_closing_drains(session: Session, batch_bytes_max: int, monkeypatc
     with pytest.raises(StoreError) as caught:
         put(committer, session.journal, 51)
     assert caught.value.code == "store_closed"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kheish-")]
+    assert not [
+        name for each in threading.enumerate() if (name := each.name).startswith(("kheish-commit", "kheish-store"))
+    ]
     assert os.listdir("/proc/self/fd") == descriptors
 
 
