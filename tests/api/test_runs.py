@@ -11,9 +11,10 @@ import pytest
 from kheish.api.app import App
 from kheish.api.endpoints.runs import ListQuery, list_runs
 from kheish.api.router import Call
+from kheish.core.state import State
 from kheish.daemon.wiring import build_debugging, build_secrets
 from kheish.providers.registry import Routes
-from kheish.store.session_dir import Loaded, SessionDir
+from kheish.store.session_dir import Fold, Loaded, SessionDir
 from tests.api.raw_http import ask, refusal
 from tests.daemon_process import DaemonProcess, Json
 from tests.runtime.kernel import OPERATOR, Kernel, reply
@@ -41,9 +42,9 @@ async def test_a_list_of_runs_reads_each_session_once(tmp_path: Path, monkeypatc
     peeked: list[str] = []
     read_only = SessionDir.read_only
 
-    def note(root: Path, session_id: str, **options: int) -> Loaded:
+    def note(root: Path, session_id: str, fold: Fold[State], *, reducer: int) -> Loaded[State]:
         peeked.append(session_id)
-        return read_only(root, session_id, **options)
+        return read_only(root, session_id, fold, reducer=reducer)
 
     monkeypatch.setattr(SessionDir, "read_only", staticmethod(note))
     async with Kernel(tmp_path, [], generation=2) as kernel:

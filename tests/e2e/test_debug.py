@@ -218,7 +218,7 @@ def test_a_run_with_all_that_may_happen_is_the_same_again_and_departs_where_rule
         assert first_step.returncode == 23 and {d["step"] for d in found} == {1}
         after = {path: path.read_bytes() for path in before if path.is_file()}
         changed = {path.name for path in before if after.get(path) != before[path]}
-        assert changed <= {"daemon.log", "index.json"}, "the session and its artifacts are as they were"
+        assert changed <= {"daemon.log", "index.jsonl"}, "the session and its artifacts are as they were"
         assert daemon.stop() == 0
         offline = daemon.cli("replay", run_id[:16])
         assert offline.returncode == 23 and offline.stdout == departs.stdout
