@@ -14,6 +14,7 @@ import pytest
 from kheish.api.streams import Streams
 from kheish.client.follow import SseParser
 from kheish.daemon import maintenance
+from kheish.errors import Conflict
 from kheish.store.journal import Framed, Journal
 from kheish.store.records import Record
 from tests.runtime.kernel import Kernel, reply
@@ -77,6 +78,25 @@ async def test_who_is_cut_off_anywhere_goes_on_after_the_id_it_has_where_a_sessi
         assert {"1.1.ours", "1.1"} <= set(ids) and len(set(ids)) == len(ids)
         for at, event_id in enumerate(ids, 1):
             assert await follow(event_id) == whole[at:]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_generation_that_no_daemon_comes_to_is_not_risen_above(tmp_path: Path, is_running: bool) -> None:
+    """An archive that somebody made up would have this daemon write what nobody reads, in all its sessions."""
+    archive = await archive_of(tmp_path / "there", 2**64 - 1)
+    root = tmp_path / "here"
+    root.mkdir()
+    if not is_running:
+        maintenance.import_(root, archive)
+    async with Kernel(root, [reply("done")], generation=2) as kernel:
+        if is_running:
+            maintenance.import_(root, archive)
+        assert (await kernel.state("theirs")).past_runs == 0
+        with pytest.raises(Conflict) as caught:
+            await kernel.submit(session_id="theirs")
+        assert caught.value.code == "stale_generation"
+        await kernel.create("ours")
+        assert kernel.supervisor.position[0] == 2
 
 
 async def test_a_record_that_is_being_written_while_a_generation_begins_is_ahead_of_who_begins_to_follow(
