@@ -20,13 +20,13 @@ from kheish.store.records import Record
 from tests.runtime.kernel import Kernel, reply
 
 
-async def archive_of(root: Path, generation: int) -> io.BytesIO:
+async def archive_of(root: Path, generation: int, session_id: str = "theirs") -> io.BytesIO:
     async with Kernel(root, [reply("done")], generation=generation) as kernel:
-        await kernel.create("theirs")
+        await kernel.create(session_id)
         for _ in range(5):
-            await kernel.until_status(await kernel.submit(session_id="theirs"), "completed", "theirs")
+            await kernel.until_status(await kernel.submit(session_id=session_id), "completed", session_id)
     archive = io.BytesIO()
-    maintenance.export(root, "theirs", archive)
+    maintenance.export(root, session_id, archive)
     archive.seek(0)
     return archive
 
@@ -97,6 +97,10 @@ async def test_a_generation_that_no_daemon_comes_to_is_not_risen_above(tmp_path:
         assert caught.value.code == "stale_generation"
         await kernel.create("ours")
         assert kernel.supervisor.position[0] == 2
+    maintenance.import_(root, await archive_of(tmp_path / "elsewhere", 9, "others"))
+    async with Kernel(root, [reply("done")], generation=3) as kernel:
+        await kernel.submit(session_id="others")
+        assert kernel.supervisor.generation == 10
 
 
 async def test_a_record_that_is_being_written_while_a_generation_begins_is_ahead_of_who_begins_to_follow(
