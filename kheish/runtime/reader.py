@@ -113,7 +113,19 @@ class Reader:
         read, until = self._reader(session_id, places)
         if until is not None and after_seq >= until:
             return []
-        return await self._committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
+        found = await self._committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
+        if not found and until is None and (fault := await self._committer.run(self._find_fault, session_id)):
+            raise fault
+        return found
+
+    def _find_fault(self, session_id: str) -> Corrupt | None:
+        """What is wrong with a session whose records can all be read: more are missing, or one does not follow."""
+        loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
+        try:
+            fold_session(loaded)
+        except Corrupt as fault:
+            return fault
+        return loaded.fault
 
     def _reader(self, session_id: str, places: OffsetIndex | None = None) -> tuple[Read, int | None]:
         """What reads a session's journal, on a thread that may wait for the disk, and up to which seq it may. Raises
