@@ -180,8 +180,8 @@ class Supervisor:
                 rows.append(row)
         counted = self.index.rows.values() if self.budgets.ledger.sums_all else rows
         self.budgets.load((row.session_id, row.share) for row in counted)
-        gens = [newest_gen, *(row.gen for row, _ in found if row.gen < GENERATION_MAX)]
-        await self._residents.rise_above(max(gens))
+        generations = [newest_gen, *(row.gen for row, _ in found if row.gen < GENERATION_MAX)]
+        await self._residents.rise_above(max(generations))
         self.position = self.generation, 0
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True
