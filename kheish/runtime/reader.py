@@ -184,8 +184,8 @@ class Reader:
     ) -> AsyncIterator[tuple[str, Record, bool]]:
         """Durable records of all sessions between two (generation, position), in the order they were published, as
         `replay.replay` says; without those of a session that cannot be read."""
-        rows = self._index.rows.glances()
-        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) >= after}
+        rows, seen = self._index.rows.glances(), (after[0], after[1] - 1) if through else after
+        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) > seen}
         places = {session_id: OffsetIndex() for session_id in seqs}
 
         def read(session_id: str, after_seq: int, limit: int, bytes_max: int) -> Awaitable[list[Record]]:
