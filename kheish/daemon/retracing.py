@@ -75,9 +75,9 @@ def find_run(root: Path, given: str) -> tuple[str, str]:
 
 
 def _runs(root: Path) -> Iterator[tuple[str, str]]:
-    """Of a damaged session those before the fault."""
+    """Of a damaged session those before the fault, none of one that cannot be read."""
     for session_id in session_names(root):
-        with contextlib.suppress(KheishError):
+        with contextlib.suppress(KheishError, OSError):
             for record in read_records(session_path(root, session_id)):
                 if b'"run.submitted"' in record.events_json:
                     yield from ((session_id, e["run_id"]) for e in record.events if e["type"] == "run.submitted")

@@ -21,6 +21,7 @@ import msgspec
 
 from kheish.core.budgets import Share, share_of
 from kheish.core.state import REDUCER_VERSION, State, last_run_status, status_of
+from kheish.limits import GENERATION_MAX
 from kheish.store import atomic
 from kheish.store.session_dir import ends_at, open_sessions_dir, session_names
 
@@ -161,7 +162,7 @@ class Rows(Mapping[str, SessionSummary]):
 
 class Loaded(NamedTuple):
     """The sessions whose rows have to be made, and those of the others that somebody wanted to see; the newest
-    generation of any of these others."""
+    generation below GENERATION_MAX of any of these others."""
 
     stale: list[str]
     wanted: list[SessionSummary]
@@ -309,7 +310,8 @@ class Index:
                 row = self._stored(name)
                 if row and not row.problem and ends_at(sessions_fd, name, row.seq, row.segment_first_seq, row.size):
                     self._count(row)
-                    newest_gen = max(newest_gen, row.gen)
+                    if newest_gen < row.gen < GENERATION_MAX:
+                        newest_gen = row.gen
                     if is_wanted(row):
                         loaded.wanted.append(row)
                 else:

@@ -114,7 +114,19 @@ class Reader:
         read, until = self._reader(session_id, places)
         if until is not None and after_seq >= until:
             return []
-        return await self._committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
+        found = await self._committer.run(lambda: _before_fault(read(after_seq + 1, limit, until), bytes_max))
+        if not found and until is None and (fault := await self._committer.run(self._find_fault, session_id)):
+            raise fault
+        return found
+
+    def _find_fault(self, session_id: str) -> Corrupt | None:
+        """What is wrong with a session whose records can all be read: more are missing, or one does not follow."""
+        loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
+        try:
+            fold_session(loaded)
+        except Corrupt as fault:
+            return fault
+        return loaded.fault
 
     def _reader(self, session_id: str, places: OffsetIndex | None = None) -> tuple[Read, int | None]:
         """What reads a session's journal, on a thread that may wait for the disk, and up to which seq it may. Raises
@@ -173,8 +185,8 @@ class Reader:
     ) -> AsyncIterator[tuple[str, Record, bool]]:
         """Durable records of all sessions between two (generation, position), in the order they were published, as
         `replay.replay` says; without those of a session that cannot be read."""
-        rows = self._index.rows.glances()
-        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) >= after}
+        rows, seen = self._index.rows.glances(), (after[0], after[1] - 1) if through else after
+        seqs = {row.session_id: row.seq for row in rows if (row.gen, row.pos) > seen}
         places = {session_id: OffsetIndex() for session_id in seqs}
 
         def read(session_id: str, after_seq: int, limit: int, bytes_max: int) -> Awaitable[list[Record]]:

@@ -16,7 +16,7 @@ import msgspec
 from kheish.core.commands import Context, Recover
 from kheish.core.state import REDUCER_VERSION, State
 from kheish.errors import Conflict, Corrupt, KheishError, NotFound, StoreError
-from kheish.limits import SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX, SESSIONS_OPENED_AT_ONCE_MAX
+from kheish.limits import GENERATION_MAX, SESSION_UNLOAD_AFTER_MS, SESSIONS_LOADED_MAX, SESSIONS_OPENED_AT_ONCE_MAX
 from kheish.runtime.actor import Actor, Kernel
 from kheish.runtime.fold import fold_session
 from kheish.runtime.index import Index, SessionSummary
@@ -161,8 +161,9 @@ class Residents:
 
     async def rise_above(self, generation: int) -> None:
         """Takes a newer generation than one that another state root has written in: along a session (generation,
-        position) grows, whatever positions were given out there."""
-        if generation >= self._kernel.generation:
+        position) grows, whatever positions were given out there. No daemon begins so often that it comes to
+        GENERATION_MAX: a session that says so can be read, and not written."""
+        if self._kernel.generation <= generation < GENERATION_MAX:
             raised = await self._committer.run(self._raise_generation, generation + 1)
             self._kernel.generation = max(self._kernel.generation, raised)  # another may have raised it further
 

@@ -23,7 +23,7 @@ from kheish.core.outcomes import BudgetMoved
 from kheish.core.state import State
 from kheish.errors import Corrupt, Draining, KheishError, NewerFormat, Poisoned, StoreError
 from kheish.ids import new_ulid
-from kheish.limits import INDEX_SAVE_DELAY_MS, TOOL_THREADS_MAX
+from kheish.limits import GENERATION_MAX, INDEX_SAVE_DELAY_MS, TOOL_THREADS_MAX
 from kheish.runtime.actor import Actor, Applied, Kernel
 from kheish.runtime.budget_watch import BudgetWatch
 from kheish.runtime.circuits import Circuits
@@ -180,7 +180,8 @@ class Supervisor:
                 rows.append(row)
         counted = self.index.rows.values() if self.budgets.ledger.sums_all else rows
         self.budgets.load((row.session_id, row.share) for row in counted)
-        await self._residents.rise_above(max([newest_gen, *(row.gen for row, _ in found)]))
+        generations = [newest_gen, *(row.gen for row, _ in found if row.gen < GENERATION_MAX)]
+        await self._residents.rise_above(max(generations))
         self.position = self.generation, 0
         await asyncio.gather(*[self._take_up(row.session_id, held) for row, held in found if row.is_owed])
         self._is_started = True

@@ -113,7 +113,7 @@ class Blobs:
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._directory):
                 if name.startswith(TEMP_PREFIX):
-                    with contextlib.suppress(FileNotFoundError, BlockingIOError):  # or somebody is making it
+                    with contextlib.suppress(OSError):  # somebody is making it, or it is no file
                         _delete_unlocked(self._directory / name)
 
     def holds(self, data: bytes) -> bool:

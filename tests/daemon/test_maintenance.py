@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kheish.daemon import maintenance
+from kheish.daemon import maintenance, retracing
 from kheish.errors import Corrupt
 from kheish.runtime import actor
 from kheish.store.records import segment_name
@@ -68,3 +68,12 @@ async def test_a_journal_that_lost_what_a_checkpoint_has_seen_is_not_exported(
     assert archive.getvalue() == b""
     path.write_bytes(whole)
     maintenance.export(tmp_path, "s", archive)
+
+
+async def test_a_run_is_found_without_a_daemon_where_another_session_cannot_be_read(tmp_path: Path) -> None:
+    async with Kernel(tmp_path, [reply("done")]) as kernel:
+        for name in "ab":
+            await kernel.create(name)
+        run_id = await kernel.submit(session_id="b")
+    make_unreadable(tmp_path / "sessions" / "a")
+    assert retracing.find_run(tmp_path, run_id) == ("b", run_id)

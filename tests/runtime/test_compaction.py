@@ -229,7 +229,7 @@ async def test_after_too_many_deaths_in_the_summary_the_run_goes_on_without(tmp_
         kernel.provider.summary = never
         run_id = await submit(kernel, "the third")
     for generation in range(2, 2 + MODEL_DEATHS_MAX):
-        (tmp_path / "daemon" / "stopped.json").unlink()  # or it was no death
+        (tmp_path / "daemon" / "stopped.json").unlink()  # it died, as far as anybody knows
         async with Kernel(tmp_path, list(FILLED), generation=generation) as kernel:
             kernel.provider.summary = never
             state: State = await kernel.state()

@@ -14,18 +14,19 @@ import pytest
 from kheish.api.streams import Streams
 from kheish.client.follow import SseParser
 from kheish.daemon import maintenance
+from kheish.errors import Conflict
 from kheish.store.journal import Framed, Journal
 from kheish.store.records import Record
 from tests.runtime.kernel import Kernel, reply
 
 
-async def archive_of(root: Path, generation: int) -> io.BytesIO:
+async def archive_of(root: Path, generation: int, session_id: str = "theirs") -> io.BytesIO:
     async with Kernel(root, [reply("done")], generation=generation) as kernel:
-        await kernel.create("theirs")
+        await kernel.create(session_id)
         for _ in range(5):
-            await kernel.until_status(await kernel.submit(session_id="theirs"), "completed", "theirs")
+            await kernel.until_status(await kernel.submit(session_id=session_id), "completed", session_id)
     archive = io.BytesIO()
-    maintenance.export(root, "theirs", archive)
+    maintenance.export(root, session_id, archive)
     archive.seek(0)
     return archive
 
@@ -77,6 +78,29 @@ async def test_who_is_cut_off_anywhere_goes_on_after_the_id_it_has_where_a_sessi
         assert {"1.1.ours", "1.1"} <= set(ids) and len(set(ids)) == len(ids)
         for at, event_id in enumerate(ids, 1):
             assert await follow(event_id) == whole[at:]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_generation_that_no_daemon_comes_to_is_not_risen_above(tmp_path: Path, is_running: bool) -> None:
+    """An archive that somebody made up would have this daemon write what nobody reads, in all its sessions."""
+    archive = await archive_of(tmp_path / "there", 2**64 - 1)
+    root = tmp_path / "here"
+    root.mkdir()
+    if not is_running:
+        maintenance.import_(root, archive)
+    async with Kernel(root, [reply("done")], generation=2) as kernel:
+        if is_running:
+            maintenance.import_(root, archive)
+        assert (await kernel.state("theirs")).past_runs == 0
+        with pytest.raises(Conflict) as caught:
+            await kernel.submit(session_id="theirs")
+        assert caught.value.code == "stale_generation"
+        await kernel.create("ours")
+        assert kernel.supervisor.position[0] == 2
+    maintenance.import_(root, await archive_of(tmp_path / "elsewhere", 9, "others"))
+    async with Kernel(root, [reply("done")], generation=3) as kernel:
+        await kernel.submit(session_id="others")
+        assert kernel.supervisor.generation == 10
 
 
 async def test_a_record_that_is_being_written_while_a_generation_begins_is_ahead_of_who_begins_to_follow(

@@ -213,6 +213,7 @@ def test_a_blob_that_somebody_is_making_is_left_alone_and_what_a_death_left_is_d
     left = root / "blobs" / ".tmp-left"
     Blobs(root).put(b"another")
     left.write_bytes(b"left")
+    (root / "blobs" / ".tmp-directory").mkdir()
 
     def chunks() -> Iterator[bytes]:
         yield b"one"
