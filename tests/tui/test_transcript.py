@@ -93,6 +93,22 @@ async def test_whoever_scrolls_up_stays_there_and_is_told_what_is_below() -> Non
         assert "more" in shown(app) and app.transcript.unseen == 0
 
 
+async def test_whoever_reads_further_up_is_told_that_the_last_reply_grows() -> None:
+    entries = talk(50)
+    last = entries[-1] = reply(50, "It begins.\n\n" + "line\n\n" * 40)
+    async with page(entries) as (app, pilot):
+        app.transcript.scroll_relative(y=-20, animate=False, immediate=True)
+        await pilot.pause()
+        for entry, unseen in ((entries[3], 0), (last, 1), (last, 1)):
+            entry.revision += 1
+            change = Change()
+            change.changed = [entry]
+            app.transcript.change(change)
+            assert app.transcript.unseen == unseen
+        app.transcript.change(added(said(51)))
+        assert app.transcript.unseen == 2
+
+
 async def test_scrolling_up_passes_every_line_once() -> None:
     """Heights of what was never drawn are guesses; where they are wrong nothing jumps."""
     async with page(talk(120), size=(40, 12)) as (app, _):
