@@ -320,6 +320,19 @@ async def test_a_long_reply_is_shown_whole_but_drawn_only_where_it_is_seen() -> 
         assert sum(line.text.count(LOOK.marks.reply) for d in drawings for line in d.lines) <= 1
 
 
+async def test_of_an_output_that_is_not_all_here_it_is_said_how_long_it_is_and_where_it_is() -> None:
+    call = Call(1, 1, "t", "bash", {"command": "yes"})
+    call.phase, call.output, call.metadata = "done", "y\n" * 3_000, {"exit_code": 0}
+    call.blob, call.output_bytes = "ab" * 32, 20_000_000
+    async with page([call], size=(60, 20)) as (app, pilot):
+        assert "ok · 20,000,000 bytes" in shown(app)
+        app.transcript.expand_all()
+        app.transcript.follow_end()
+        await pilot.pause()
+        end = "".join(shown(app).split())
+        assert "1000morelines:`kheishsessionstranscript`" in end and f"blobs/ab/{call.blob}" in end
+
+
 async def test_an_input_of_one_long_line_is_shown_whole_when_it_is_unfolded() -> None:
     async with page([said(1, "word " * 3_000 + "the end")], size=(60, 20)) as (app, pilot):
         assert "more" in shown(app) and "the\n   end" not in shown(app)
