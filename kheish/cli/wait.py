@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from kheish.cli.output import EXIT_TIMEOUT, EXIT_WAITING, RUN_EXIT, print_json, say
 from kheish.cli.targets import connect, find_target
 from kheish.client.nouns import OVER, WAITING, is_held
@@ -9,14 +11,19 @@ from kheish.terminal import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kheish.client import RunView, SessionView
+    from kheish.client import Kheish, RunView, SessionView
 
 
 def wait(target: str | None, until: str, timeout: float | None, as_json: bool) -> int:
     client = connect()
     kind, id_ = find_target(client, target)
     noun = client.runs if kind == "run" else client.sessions
-    view = noun.wait(id_, until="blocked" if until == "blocked" else "done", timeout_s=timeout)
+    end_s = time.monotonic() + (timeout or 0)
+    view = noun.wait(id_, until="blocked", timeout_s=timeout)
+    if until != "blocked":
+        if not as_json and timeout != 0 and (held := _held_by(client, view)):
+            say(held, "dim")
+        view = noun.wait(id_, until="done", timeout_s=None if timeout is None else max(0.0, end_s - time.monotonic()))
     if as_json:
         print_json(view)
     else:
@@ -24,15 +31,23 @@ def wait(target: str | None, until: str, timeout: float | None, as_json: bool) -
         error = view.get("error")
         if isinstance(error, dict):
             say(clean(error["message"]), "red")
-    if until == "blocked" and view["status"] in ("queued", "idle"):
+    if until == "blocked" and view["status"] in ("queued", "idle") and (held := _held_by(client, view)):
+        say(held)
+        return EXIT_WAITING
+    return exit_status(view, until)
+
+
+def _held_by(client: Kheish, view: RunView | SessionView) -> str:
+    """Why it does not go on until somebody does something; nothing where it does."""
+    if view["status"] in WAITING:
+        return f"{clean(view.get('run_id') or view['session_id'])} waits for a human: see `kheish inbox`"
+    if view["status"] in ("queued", "idle"):
         session = client.sessions.get(view["session_id"])
         if session["status"] in WAITING:
-            say(f"{clean(session['active_run_id'])}, which goes before it, waits for a human: see `kheish inbox`")
-            return EXIT_WAITING
+            return f"{clean(session['active_run_id'])}, which goes before it, waits for a human: see `kheish inbox`"
         if is_held(session):
-            say(f"the queue of {clean(session['session_id'])} is paused: see `kheish sessions resume`")
-            return EXIT_WAITING
-    return exit_status(view, until)
+            return f"the queue of {clean(session['session_id'])} is paused: see `kheish sessions resume`"
+    return ""
 
 
 def exit_status(view: RunView | SessionView, until: str) -> int:

@@ -81,7 +81,8 @@ class DeltaPublisher:
 
     def _keep(self, kind: str, text: str) -> None:
         """All of it, and where that is too much its end: half as much, so that it is moved seldom."""
-        said = self._said.setdefault(kind, io.StringIO())
+        if (said := self._said.get(kind)) is None:
+            said = self._said[kind] = io.StringIO()
         said.write(text)
         if said.tell() > self._chars_max:
             self._said[kind] = kept = io.StringIO()

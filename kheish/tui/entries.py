@@ -243,7 +243,9 @@ def outcome(call: Call) -> str:
             words.append(counted(known[name], noun, name))
     if not words and call.is_error:
         words.append("failed")
-    if call.tool == "bash":
+    if call.tool == "bash" and call.blob:  # the lines that there are here are not all
+        words.append(f"{call.output_bytes:,} bytes")
+    elif call.tool == "bash":
         count = call.output.rstrip("\n").count("\n") + 1
         words += [counted(count, "line")] * (call.output.strip() not in ("", "[no output]"))
     took = call.finished_at_ms - call.started_at_ms
@@ -262,10 +264,10 @@ def _draw_output(call: Call, width: int, look: Look, is_expanded: bool) -> list[
         shown, hidden = lines[:OUTPUT_LINES_MAX], len(lines) - OUTPUT_LINES_MAX
         drawn = [strip_of((f"  {look.marks.bar} ", look.dim), (part, style)) for line in shown
                  for part in wrap(line, width - 4)]  # fmt: skip
-        if hidden > 0:
-            drawn.append(_under(f"{counted(hidden, 'more line')}: kheish logs shows them", look.dim, width, look))
+        told = [f"{counted(hidden, 'more line')}: `kheish sessions transcript` prints them"] * (hidden > 0)
         if call.blob:
-            drawn.append(_under(f"all {call.output_bytes} bytes are kept as {call.blob[:12]}", look.dim, width, look))
+            told.append(f"all {call.output_bytes:,} bytes are in the state root, blobs/{call.blob[:2]}/{call.blob}")
+        drawn += [_under(part, look.dim, width, look) for text in told for part in wrap(text, width - INDENT)]
         return drawn
     if call.tool in ("read_file", "list_files", "glob_search", "grep_search", PLAN_TOOL) and not call.is_error:
         return []

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.daemon_process import DaemonProcess, bash, calls, text, tool
-from tests.e2e.cli_process import cli_here, on_terminal
+from tests.e2e.cli_process import CliProcess, cli_here, on_terminal
 
 pytestmark = pytest.mark.slow
 
@@ -300,6 +300,22 @@ def test_wait_says_with_its_status_how_it_ended(kheish: DaemonProcess) -> None:
     assert kheish.cli("wait", "wait-done", "--timeout", "0").returncode == 0
     kheish.client.runs.cancel(hung)
     assert kheish.cli("wait", hung).returncode == 21
+
+
+def test_who_waits_for_what_waits_for_them_is_told(kheish: DaemonProcess) -> None:
+    (request_id,) = waiting_approval(kheish, "wait-told", "true")
+    run_id = kheish.client.approvals.get(request_id)["run_id"]
+    for target in (run_id, "wait-told"):
+        late = kheish.cli("wait", target, "--timeout", "0.1")
+        assert late.returncode == 124
+        assert late.stderr.startswith(
+            f"{target} waits for a human: see `kheish inbox`\n{target} is waiting for approval"
+        )
+    assert kheish.cli("wait", run_id, "--timeout", "0.1", "--json").stderr == ""
+    with CliProcess(kheish, "wait", run_id) as wait:
+        wait.until("waits for a human")
+        kheish.client.approvals.deny(request_id)
+        assert wait.finish() == 0
 
 
 def test_input_may_wait_for_its_run(kheish: DaemonProcess) -> None:

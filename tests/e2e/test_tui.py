@@ -133,6 +133,17 @@ def test_it_says_what_it_needs_where_there_is_no_terminal(shared_daemon: DaemonP
     assert done.returncode in (2, 5)
 
 
+def test_what_is_typed_while_it_starts_is_written(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
+    session = shared_daemon.session("early")
+    with terminal(shared_daemon, tmp_path, 100, 30) as screen:
+        screen.enter(f"kheish attach {session}")
+        screen.type("typed early")
+        screen.until("│ . typed early")
+        screen.press("C-c")
+        screen.until("Write to the agent")
+        leave(screen)
+
+
 def test_it_is_drawn_on_the_terminal_wherever_errors_go(shared_daemon: DaemonProcess, tmp_path: Path) -> None:
     with terminal(shared_daemon, tmp_path, 100, 30) as screen:
         screen.enter(f"kheish 2> {tmp_path}/errors")

@@ -93,6 +93,22 @@ async def test_whoever_scrolls_up_stays_there_and_is_told_what_is_below() -> Non
         assert "more" in shown(app) and app.transcript.unseen == 0
 
 
+async def test_whoever_reads_further_up_is_told_that_the_last_reply_grows() -> None:
+    entries = talk(50)
+    last = entries[-1] = reply(50, "It begins.\n\n" + "line\n\n" * 40)
+    async with page(entries) as (app, pilot):
+        app.transcript.scroll_relative(y=-20, animate=False, immediate=True)
+        await pilot.pause()
+        for entry, unseen in ((entries[3], 0), (last, 1), (last, 1)):
+            entry.revision += 1
+            change = Change()
+            change.changed = [entry]
+            app.transcript.change(change)
+            assert app.transcript.unseen == unseen
+        app.transcript.change(added(said(51)))
+        assert app.transcript.unseen == 2
+
+
 async def test_scrolling_up_passes_every_line_once() -> None:
     """Heights of what was never drawn are guesses; where they are wrong nothing jumps."""
     async with page(talk(120), size=(40, 12)) as (app, _):
@@ -302,6 +318,19 @@ async def test_a_long_reply_is_shown_whole_but_drawn_only_where_it_is_seen() -> 
             seen += " ".join(lines[20 - round(app.transcript.scroll_y - y) :]).split()
         assert [word for word in seen if word.startswith("word")] == words
         assert sum(line.text.count(LOOK.marks.reply) for d in drawings for line in d.lines) <= 1
+
+
+async def test_of_an_output_that_is_not_all_here_it_is_said_how_long_it_is_and_where_it_is() -> None:
+    call = Call(1, 1, "t", "bash", {"command": "yes"})
+    call.phase, call.output, call.metadata = "done", "y\n" * 3_000, {"exit_code": 0}
+    call.blob, call.output_bytes = "ab" * 32, 20_000_000
+    async with page([call], size=(60, 20)) as (app, pilot):
+        assert "ok · 20,000,000 bytes" in shown(app)
+        app.transcript.expand_all()
+        app.transcript.follow_end()
+        await pilot.pause()
+        end = "".join(shown(app).split())
+        assert "1000morelines:`kheishsessionstranscript`" in end and f"blobs/ab/{call.blob}" in end
 
 
 async def test_an_input_of_one_long_line_is_shown_whole_when_it_is_unfolded() -> None:

@@ -47,6 +47,7 @@ MODES = ("default", "accept_edits", "plan", "dont_ask", "bypass")
 
 
 class Session(KheishScreen[None]):
+    AUTO_FOCUS = "Composer"  # at once: what was typed before it was there is text too
     CSS = """
     Session #work { layout: vertical; height: 1fr; }
     Session.wide #work { layout: horizontal; }

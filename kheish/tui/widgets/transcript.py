@@ -122,8 +122,9 @@ class Transcript(LinesView, can_focus=True):
             made = self._make(entry)
             self._drawings += made
             self._by_entry[id(entry)] = made[0]
-        if change.added and not self.is_following:
-            self._unseen += len(change.added)
+        if not self.is_following:
+            has_grown = bool(change.changed) and self._drawings[-1].entry is change.changed[-1]
+            self._unseen = max(self._unseen + len(change.added), int(has_grown))
         self._settle()
 
     def _make(self, entry: Entry) -> list[Drawing]:
