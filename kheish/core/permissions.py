@@ -200,7 +200,7 @@ def evaluate(
     """The decision with the rule that made it. `rules` are all that apply, of any scope, in order; `cwd` is the
     workspace, without which a path is known only as it is written."""
     rule = _find_deciding(tuple(rules), tool, spec, arguments, cwd)
-    behavior, mode_effect = _apply_mode(mode, rule, tool, spec)
+    behavior, mode_effect = _apply_mode(mode, rule, tool, spec, arguments)
     return Permission(
         behavior=behavior,
         base_behavior=rule.behavior,
@@ -224,7 +224,9 @@ def _find_deciding(
     return last
 
 
-def _apply_mode(mode: Mode, rule: Rule, tool: str, spec: ToolSpec | None) -> tuple[Behavior, str]:
+def _apply_mode(
+    mode: Mode, rule: Rule, tool: str, spec: ToolSpec | None, arguments: dict[str, Any]
+) -> tuple[Behavior, str]:
     if rule.behavior == "deny":
         return "deny", ""
     reads = spec is not None and spec.effect == "read"
@@ -234,7 +236,8 @@ def _apply_mode(mode: Mode, rule: Rule, tool: str, spec: ToolSpec | None) -> tup
         if mode == "dont_ask" and rule.scope == "default" and spec is not None and spec.kind == "question":
             return "deny", "dont_ask mode asks nobody: decide yourself, or say what you would have asked"
         return "allow", ""
-    if mode == "accept_edits" and tool in EDIT_TOOLS and rule.scope == "default":
+    is_plain_edit = tool in EDIT_TOOLS and ".git" not in main_argument_of(spec, arguments).lower().split("/")
+    if mode == "accept_edits" and is_plain_edit and rule.scope == "default":
         return "allow", "accept_edits mode allows edits of files"
     if mode == "bypass":
         return "allow", "bypass mode asks nothing"

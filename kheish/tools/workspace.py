@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kheish.limits import PATH_LINKS_MAX, TOOL_INPUT_BYTES_MAX
 from kheish.tools.work import Stop, Unusable
@@ -164,12 +164,20 @@ def locate(root: str, path: str, *, make_parents: bool = False) -> Iterator[Plac
                 stack.append(_enter(stack[-1], name, shown("/".join((*names, name))), make_parents))
                 names.append(name)
             else:
+                _expect_named(path, (*names, name))
                 yield Place(stack[-1], name, "/".join((*names, name)), found)
                 return
+        _expect_named(path, names)
         yield Place(stack[-1], ".", "/".join(names) or ".")
     finally:
         for descriptor in stack:
             os.close(descriptor)
+
+
+def _expect_named(path: str, reached: Sequence[str]) -> None:
+    """Raises Unusable where links lead into a `.git`: permissions, which see the path alone, ask about that."""
+    if any(name.lower() == ".git" for name in reached) and ".git" not in path.lower().split("/"):
+        raise Unusable(f"{path} leads to {shown('/'.join(reached))}; use that path, which says what it is")
 
 
 def _split(root: str, path: str, named: str = "") -> list[str]:

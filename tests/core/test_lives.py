@@ -350,10 +350,11 @@ class Life:
             elif isinstance(ev, e.ModelCallCompleted | e.ModelCallRetrying | e.ModelCallFailed):
                 assert (ev.model_call_id, ev.attempt) == began
         entered = Counter(ev.input_id for ev in events if isinstance(ev, e.InputEntered))
-        completed = {ev.run_id for ev in events if isinstance(ev, e.RunCompleted)}
-        steered = [ev for ev in events if isinstance(ev, e.InputSteered)]
-        assert all(entered[ev.input_id] == 1 for ev in steered if ev.run_id in completed)
-        assert not entered or max(entered.values()) == 1
+        taken = entered + Counter(ev.input_id for ev in events if isinstance(ev, e.RunSubmitted) and ev.input_id)
+        ended = {ev.run_id for ev in events if isinstance(ev, e.RunCompleted | e.RunFailed)}
+        steered = [ev for ev in events if isinstance(ev, e.InputSteered) and not ev.is_remark]
+        assert all(taken[ev.input_id] == 1 for ev in steered if ev.run_id in ended)
+        assert not taken or max(taken.values()) == 1
         ends = Counter(
             ev.run_id
             for ev in events

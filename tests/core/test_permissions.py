@@ -104,6 +104,24 @@ def test_what_a_mode_makes_of_an_explicit_rule(tool: str, explicit: Behavior, ex
     assert tuple(judge(tool, "x", rule(tool, explicit), mode=mode)[0] for mode in MODES) == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "behavior"),
+    [
+        ("src/a.py", "allow"),
+        (".gitignore", "allow"),
+        ("a.git/x", "allow"),
+        (".git/config", "ask"),
+        ("src/../.git/hooks/pre-commit", "ask"),
+        (f"{CWD}/sub/.git", "ask"),
+        ("sub/.GIT/config", "ask"),
+    ],
+)
+def test_accept_edits_asks_about_what_git_would_run(path: str, behavior: Behavior) -> None:
+    for tool in ("write_file", "edit_file"):
+        assert judge(tool, path, mode="accept_edits")[0] == behavior
+        assert judge(tool, path, rule(f"{tool}(*)"), mode="accept_edits")[0] == "allow", "where a rule says so"
+
+
 def test_a_decision_says_what_the_mode_changed() -> None:
     found = evaluate("plan", DEFAULT_RULES, "bash", SPECS["bash"], {"command": "ls"})
     assert (found.base_behavior, found.behavior, found.mode) == ("ask", "deny", "plan")

@@ -210,6 +210,14 @@ async def test_the_home_directory_is_not_taken_for_a_name_in_the_workspace(
     assert place.names() == set()
 
 
+@each_file_tool
+async def test_no_link_leads_into_a_git_directory_unnamed(place: Workplace, tool: str) -> None:
+    hook = place.write(".git/hooks/pre-commit", "echo\n")
+    os.symlink(".git/hooks", place.root / "docs")
+    assert "use that path" in await place.refusal(tool, path="docs/pre-commit", **FILE_CALLS[tool])
+    assert hook.read_text() == "echo\n"
+
+
 async def test_a_file_that_begins_with_a_tilde_is_a_file(place: Workplace) -> None:
     for path in ("./~", "~draft", "a/~"):
         await place.run("write_file", path=path, content="x")
