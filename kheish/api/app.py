@@ -140,12 +140,9 @@ class App:
 
 async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
     """Raises TooLarge as soon as it is known."""
-    too_large = problems.TooLarge(
-        f"cannot accept the request: its body is over {REQUEST_BODY_BYTES_MAX} bytes", limit=REQUEST_BODY_BYTES_MAX
-    )
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > REQUEST_BODY_BYTES_MAX:
-        raise too_large
+        raise _too_large()
     parts = bytearray()
     while True:
         message = await receive()
@@ -153,9 +150,15 @@ async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
             raise Invalid("the client went away")
         parts += message.get("body", b"")
         if len(parts) > REQUEST_BODY_BYTES_MAX:
-            raise too_large
+            raise _too_large()
         if not message.get("more_body"):
             return bytes(parts)
+
+
+def _too_large() -> problems.TooLarge:
+    return problems.TooLarge(
+        f"cannot accept the request: its body is over {REQUEST_BODY_BYTES_MAX} bytes", limit=REQUEST_BODY_BYTES_MAX
+    )
 
 
 async def _send_answer(endpoint: Endpoint, answer: object, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -98,7 +99,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parts(self) -> dict[str, Part]:
         """The parts of the path by their names."""
-        return {name: PARTS[word] for word, name in re.findall(r"/([^/]+)/\{(\w+)\}", self.path)}
+        return _parts_of(self.path)
 
     @property
     def is_command(self) -> bool:
@@ -113,6 +114,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def noun(self) -> str:
         return self.path.removeprefix("/v1/").partition("/")[0].strip("/")
+
+
+@cache
+def _parts_of(path: str) -> dict[str, Part]:
+    return {name: PARTS[word] for word, name in re.findall(r"/([^/]+)/\{(\w+)\}", path)}
 
 
 class Router:
@@ -163,7 +169,7 @@ def check_parts(endpoint: Endpoint, given: dict[str, str]) -> None:
 
 def parse_query(endpoint: Endpoint, raw: bytes) -> Any:
     """Raises Invalid for an unknown or mistyped parameter, or one that is given twice."""
-    pairs = parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True)
+    pairs = parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True) if raw else []
     values = dict(pairs)
     if len(values) < len(pairs):
         raise Invalid("cannot accept the query: a parameter is given twice", path="$")

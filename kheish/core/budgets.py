@@ -113,12 +113,16 @@ def minus(a: Budget, b: Budget) -> Budget:
 
 def raised(limit: Budget, by: Budget) -> Budget:
     """A limit raised by an amount; where there is none there is none to raise."""
+    if NONE in (limit, by):
+        return limit
     total = plus(limit, by)
     return Budget(**{d: getattr(total, d) for d in DIMENSIONS if getattr(limit, d) is not None})
 
 
 def over(chosen: Budget, default: Budget) -> Budget:
     """What was chosen, and the default where nothing was."""
+    if default == NONE:
+        return chosen
     found = {d: getattr(chosen, d) if getattr(chosen, d) is not None else getattr(default, d) for d in DIMENSIONS}
     return Budget(**found)
 

@@ -95,14 +95,14 @@ class Workers:
         """Wakes another thread, or begins one, where what waits has waited for long."""
         self._relief, now_s = None, self._loop.time()
         with self._lock:
-            if not self._work:
-                return
+            if not (self._work and (self._asleep or len(self._threads) < self._threads_max)):
+                return  # once a thread falls asleep nothing waits
             since_s = self._work[0].put_at_s
             if now_s - since_s >= WORK_WAITS_MS_MAX / 1000:
                 since_s = now_s
                 if self._asleep:
                     self._asleep.pop().release()
-                elif len(self._threads) < self._threads_max:
+                else:
                     with contextlib.suppress(RuntimeError):  # none is to be had: those that there are do it all
                         self._begin_thread()
         self._relief = self._loop.call_at(since_s + WORK_WAITS_MS_MAX / 1000, self._relieve)

@@ -60,6 +60,24 @@ async def test_one_thread_does_what_none_waits_long_for(workers: Workers, monkey
     assert len(set(by)) == 1
 
 
+async def test_nobody_looks_for_a_thread_where_all_are_at_work(workers: Workers) -> None:
+    begun, opened = threading.Barrier(THREADS + 1, timeout=10), threading.Event()
+
+    def hold() -> None:
+        begun.wait()
+        opened.wait(10)
+
+    held = [workers.run(hold) for _ in range(THREADS)]
+    await asyncio.to_thread(begun.wait)
+    waiting = workers.run(int)
+    async with asyncio.timeout(10):
+        while workers._relief is not None:
+            await asyncio.sleep(0)
+    assert not waiting.done()
+    opened.set()
+    await asyncio.gather(*held, waiting)
+
+
 async def test_the_loop_is_woken_once_for_all_that_is_done_before_it_looks(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
