@@ -121,12 +121,10 @@ class Reader:
 
     def _find_fault(self, session_id: str) -> Corrupt | None:
         """What is wrong with a session whose records can all be read: more are missing, or one does not follow."""
-        loaded = SessionDir.read_only(self._root, session_id, reducer=REDUCER_VERSION)
         try:
-            fold_session(loaded)
+            return SessionDir.read_only(self._root, session_id, fold_session, reducer=REDUCER_VERSION).fault
         except Corrupt as fault:
             return fault
-        return loaded.fault
 
     def _reader(self, session_id: str, places: OffsetIndex | None = None) -> tuple[Read, int | None]:
         """What reads a session's journal, on a thread that may wait for the disk, and up to which seq it may. Raises
