@@ -11,6 +11,7 @@ from kheish.core.events import RunCompleted
 from kheish.core.state import REDUCER_VERSION
 from kheish.errors import Corrupt
 from kheish.runtime import actor
+from kheish.runtime.fold import fold_session
 from kheish.store.records import segment_name
 from kheish.store.session_dir import SessionDir
 from tests.runtime.kernel import Kernel, reply
@@ -42,7 +43,7 @@ async def test_a_journal_that_lost_what_a_checkpoint_has_seen_is_read_and_its_en
 
 
 async def test_a_record_that_does_not_follow_is_named_after_all_were_read(tmp_path: Path, journal: Path) -> None:
-    opened = SessionDir.open(tmp_path, "s", reducer=REDUCER_VERSION)
+    opened = SessionDir.open(tmp_path, "s", fold_session, reducer=REDUCER_VERSION)
     events = encode_events([RunCompleted(run_id="run_of_nobody", at_ms=1)])
     opened.journal.commit([opened.journal.frame(1, 1, 99, {}, events)])
     opened.journal.close()
