@@ -94,7 +94,8 @@ def temp_beside(path: Path) -> Path:
 
 
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Create a file that must not exist and make its bytes durable; the name still needs `sync_dir`."""
+    """Create a file that must not exist and make its bytes durable; the name still needs `sync_dir`. Where that fails
+    there is none."""
     os.close(begin_file(path, data, mode))
 
 
@@ -106,6 +107,8 @@ def begin_file(path: Path | str, data: bytes, mode: int = 0o600) -> int:
         sync_file(fd)
     except BaseException:
         os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
         raise
     return fd
 

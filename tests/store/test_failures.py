@@ -191,6 +191,18 @@ def test_a_repair_that_fails_can_be_repeated(session: Session, disk: FailingDisk
     again.close()
 
 
+def test_a_file_that_could_not_be_made_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the next segment of a session that is put away while the disk is full."""
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic, "sync_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.create_file(tmp_path / "file", b"0123456789")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     sizes: list[int] = []
