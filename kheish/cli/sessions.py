@@ -447,7 +447,8 @@ def export(session_id: str, output: str | None, as_json: bool) -> int:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         if isinstance(error, OSError):
-            raise KheishError(f"cannot write {path}: {error.strerror}", code="export_failed") from error
+            at = f" ({error.filename})" if error.filename else ""
+            raise KheishError(f"cannot export to {path}: {error.strerror}{at}", code="export_failed") from error
         raise
     _show({"session_id": name, "file": path}, as_json, path)
     return 0

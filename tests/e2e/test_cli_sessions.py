@@ -177,7 +177,7 @@ def test_an_archive_that_is_none_is_refused_and_leaves_nothing(root: Root) -> No
 def test_an_export_that_fails_leaves_no_half_of_a_file(root: Root) -> None:
     here = root("here")
     nowhere = here.cli("sessions", "export", "good", "-o", "no/such/place")
-    assert nowhere.returncode == 1 and "cannot write no/such/place" in nowhere.stderr
+    assert nowhere.returncode == 1 and "cannot export to no/such/place" in nowhere.stderr
     flip_a_byte(here, "bad")
     broken = here.cli("sessions", "export", "bad")
     assert broken.returncode == 1 and "line 3" in broken.stderr
