@@ -87,7 +87,7 @@ def _forget_keys() -> None:
 
 
 def _repeat_unsafe() -> None:
-    def again(draft: Any, run: Any) -> None:
+    def again(draft: Any, run: Any, was_stopped: bool) -> None:
         for call in run.calls:
             if call.phase == "started":
                 draft.emit(ToolCallDied(run_id=run.run_id, tool_call_id=call.tool_call_id, attempt=call.attempt))
@@ -99,7 +99,7 @@ def _leave_orphans() -> None:
     async def nothing(*arguments: Any) -> bool:
         return False
 
-    _replace(wiring, "end_process", nothing)
+    _replace(wiring, "end_tree", nothing)
 
 
 def _ask_again() -> None:
