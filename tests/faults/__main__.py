@@ -157,7 +157,7 @@ def main() -> int:
         help="crash states a scene at most",
     )
     parser.add_argument(
-        "--orders", type=int, default=1, metavar="N", help="orders in which the threads of a scene come"
+        "--orders", type=int, default=20, metavar="N", help="orders in which the threads of a scene come"
     )
     parser.add_argument("--races", type=int, default=1000, metavar="N", help="races of two daemons")
     parser.add_argument("--write", action="store_true", help="write what was found into the document")
