@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,7 @@ class Mould:
 
 
 async def _pieces(folder: Path, steps: int, text: str) -> list[Piece]:
-    root = folder / f"mould-{steps}-{len(text)}"
+    root = Path(tempfile.mkdtemp(prefix="mould-", dir=folder))
     call = ("read_file", {"path": "notes.txt"})
     name = NAME.decode()
     async with Kernel(root, [*[reply(text, call)] * steps, reply(text)]) as kernel:
