@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from kheish.limits import DISK_LOW_BYTES, DISK_LOW_SHARE_MAX, MIB
+from kheish.limits import DISK_LOW_BYTES, DISK_LOW_SHARE_MAX, GIB, MIB
 
 
 class DiskSpace(NamedTuple):
@@ -25,9 +25,11 @@ class DiskSpace(NamedTuple):
         return self.free_bytes < self.kept_bytes
 
     def __str__(self) -> str:
-        return (
-            f"{self.free_bytes / MIB:,.1f} MiB free, {self.kept_bytes / MIB:,.1f} MiB kept for work that is under way"
-        )
+        return f"{_amount(self.free_bytes)} free, {_amount(self.kept_bytes)} kept for work that is under way"
+
+
+def _amount(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:,.1f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.1f} MiB"
 
 
 def disk_space(path: Path) -> DiskSpace:

@@ -230,7 +230,7 @@ def test_every_bound_is_held_somewhere() -> None:
 
 def test_every_bound_says_its_unit() -> None:
     units = (
-        "_MS", "_S", "_BYTES", "_RECORDS", "_MAX", "_MIN", "_KEPT", "_THREADS", "_DEFAULT", "KIB", "MIB",
+        "_MS", "_S", "_BYTES", "_RECORDS", "_MAX", "_MIN", "_KEPT", "_THREADS", "_DEFAULT", "KIB", "MIB", "GIB",
     )  # fmt: skip
     for name, value in vars(limits).items():
         if name.isupper():

@@ -20,6 +20,11 @@ from kheish.store.disk_space import DiskSpace, disk_space
 ROOM, NO_ROOM = DiskSpace(100, 10), DiskSpace(9, 10)
 
 
+def test_room_is_told_in_what_reads_best() -> None:
+    assert str(DiskSpace(75_598 * MIB, 64 * MIB)) == "73.8 GiB free, 64.0 MiB kept for work that is under way"
+    assert str(DiskSpace(1023 * MIB, 1024 * MIB)) == "1023.0 MiB free, 1.0 GiB kept for work that is under way"
+
+
 class Disk:
     """What is seen of it, and from where."""
 
