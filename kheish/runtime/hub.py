@@ -129,8 +129,8 @@ class Speaker(Protocol):
 
 class Hub:
     def __init__(self) -> None:
-        self.speaking: defaultdict[str, list[Speaker]] = defaultdict(list)
-        """By session; who stops says so."""
+        self._speaking: defaultdict[str, list[Speaker]] = defaultdict(list)
+        """By session; a session where nobody speaks is not kept."""
         self._subscriptions: defaultdict[str | None, set[Subscription]] = defaultdict(set)
         """By session; those of None get everything."""
         self.subscribers_total = 0
@@ -168,17 +168,20 @@ class Hub:
 
     def said(self, session_id: str, run_id: str | None) -> list[tuple[Speaker, list[bytes]]]:
         """What was said before this moment; whoever subscribes in the same one hears the rest."""
-        speaking = self.speaking.get(session_id, ())
+        speaking = self._speaking.get(session_id, ())
         return [(speaker, speaker.said()) for speaker in speaking if run_id in (None, speaker.run_id)]
 
     def is_speaking(self, session_id: str, speaker: Speaker) -> bool:
-        return speaker in self.speaking.get(session_id, ())
+        return speaker in self._speaking.get(session_id, ())
+
+    def start_speaking(self, session_id: str, speaker: Speaker) -> None:
+        self._speaking[session_id].append(speaker)
 
     def stop_speaking(self, session_id: str, speaker: Speaker) -> None:
-        speaking = self.speaking[session_id]
+        speaking = self._speaking[session_id]
         speaking.remove(speaker)
         if not speaking:
-            del self.speaking[session_id]
+            del self._speaking[session_id]
 
     def publish(self, frame: Frame) -> None:
         for key in (frame.session_id, None):

@@ -51,7 +51,7 @@ class DeltaPublisher:
         self._kind = ""
         self._parts: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        hub.speaking[session_id].append(self)
+        hub.start_speaking(session_id, self)
 
     @property
     def run_id(self) -> str:

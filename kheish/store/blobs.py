@@ -93,8 +93,13 @@ class Blobs:
         while True:
             temp = temp_beside(self._directory / "blob")
             fd = os.open(temp, CREATE_FLAGS, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                is_there = os.fstat(fd).st_nlink > 0
+            except BaseException:
+                os.close(fd)
+                raise
+            if is_there:
                 return temp, fd
             os.close(fd)  # it was deleted before it was locked
 

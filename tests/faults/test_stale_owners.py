@@ -164,6 +164,7 @@ def test_a_session_that_was_taken_from_a_daemon_that_stood_still_gets_nothing_mo
     assert successor.finish(run_id)["outputs"] == ["done"]
     until_unlocked(successor, "s")
     before = successor.journal("s")
+    # Only time brings its next look.
     time.sleep(max(0.0, stopped_at + SESSION_LOOK_EVERY_S - time.monotonic()))
     os.kill(failing.pid, signal.SIGCONT)
     status, problem = stale.submit("s", "stale")

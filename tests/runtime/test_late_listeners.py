@@ -90,7 +90,7 @@ async def test_a_reply_is_heard_from_its_beginning_whenever_one_comes(
             assert not any(so_far for _, so_far in heard)
         for listener in (late, *early):
             await listener.close()
-        assert not kernel.supervisor.hub.speaking
+        assert not kernel.supervisor.hub._speaking
 
 
 async def test_what_ended_while_the_journal_was_read_is_in_its_record_alone(

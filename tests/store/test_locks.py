@@ -248,6 +248,7 @@ def test_nothing_that_is_deleted_in_a_session_gives_it_to_another(root: Path) ->
     with pytest.raises(Conflict) as caught:
         Session.open(root)
     assert caught.value.code == "session_locked"
+    session.close()
 
 
 @pytest.mark.parametrize("directory_is", GONE)
